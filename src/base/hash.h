@@ -1,0 +1,21 @@
+// Content hashes (XXH3, 128 bits): they detect change and name caches; they are not signatures.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "base/thread_pool.h"
+
+namespace tandem {
+
+// 32 hexadecimal digits.
+std::string content_hash(std::span<const std::byte> bytes);
+std::string content_hash(std::string_view text);
+
+// Hash of large content: pieces of 16 MiB hashed on all threads, then the hash of those hashes.
+// Differs from content_hash of the same bytes; does not depend on the number of threads.
+std::string content_hash_tree(std::span<const std::byte> bytes, ThreadPool& pool);
+
+}  // namespace tandem

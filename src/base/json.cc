@@ -1,0 +1,279 @@
+// Parsing JSON from files that nobody vouches for, and reading it key by key.
+#include "base/json.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <limits>
+#include <utility>
+
+#include "base/error.h"
+
+namespace tandem {
+namespace {
+
+// Longest excerpt of somebody's file in one of our messages.
+constexpr std::size_t kExcerpt = 80;
+
+// Text made fit for a message: short, and printable ASCII.
+std::string excerpt(std::string_view text) {
+  std::string out;
+  for (const char c : text.substr(0, kExcerpt)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte >= 0x7f) {
+      out += fmt::format("\\x{:02x}", byte);
+    } else {
+      out += c;
+    }
+  }
+  if (text.size() > kExcerpt) out += "...";
+  return out;
+}
+
+std::string describe_value(const Json& value) {
+  if (value.is_object()) return fmt::format("an object of {} keys", value.size());
+  if (value.is_array()) return fmt::format("an array of {} values", value.size());
+  if (value.is_string()) return '"' + excerpt(value.get_ref<const std::string&>()) + '"';
+  return excerpt(value.dump());
+}
+
+// Feeds the parser and remembers how far it has read.
+class Cursor {
+ public:
+  using iterator_category = std::input_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char*;
+  using reference = const char&;
+
+  Cursor(const char* at, const char** furthest) : at_(at), furthest_(furthest) {}
+  reference operator*() const { return *at_; }
+  Cursor& operator++() {
+    *furthest_ = ++at_;
+    return *this;
+  }
+  Cursor operator++(int) {
+    const Cursor before = *this;
+    ++*this;
+    return before;
+  }
+  bool operator==(const Cursor& other) const { return at_ == other.at_; }
+
+ private:
+  const char* at_;
+  const char** furthest_;
+};
+
+// Builds the tree from the parser's events, so that depth and keys are checked while reading and
+// not after.
+class TreeBuilder {
+ public:
+  TreeBuilder(std::string_view text, std::string_view where)
+      : text_(text), where_(where), read_(text.data()) {}
+
+  Json build() {
+    const char* begin = text_.data();
+    const char* end = begin + text_.size();
+    Json::sax_parse(Cursor(begin, &read_), Cursor(end, &read_), this);
+    return std::move(root_);
+  }
+
+  // The interface that the parser calls.
+  bool null() { return add(nullptr); }
+  bool boolean(bool value) { return add(value); }
+  bool number_integer(std::int64_t value) { return add(value); }
+  bool number_unsigned(std::uint64_t value) { return add(value); }
+  bool number_float(double value, const std::string&) { return add(value); }
+  bool string(std::string& value) { return add(std::move(value)); }
+  bool binary(Json::binary_t&) { fail_here("binary values are not JSON"); }
+  bool start_object(std::size_t) { return open(Json::object()); }
+  bool start_array(std::size_t) { return open(Json::array()); }
+  bool end_object() { return close(); }
+  bool end_array() { return close(); }
+
+  bool key(std::string& name) {
+    const auto [slot, inserted] = open_.back()->get_ref<Json::object_t&>().emplace(name, nullptr);
+    if (!inserted) fail_here(fmt::format("key \"{}\" appears twice in one object", excerpt(name)));
+    slot_ = &slot->second;
+    return true;
+  }
+
+  bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) {
+    // The library's message carries its own prefix and position; what follows ": " is the reason.
+    std::string_view reason = error.what();
+    if (const auto prefix = reason.find("] "); prefix != std::string_view::npos)
+      reason.remove_prefix(prefix + 2);
+    if (reason.starts_with("parse error at")) {
+      if (const auto colon = reason.find(": "); colon != std::string_view::npos)
+        reason.remove_prefix(colon + 2);
+    }
+    fail_here(excerpt(reason));
+  }
+
+ private:
+  Json* place(Json value) {
+    if (open_.empty()) {
+      root_ = std::move(value);
+      return &root_;
+    }
+    if (open_.back()->is_array())
+      return &open_.back()->get_ref<Json::array_t&>().emplace_back(std::move(value));
+    *slot_ = std::move(value);
+    return slot_;
+  }
+
+  bool add(Json value) {
+    place(std::move(value));
+    return true;
+  }
+
+  bool open(Json value) {
+    if (open_.size() >= static_cast<std::size_t>(kMaxJsonDepth))
+      fail_here(fmt::format("nested deeper than {} levels", kMaxJsonDepth));
+    open_.push_back(place(std::move(value)));
+    return true;
+  }
+
+  bool close() {
+    open_.pop_back();
+    return true;
+  }
+
+  // Line and column of the last character read, both from 1, the column in bytes.
+  [[noreturn]] void fail_here(const std::string& reason) {
+    const std::string_view before = text_.substr(0, static_cast<std::size_t>(read_ - text_.data()));
+    const auto line =
+        1 + std::ranges::count(before.substr(0, before.empty() ? 0 : before.size() - 1), '\n');
+    const auto newline =
+        before.size() < 2 ? std::string_view::npos : before.rfind('\n', before.size() - 2);
+    const std::size_t column =
+        newline == std::string_view::npos ? before.size() : before.size() - newline - 1;
+    fail(ErrorCode::kFormat, "[json] {}: line {}, column {}: {}", where_, line,
+         std::max<std::size_t>(column, 1), reason);
+  }
+
+  std::string_view text_;
+  std::string_view where_;
+  const char* read_;
+  Json root_;
+  std::vector<Json*>
+      open_;  // arrays and objects being read; a parent does not grow while its child is open
+  Json* slot_ = nullptr;  // where the value of the last key goes
+};
+
+}  // namespace
+
+Json parse_json(std::string_view text, std::string_view where) {
+  return TreeBuilder(text, where).build();
+}
+
+Json read_json_file(const fs::path& path, std::size_t max_bytes) {
+  return parse_json(read_text_file(path, max_bytes), path.string());
+}
+
+JsonObject::JsonObject(const Json& object, std::string where)
+    : json_(&object), where_(std::move(where)) {
+  if (!object.is_object())
+    fail(ErrorCode::kFormat, "[json] {}: expected an object, got {}", where_,
+         describe_value(object));
+}
+
+std::string JsonObject::place(std::string_view key) const {
+  return fmt::format("{}{}{}", where_, nested_ ? "." : ": ", excerpt(key));
+}
+
+bool JsonObject::has(std::string_view key) const {
+  const auto found = json_->find(key);
+  return found != json_->end() && !found->is_null();
+}
+
+const Json& JsonObject::at(std::string_view key) const {
+  const auto found = json_->find(key);
+  if (found == json_->end() || found->is_null())
+    fail(ErrorCode::kNotFound, "[json] {}: is missing", place(key));
+  return *found;
+}
+
+JsonObject JsonObject::child(std::string_view key) const {
+  JsonObject object(at(key), place(key));
+  object.nested_ = true;
+  return object;
+}
+
+std::int64_t JsonObject::get_int(std::string_view key, std::int64_t min, std::int64_t max) const {
+  const Json& value = at(key);
+  const bool fits =
+      value.is_number_integer() &&
+      (!value.is_number_unsigned() ||
+       value.get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<std::int64_t>::max()});
+  if (!fits || value.get<std::int64_t>() < min || value.get<std::int64_t>() > max)
+    fail(ErrorCode::kFormat, "[json] {}: expected an integer in [{}, {}], got {}", place(key), min,
+         max, describe_value(value));
+  return value.get<std::int64_t>();
+}
+
+double JsonObject::get_number(std::string_view key) const {
+  const Json& value = at(key);
+  if (!value.is_number())
+    fail(ErrorCode::kFormat, "[json] {}: expected a number, got {}", place(key),
+         describe_value(value));
+  return value.get<double>();
+}
+
+bool JsonObject::get_bool(std::string_view key) const {
+  const Json& value = at(key);
+  if (!value.is_boolean())
+    fail(ErrorCode::kFormat, "[json] {}: expected true or false, got {}", place(key),
+         describe_value(value));
+  return value.get<bool>();
+}
+
+std::string JsonObject::get_string(std::string_view key) const {
+  const Json& value = at(key);
+  if (!value.is_string())
+    fail(ErrorCode::kFormat, "[json] {}: expected a string, got {}", place(key),
+         describe_value(value));
+  return value.get<std::string>();
+}
+
+std::vector<std::int64_t> JsonObject::get_ints(std::string_view key) const {
+  const Json& value = at(key);
+  std::vector<std::int64_t> numbers;
+  const auto add = [&](const Json& number) {
+    const bool fits =
+        number.is_number_integer() &&
+        (!number.is_number_unsigned() ||
+         number.get<std::uint64_t>() <= std::uint64_t{std::numeric_limits<std::int64_t>::max()});
+    if (!fits)
+      fail(ErrorCode::kFormat, "[json] {}: expected an integer or an array of integers, got {}",
+           place(key), describe_value(number));
+    numbers.push_back(number.get<std::int64_t>());
+  };
+  if (value.is_array()) {
+    std::ranges::for_each(value, add);
+  } else {
+    add(value);
+  }
+  return numbers;
+}
+
+std::int64_t JsonObject::get_int_or(std::string_view key, std::int64_t fallback, std::int64_t min,
+                                    std::int64_t max) const {
+  return has(key) ? get_int(key, min, max) : fallback;
+}
+
+double JsonObject::get_number_or(std::string_view key, double fallback) const {
+  return has(key) ? get_number(key) : fallback;
+}
+
+bool JsonObject::get_bool_or(std::string_view key, bool fallback) const {
+  return has(key) ? get_bool(key) : fallback;
+}
+
+std::string JsonObject::get_string_or(std::string_view key, std::string fallback) const {
+  return has(key) ? get_string(key) : std::move(fallback);
+}
+
+}  // namespace tandem

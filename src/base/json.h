@@ -1,0 +1,65 @@
+// JSON with bounds on hostile input, and typed access whose errors name the file and the key.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/files.h"
+
+namespace tandem {
+
+using Json = nlohmann::json;
+using OrderedJson = nlohmann::ordered_json;
+
+// Deepest nesting accepted from a file; real configurations stay under 20.
+inline constexpr int kMaxJsonDepth = 128;
+
+// Parses text, naming `where` (a path, usually) with line and column in errors. Rejects nesting
+// beyond kMaxJsonDepth, duplicate keys in one object, trailing text, and text that is not UTF-8.
+// Throws kFormat.
+Json parse_json(std::string_view text, std::string_view where);
+Json read_json_file(const fs::path& path, std::size_t max_bytes = std::size_t{256} << 20);
+
+// A JSON object with its place in a file, for reading configurations key by key:
+// The JSON must outlive it. A key whose value is null counts as missing.
+//   JsonObject c(json, path); int layers = c.get_int("num_hidden_layers", 1, 4096);
+class JsonObject {
+ public:
+  JsonObject(const Json& object, std::string where);  // kFormat if not an object
+
+  bool has(std::string_view key) const;  // present and not null
+  const Json& at(std::string_view key) const;
+  JsonObject child(std::string_view key) const;  // errors then name "path: key.sub"
+
+  // Each throws kFormat ("PATH: KEY: expected an integer in [1, 4096], got "x""), kNotFound if
+  // missing.
+  std::int64_t get_int(std::string_view key, std::int64_t min, std::int64_t max) const;
+  double get_number(std::string_view key) const;
+  bool get_bool(std::string_view key) const;
+  std::string get_string(std::string_view key) const;
+  std::vector<std::int64_t> get_ints(
+      std::string_view key) const;  // a number or an array of numbers
+
+  std::int64_t get_int_or(std::string_view key, std::int64_t fallback, std::int64_t min,
+                          std::int64_t max) const;
+  double get_number_or(std::string_view key, double fallback) const;
+  bool get_bool_or(std::string_view key, bool fallback) const;
+  std::string get_string_or(std::string_view key, std::string fallback) const;
+
+  const Json& json() const noexcept { return *json_; }
+  const std::string& where() const noexcept { return where_; }
+
+ private:
+  std::string place(std::string_view key) const;  // "PATH: key" or "PATH: parent.key"
+
+  const Json* json_;
+  std::string where_;
+  bool nested_ = false;  // where_ ends with a key
+};
+
+}  // namespace tandem

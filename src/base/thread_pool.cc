@@ -1,0 +1,135 @@
+// The team of threads: one epoch counter that workers watch, one counter of workers still busy.
+#include "base/thread_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "base/error.h"
+
+namespace tandem {
+namespace {
+
+constexpr std::chrono::microseconds kSpinTime{50};
+// Reading the clock costs about as much as one pause; a few pauses between readings keep the poll
+// cheap.
+constexpr int kPausesPerPoll = 8;
+
+// Set while this thread runs a job of any pool: a call from inside must not wait for a team that
+// waits for it.
+thread_local bool inside_job = false;
+
+#if defined(__x86_64__)
+void relax() noexcept { __builtin_ia32_pause(); }
+#elif defined(__aarch64__)
+void relax() noexcept { __asm__ volatile("yield"); }
+#else
+void relax() noexcept {}
+#endif
+
+// Waits until done(value) for a value of `word`: first awake, then asleep. Returns that value.
+template <typename T, typename Done>
+T wait_until(const std::atomic<T>& word, Done done) noexcept {
+  const auto start = std::chrono::steady_clock::now();
+  for (;;) {
+    for (int i = 0; i < kPausesPerPoll; ++i) {
+      const T value = word.load(std::memory_order_acquire);
+      if (done(value)) return value;
+      relax();
+    }
+    if (std::chrono::steady_clock::now() - start > kSpinTime) break;
+  }
+  for (;;) {
+    const T value = word.load(std::memory_order_acquire);
+    if (done(value)) return value;
+    word.wait(value, std::memory_order_acquire);
+  }
+}
+
+}  // namespace
+
+struct ThreadPool::State {
+  std::mutex callers;  // one job at a time
+  void (*function)(void*, int) = nullptr;
+  void* object = nullptr;
+  bool stop = false;
+  // Each on a cache line of its own: workers poll the first while others write the second.
+  alignas(64) std::atomic<std::uint32_t> epoch{0};  // counts jobs; publishes the fields above
+  alignas(64) std::atomic<std::int32_t> busy{0};  // workers that have not finished the current job
+  std::vector<std::thread> workers;
+
+  void publish() noexcept {
+    epoch.fetch_add(1, std::memory_order_release);
+    epoch.notify_all();
+  }
+
+  void work(int thread) noexcept {
+    inside_job = true;
+    for (std::uint32_t seen = 0;;) {
+      seen = wait_until(epoch, [seen](std::uint32_t now) { return now != seen; });
+      if (stop) return;
+      function(object, thread);
+      if (busy.fetch_sub(1, std::memory_order_acq_rel) == 1) busy.notify_one();
+    }
+  }
+
+  ~State() {
+    stop = true;
+    publish();
+    for (std::thread& worker : workers) worker.join();
+  }
+};
+
+Range partition(std::int64_t count, int index, int parts, std::int64_t grain) noexcept {
+  if (count <= 0 || parts <= 0) return {};
+  grain = std::max<std::int64_t>(grain, 1);
+  const std::int64_t units = count / grain + (count % grain != 0 ? 1 : 0);
+  const std::int64_t share = units / parts;
+  const std::int64_t larger = units % parts;  // the first `larger` parts have one unit more
+  const auto boundary = [&](std::int64_t i) {
+    const std::int64_t unit = i * share + std::min(i, larger);
+    return unit >= units ? count : unit * grain;
+  };
+  return {boundary(index), boundary(std::int64_t{index} + 1)};
+}
+
+ThreadPool::ThreadPool(int threads) : threads_(threads) {
+  if (threads < 1 || threads > kMaxThreads)
+    fail(ErrorCode::kInvalidArgument, "[thread_pool] expected 1 to {} threads, got {}", kMaxThreads,
+         threads);
+  state_ = std::make_unique<State>();
+  state_->workers.reserve(static_cast<std::size_t>(threads - 1));
+  try {
+    for (int i = 1; i < threads; ++i)
+      state_->workers.emplace_back([state = state_.get(), i] { state->work(i); });
+  } catch (const std::system_error& error) {
+    fail(ErrorCode::kIo, "[thread_pool] the system refused thread {} of {}: {}",
+         state_->workers.size() + 1, threads, error.what());
+  }
+}
+
+ThreadPool::~ThreadPool() = default;
+
+void ThreadPool::run_erased(void (*function)(void*, int), void* object) {
+  if (inside_job) {
+    for (int thread = 0; thread < threads_; ++thread) function(object, thread);
+    return;
+  }
+  const std::lock_guard lock(state_->callers);
+  inside_job = true;
+  if (threads_ > 1) {
+    state_->function = function;
+    state_->object = object;
+    state_->busy.store(threads_ - 1, std::memory_order_relaxed);
+    state_->publish();
+  }
+  function(object, 0);
+  if (threads_ > 1) wait_until(state_->busy, [](std::int32_t left) { return left == 0; });
+  inside_job = false;
+}
+
+}  // namespace tandem

@@ -1,0 +1,55 @@
+// Conversions between float32 and 16-bit floats by arithmetic on their bits.
+#include "tensor/half.h"
+
+#include <cmath>
+
+namespace tandem {
+
+std::uint16_t float_to_bf16(float f) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(f);
+  // A NaN whose payload sits in the lower half would round to infinity; the quiet bit keeps it a
+  // NaN.
+  if (std::isnan(f)) return static_cast<std::uint16_t>((bits >> 16) | 0x0040);
+  // Adding just under half of the last kept place, plus one if that place is odd, rounds ties to
+  // even.
+  const std::uint32_t odd = (bits >> 16) & 1;
+  return static_cast<std::uint16_t>((bits + 0x7fff + odd) >> 16);
+}
+
+float f16_to_float(std::uint16_t h) noexcept {
+  const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000) << 16;
+  const std::uint32_t exponent = (h >> 10) & 0x1f;
+  const std::uint32_t mantissa = h & 0x3ff;
+  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24, exact in float32
+    const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
+    return std::bit_cast<float>(std::bit_cast<std::uint32_t>(magnitude) | sign);
+  }
+  if (exponent == 0x1f) {  // infinity or NaN; hardware quiets a NaN, and so does this
+    const std::uint32_t quiet = mantissa != 0 ? 0x400000 : 0;
+    return std::bit_cast<float>(sign | 0x7f800000 | (mantissa << 13) | quiet);
+  }
+  return std::bit_cast<float>(sign | ((exponent + 112) << 23) |
+                              (mantissa << 13));  // 112 = 127 - 15
+}
+
+std::uint16_t float_to_f16(float f) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(f);
+  const std::uint32_t sign = (bits >> 16) & 0x8000;
+  const std::uint32_t magnitude = bits & 0x7fffffff;
+  if (magnitude > 0x7f800000)  // NaN: the top of the payload, made quiet
+    return static_cast<std::uint16_t>(sign | 0x7e00 | ((magnitude >> 13) & 0x3ff));
+  if (magnitude >= 0x477ff000)  // 65520, half-way from 65504 to the next step: infinity
+    return static_cast<std::uint16_t>(sign | 0x7c00);
+  if (magnitude < 0x38800000) {  // below 2^-14: subnormal steps of 2^-24
+    // Adding 0.5 puts the last place of the sum at 2^-24, so that the float adder rounds to nearest
+    // even.
+    const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
+    return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000));
+  }
+  const std::uint32_t odd = (magnitude >> 13) & 1;
+  const std::uint32_t rounded = magnitude + 0xfff + odd;
+  return static_cast<std::uint16_t>(sign |
+                                    ((rounded - 0x38000000) >> 13));  // 0x38000000 = 112 << 23
+}
+
+}  // namespace tandem

@@ -1,0 +1,17 @@
+// Conversions between float32 and the two 16-bit float types, exact or rounded to nearest even.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace tandem {
+
+inline float bf16_to_float(std::uint16_t h) noexcept {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16);
+}
+std::uint16_t float_to_bf16(float f) noexcept;  // nearest even; NaN stays NaN
+
+float f16_to_float(std::uint16_t h) noexcept;
+std::uint16_t float_to_f16(float f) noexcept;  // nearest even; beyond 65504 gives infinity
+
+}  // namespace tandem

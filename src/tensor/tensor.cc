@@ -1,0 +1,141 @@
+// Tensors: checks, own memory, float copies.
+#include "tensor/tensor.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <new>
+#include <utility>
+
+#include "base/error.h"
+#include "tensor/half.h"
+
+namespace tandem {
+namespace {
+
+// A cache line, and the widest vector register.
+constexpr std::size_t kAlignment = 64;
+
+// What a tensor without elements points to, so that it is not taken for no tensor at all.
+constexpr std::byte kNothing{};
+
+template <typename T, typename Convert>
+void convert(const std::byte* from, std::span<float> out, Convert to_float) {
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    T value;
+    std::memcpy(&value, from + i * sizeof(T), sizeof(T));
+    out[i] = to_float(value);
+  }
+}
+
+}  // namespace
+
+std::string to_string(const Shape& shape) { return fmt::format("[{}]", fmt::join(shape, ", ")); }
+
+std::int64_t element_count(const Shape& shape) noexcept {
+  std::int64_t count = 1;
+  for (const std::int64_t dim : shape) count *= dim;
+  return count;
+}
+
+std::optional<std::int64_t> checked_bytes(DType dtype, const Shape& shape) noexcept {
+  bool none = false;
+  auto left = std::numeric_limits<std::int64_t>::max() / static_cast<std::int64_t>(size_of(dtype));
+  for (const std::int64_t dim : shape) {
+    if (dim < 0) return std::nullopt;
+    if (dim == 0) {
+      none = true;
+      continue;
+    }
+    // A product that overflows is refused even beside a zero: element_count would overflow on its
+    // way to 0.
+    left /= dim;
+    if (left == 0) return std::nullopt;
+  }
+  return none ? 0 : element_count(shape) * static_cast<std::int64_t>(size_of(dtype));
+}
+
+Tensor::Tensor(DType dtype, Shape shape, std::span<const std::byte> bytes,
+               std::shared_ptr<const void> owner)
+    : dtype_(dtype), shape_(std::move(shape)), data_(bytes.data()), owner_(std::move(owner)) {
+  const auto expected = checked_bytes(dtype_, shape_);
+  if (!expected)
+    fail(ErrorCode::kInvalidArgument, "[tensor] shape {} is not possible", to_string(shape_));
+  if (static_cast<std::size_t>(*expected) != bytes.size())
+    fail(ErrorCode::kInvalidArgument, "[tensor] {} {} has {} bytes, got {}", to_string(dtype_),
+         to_string(shape_), *expected, bytes.size());
+  if (bytes.empty()) data_ = &kNothing;
+}
+
+Tensor Tensor::allocate(DType dtype, Shape shape, std::byte** data) {
+  const auto bytes = checked_bytes(dtype, shape);
+  if (!bytes || *bytes > std::numeric_limits<std::int64_t>::max() - std::int64_t{kAlignment})
+    fail(ErrorCode::kInvalidArgument, "[tensor] shape {} is not possible", to_string(shape));
+  const auto size = static_cast<std::size_t>(*bytes);
+  const std::size_t padded =
+      std::max(kAlignment, (size + kAlignment - 1) / kAlignment * kAlignment);
+  auto* memory = static_cast<std::byte*>(std::aligned_alloc(kAlignment, padded));
+  if (memory == nullptr) throw std::bad_alloc();
+  std::shared_ptr<void> owner(memory, [](void* p) { std::free(p); });
+  if (data != nullptr) *data = memory;
+  return Tensor(dtype, std::move(shape), {memory, size}, std::move(owner));
+}
+
+Tensor Tensor::from_floats(std::span<const float> values, Shape shape) {
+  const auto bytes = checked_bytes(DType::kF32, shape);
+  if (!bytes || static_cast<std::size_t>(*bytes) != values.size_bytes())
+    fail(ErrorCode::kInvalidArgument, "[tensor] {} floats do not fill shape {}", values.size(),
+         to_string(shape));
+  std::byte* data = nullptr;
+  Tensor tensor = allocate(DType::kF32, std::move(shape), &data);
+  if (!values.empty()) std::memcpy(data, values.data(), values.size_bytes());
+  return tensor;
+}
+
+void Tensor::copy_floats(std::int64_t begin, std::span<float> out) const {
+  const auto count = static_cast<std::int64_t>(out.size());
+  if (begin < 0 || begin > elements() || count > elements() - begin)
+    fail(ErrorCode::kInvalidArgument, "[tensor] elements {} to {} of {} {} do not exist", begin,
+         begin + count, to_string(dtype_), to_string(shape_));
+  const std::byte* from = data_ + static_cast<std::size_t>(begin) * size_of(dtype_);
+  switch (dtype_) {
+    case DType::kF32:
+      if (!out.empty()) std::memcpy(out.data(), from, out.size_bytes());
+      return;
+    case DType::kF16:
+      return convert<std::uint16_t>(from, out, f16_to_float);
+    case DType::kBF16:
+      return convert<std::uint16_t>(from, out, bf16_to_float);
+    case DType::kF64:
+      return convert<double>(from, out, [](double value) { return static_cast<float>(value); });
+    default:
+      fail(ErrorCode::kUnsupported, "[tensor] expected a float tensor, got {} {}",
+           to_string(dtype_), to_string(shape_));
+  }
+}
+
+std::vector<float> Tensor::to_floats() const {
+  std::vector<float> values(empty() ? 0 : static_cast<std::size_t>(elements()));
+  if (!empty()) copy_floats(0, values);
+  return values;
+}
+
+Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
+  if (shape_.empty() || begin < 0 || count < 0 || begin > shape_[0] || count > shape_[0] - begin)
+    fail(ErrorCode::kInvalidArgument, "[tensor] rows {} to {} of shape {} do not exist", begin,
+         begin + count, to_string(shape_));
+  const std::size_t row_bytes =
+      shape_[0] == 0 ? 0 : bytes().size() / static_cast<std::size_t>(shape_[0]);
+  Shape shape = shape_;
+  shape[0] = count;
+  return Tensor(dtype_, std::move(shape),
+                bytes().subspan(static_cast<std::size_t>(begin) * row_bytes,
+                                static_cast<std::size_t>(count) * row_bytes),
+                owner_);
+}
+
+}  // namespace tandem
