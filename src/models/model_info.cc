@@ -1,0 +1,95 @@
+// The keys of config.json that all families share, each with bounds.
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "models/families.h"
+#include "models/model.h"
+
+namespace tandem {
+namespace {
+
+// Bounds are several times what any published model has, and small enough that no product of the
+// two sizes of a matrix overflows.
+constexpr std::int64_t kMaxHidden = std::int64_t{1} << 20;
+constexpr std::int64_t kMaxIntermediate = std::int64_t{1} << 24;
+constexpr std::int64_t kMaxLayers = 4096;
+constexpr std::int64_t kMaxHeads = std::int64_t{1} << 16;
+constexpr std::int64_t kMaxHeadDim = std::int64_t{1} << 16;
+constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 24;
+constexpr std::int64_t kMaxContext = std::int64_t{1} << 30;
+
+void read_heads(const JsonObject& config, ModelInfo& info) {
+  info.heads = config.get_int("num_attention_heads", 1, kMaxHeads);
+  info.kv_heads = config.get_int_or("num_key_value_heads", info.heads, 1, kMaxHeads);
+  if (info.heads % info.kv_heads != 0)
+    fail(ErrorCode::kFormat,
+         "[models] {}: num_key_value_heads: expected a divisor of num_attention_heads = {}, got {}",
+         config.where(), info.heads, info.kv_heads);
+  if (!config.has("head_dim") && info.hidden_size % info.heads != 0)
+    fail(ErrorCode::kFormat,
+         "[models] {}: head_dim: expected it to be given, as hidden_size = {} is not a multiple of "
+         "num_attention_heads = {}",
+         config.where(), info.hidden_size, info.heads);
+  info.head_dim = config.get_int_or("head_dim", info.hidden_size / info.heads, 1, kMaxHeadDim);
+  if (info.head_dim % 2 != 0)
+    fail(ErrorCode::kFormat,
+         "[models] {}: head_dim: expected an even number (rotary embedding turns pairs), got {}",
+         config.where(), info.head_dim);
+}
+
+// A token id; -1 is how some configurations write "none".
+std::optional<std::int64_t> read_token(const JsonObject& config, std::string_view key,
+                                       std::int64_t vocabulary) {
+  const std::int64_t id = config.get_int(key, -1, vocabulary - 1);
+  return id < 0 ? std::nullopt : std::optional(id);
+}
+
+std::vector<std::int64_t> read_end_tokens(const JsonObject& config, std::int64_t vocabulary) {
+  std::vector<std::int64_t> ids = config.get_ints("eos_token_id");
+  for (const std::int64_t id : ids)
+    if (id < -1 || id >= vocabulary)
+      fail(ErrorCode::kFormat, "[models] {}: eos_token_id: expected ids in [0, {}], got {}",
+           config.where(), vocabulary - 1, id);
+  std::erase(ids, -1);
+  return ids;
+}
+
+// bos, eos and pad as `config` has them; a key that is absent leaves what was there.
+void read_special_tokens(const JsonObject& config, ModelInfo& info) {
+  if (config.has("bos_token_id")) info.bos = read_token(config, "bos_token_id", info.vocabulary);
+  if (config.has("eos_token_id")) info.eos = read_end_tokens(config, info.vocabulary);
+  if (config.has("pad_token_id")) info.pad = read_token(config, "pad_token_id", info.vocabulary);
+}
+
+}  // namespace
+
+ModelInfo read_model_info(const JsonObject& config, const Json* generation_config) {
+  const Family family = find_family(config);
+  ModelInfo info;
+  info.model_type = family.model_type;
+  info.hidden_size = config.get_int("hidden_size", 1, kMaxHidden);
+  info.intermediate_size = config.get_int("intermediate_size", 1, kMaxIntermediate);
+  info.layers = config.get_int("num_hidden_layers", 1, kMaxLayers);
+  info.vocabulary = config.get_int("vocab_size", 1, kMaxVocabulary);
+  info.context_length =
+      config.get_int_or("max_position_embeddings", family.context_length, 1, kMaxContext);
+  info.tied_head = config.get_bool_or("tie_word_embeddings", false);
+  read_heads(config, info);
+
+  // A key that says null means "none"; only a key that is absent takes the family's token.
+  const auto inherits = [&](const char* key, const std::optional<std::int64_t>& id) {
+    return !config.json().contains(key) && id && *id < info.vocabulary;
+  };
+  if (inherits("bos_token_id", family.bos)) info.bos = family.bos;
+  if (inherits("eos_token_id", family.eos)) info.eos = {*family.eos};
+  read_special_tokens(config, info);
+  if (generation_config != nullptr) {
+    const auto place = fs::path(config.where()).replace_filename("generation_config.json");
+    read_special_tokens(JsonObject(*generation_config, place.string()), info);
+  }
+  return info;
+}
+
+}  // namespace tandem
