@@ -1,0 +1,88 @@
+// KV blocks and attention, one query head of one row at a time.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels/ref/ref.h"
+#include "tensor/half.h"
+
+namespace tandem::ref {
+
+namespace {
+
+constexpr std::int64_t kTokens = kKvBlockTokens;
+
+float load_half(const std::byte* from, std::int64_t index) {
+  std::uint16_t half;
+  std::memcpy(&half, from + 2 * index, sizeof(half));
+  return f16_to_float(half);
+}
+
+void store_half(std::byte* to, std::int64_t index, float value) {
+  const std::uint16_t half = float_to_f16(value);
+  std::memcpy(to + 2 * index, &half, sizeof(half));
+}
+
+// One row of one head over tokens [first, last], `accumulator` being head_dim floats.
+void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std::int64_t first,
+            std::int64_t last, float* accumulator, float* out) {
+  const std::int64_t dim = args.head_dim;
+  float largest = -INFINITY;
+  float total = 0;
+  std::fill_n(accumulator, dim, 0.0F);
+  for (std::int64_t b = first / kTokens; b <= last / kTokens; ++b) {
+    const std::byte* keys = args.blocks[b] + kv_head * dim * kTokens * 2;
+    const std::byte* values = keys + args.kv_heads * dim * kTokens * 2;
+    const std::int64_t begin = std::max<std::int64_t>(first - b * kTokens, 0);
+    const std::int64_t end = std::min<std::int64_t>(last - b * kTokens + 1, kTokens);
+
+    float scores[kTokens];
+    float block_largest = largest;
+    for (std::int64_t t = begin; t < end; ++t) {
+      float dot = 0;
+      for (std::int64_t d = 0; d < dim; ++d)
+        dot = std::fma(q[d], load_half(keys, d * kTokens + t), dot);
+      scores[t] = dot * args.scale;
+      if (args.softcap > 0) scores[t] = args.softcap * std::tanh(scores[t] / args.softcap);
+      block_largest = std::max(block_largest, scores[t]);
+    }
+    const float correction = std::exp(largest - block_largest);
+    largest = block_largest;
+    total *= correction;
+    for (std::int64_t d = 0; d < dim; ++d) accumulator[d] *= correction;
+    for (std::int64_t t = begin; t < end; ++t) {
+      const float p = std::exp(scores[t] - largest);
+      total += p;
+      for (std::int64_t d = 0; d < dim; ++d)
+        accumulator[d] = std::fma(p, load_half(values, t * dim + d), accumulator[d]);
+    }
+  }
+  for (std::int64_t d = 0; d < dim; ++d) out[d] = accumulator[d] / total;
+}
+
+}  // namespace
+
+void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
+              std::int64_t slot, std::byte* block) noexcept {
+  std::byte* values = block + kv_heads * head_dim * kTokens * 2;
+  for (std::int64_t h = 0; h < kv_heads; ++h)
+    for (std::int64_t d = 0; d < head_dim; ++d) {
+      store_half(block, (h * head_dim + d) * kTokens + slot, k[h * head_dim + d]);
+      store_half(values, (h * kTokens + slot) * head_dim + d, v[h * head_dim + d]);
+    }
+}
+
+void attention(const AttentionArgs& args, std::int64_t kv_head, Range rows,
+               float* scratch) noexcept {
+  const std::int64_t group = args.heads / args.kv_heads;
+  for (std::int64_t r = rows.begin; r < rows.end; ++r) {
+    const std::int64_t last = args.first_position + r;
+    const std::int64_t first =
+        args.window > 0 ? std::max<std::int64_t>(0, last - args.window + 1) : 0;
+    for (std::int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h)
+      attend(args, kv_head, args.q + r * args.q_stride + h * args.head_dim, first, last, scratch,
+             args.out + r * args.out_stride + h * args.head_dim);
+  }
+}
+
+}  // namespace tandem::ref

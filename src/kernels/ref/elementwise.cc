@@ -1,0 +1,43 @@
+// Norm, rotary embedding, activation and sums of rows; sums in double.
+#include <cmath>
+
+#include "kernels/ref/ref.h"
+
+namespace tandem::ref {
+
+void rms_norm(const float* x, const float* weight, float epsilon, std::int64_t n,
+              float* y) noexcept {
+  double squares = 0;
+  for (std::int64_t i = 0; i < n; ++i) squares += static_cast<double>(x[i]) * x[i];
+  const auto inverse =
+      static_cast<float>(1.0 / std::sqrt(squares / static_cast<double>(n) + epsilon));
+  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] * inverse * weight[i];
+}
+
+void rope(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rotary_dim,
+          const float* cos, const float* sin) noexcept {
+  const std::int64_t half = rotary_dim / 2;
+  for (std::int64_t h = 0; h < heads; ++h) {
+    float* head = x + h * head_dim;
+    for (std::int64_t i = 0; i < half; ++i) {
+      const float a = head[i];
+      const float b = head[i + half];
+      head[i] = a * cos[i] - b * sin[i];
+      head[i + half] = b * cos[i] + a * sin[i];
+    }
+  }
+}
+
+void silu(const float* x, std::int64_t n, float* y) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] / (1.0F + std::exp(-x[i]));
+}
+
+void add(const float* a, const float* b, std::int64_t n, float* y) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
+}
+
+void mul(const float* a, const float* b, std::int64_t n, float* y) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = a[i] * b[i];
+}
+
+}  // namespace tandem::ref

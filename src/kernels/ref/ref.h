@@ -1,0 +1,37 @@
+// The scalar kernels: what every other table is tested against, and what runs where nothing else
+// can.
+#pragma once
+
+#include "kernels/kernels.h"
+
+namespace tandem::ref {
+
+void linear_float(const PanelLayout&, const std::byte* panels, Range range, const float* x,
+                  std::int64_t x_stride, std::int64_t rows, const LinearOutput&) noexcept;
+void linear_int8(const PanelLayout&, const std::byte* panels, Range range, const StaticInt8Rows&,
+                 std::int64_t rows, const LinearOutput&) noexcept;
+void linear_int8_sums(const PanelLayout&, const std::byte* panels, Range range,
+                      const StaticInt8Rows&, std::int64_t rows, std::int32_t* sums,
+                      std::int64_t stride) noexcept;
+void linear_int4(const PanelLayout&, const std::byte* panels, Range range, const GroupInt8Rows&,
+                 std::int64_t rows, const LinearOutput&) noexcept;
+std::int64_t int8_peak_loop(std::int64_t iterations, std::int32_t* sink) noexcept;
+
+void quantize_static(const float* x, std::int64_t k, float scale, std::int8_t* codes,
+                     std::int32_t* sum) noexcept;
+void quantize_groups(const float* x, std::int64_t k, std::int64_t group, std::int8_t* codes,
+                     float* scales, std::int32_t* sums) noexcept;
+
+void rms_norm(const float* x, const float* weight, float epsilon, std::int64_t n,
+              float* y) noexcept;
+void rope(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rotary_dim,
+          const float* cos, const float* sin) noexcept;
+void silu(const float* x, std::int64_t n, float* y) noexcept;
+void add(const float* a, const float* b, std::int64_t n, float* y) noexcept;
+void mul(const float* a, const float* b, std::int64_t n, float* y) noexcept;
+
+void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
+              std::int64_t slot, std::byte* block) noexcept;
+void attention(const AttentionArgs&, std::int64_t kv_head, Range rows, float* scratch) noexcept;
+
+}  // namespace tandem::ref

@@ -1,0 +1,28 @@
+// The table of scalar kernels.
+#include "kernels/ref/ref.h"
+#include "kernels/tables.h"
+
+namespace tandem {
+
+const Kernels& ref_kernels() noexcept {
+  static constexpr Kernels kTable = {
+      .name = "ref",
+      .linear_float = ref::linear_float,
+      .linear_int8 = ref::linear_int8,
+      .linear_int8_sums = ref::linear_int8_sums,
+      .linear_int4 = ref::linear_int4,
+      .quantize_static = ref::quantize_static,
+      .quantize_groups = ref::quantize_groups,
+      .rms_norm = ref::rms_norm,
+      .rope = ref::rope,
+      .silu = ref::silu,
+      .add = ref::add,
+      .mul = ref::mul,
+      .store_kv = ref::store_kv,
+      .attention = ref::attention,
+      .int8_peak_loop = ref::int8_peak_loop,
+  };
+  return kTable;
+}
+
+}  // namespace tandem
