@@ -20,7 +20,7 @@ constexpr Seconds kLineInterval{5.0};
 
 // "8 s", "3 min 20 s", "2 h 05 min".
 std::string spell_duration(double seconds) {
-  const auto whole = static_cast<std::int64_t>(seconds + 0.5);
+  const auto whole = std::llround(seconds);
   if (whole < 60) return fmt::format("{} s", whole);
   if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
   return fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
