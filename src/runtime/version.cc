@@ -1,8 +1,10 @@
-// The version that the build was configured with.
+// The version of the library, for those who use it from outside.
+#include "base/version.h"
+
 #include "tandem/tandem.hpp"
 
 namespace tandem {
 
-const char* version() noexcept { return TANDEM_VERSION; }
+std::string_view version() noexcept { return build_version(); }
 
 }  // namespace tandem

@@ -1,6 +1,6 @@
 // Uses the public API as another project would.
-#include <cstdio>
+#include <iostream>
 
 #include <tandem/tandem.hpp>
 
-int main() { std::printf("tandem %s\n", tandem::version()); }
+int main() { std::cout << "tandem " << tandem::version() << '\n'; }
