@@ -50,7 +50,7 @@ class StagedFolder {
   StagedFolder(const StagedFolder&) = delete;
   StagedFolder& operator=(const StagedFolder&) = delete;
 
-  const fs::path& path() const noexcept { return staging_; }  // write here
+  const fs::path& path() const noexcept { return staging_; }  // write here; empty after commit()
   void commit();
 
  private:

@@ -10,33 +10,16 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/printable.h"
 
 namespace tandem {
 namespace {
 
-// Longest excerpt of somebody's file in one of our messages.
-constexpr std::size_t kExcerpt = 80;
-
-// Text made fit for a message: short, and printable ASCII.
-std::string excerpt(std::string_view text) {
-  std::string out;
-  for (const char c : text.substr(0, kExcerpt)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte >= 0x7f) {
-      out += fmt::format("\\x{:02x}", byte);
-    } else {
-      out += c;
-    }
-  }
-  if (text.size() > kExcerpt) out += "...";
-  return out;
-}
-
 std::string describe_value(const Json& value) {
   if (value.is_object()) return fmt::format("an object of {} keys", value.size());
   if (value.is_array()) return fmt::format("an array of {} values", value.size());
-  if (value.is_string()) return '"' + excerpt(value.get_ref<const std::string&>()) + '"';
-  return excerpt(value.dump());
+  if (value.is_string()) return '"' + printable(value.get_ref<const std::string&>()) + '"';
+  return printable(value.dump());
 }
 
 // Feeds the parser and remembers how far it has read.
@@ -95,7 +78,8 @@ class TreeBuilder {
 
   bool key(std::string& name) {
     const auto [slot, inserted] = open_.back()->get_ref<Json::object_t&>().emplace(name, nullptr);
-    if (!inserted) fail_here(fmt::format("key \"{}\" appears twice in one object", excerpt(name)));
+    if (!inserted)
+      fail_here(fmt::format("key \"{}\" appears twice in one object", printable(name)));
     slot_ = &slot->second;
     return true;
   }
@@ -109,7 +93,7 @@ class TreeBuilder {
       if (const auto colon = reason.find(": "); colon != std::string_view::npos)
         reason.remove_prefix(colon + 2);
     }
-    fail_here(excerpt(reason));
+    fail_here(printable(reason));
   }
 
  private:
@@ -181,7 +165,7 @@ JsonObject::JsonObject(const Json& object, std::string where)
 }
 
 std::string JsonObject::place(std::string_view key) const {
-  return fmt::format("{}{}{}", where_, nested_ ? "." : ": ", excerpt(key));
+  return fmt::format("{}{}{}", where_, nested_ ? "." : ": ", printable(key));
 }
 
 bool JsonObject::has(std::string_view key) const {

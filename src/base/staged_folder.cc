@@ -79,20 +79,24 @@ void flush_tree(const fs::path& folder) {
 
 // Puts `staging` where `target` is, and `target`, if there is one, where `staging` was.
 void exchange(const fs::path& staging, const fs::path& target) {
-  for (;;) {
+  // Another writer may create or remove the target between our calls; a handful of times is no
+  // accident.
+  constexpr int kAttempts = 8;
+  int code = 0;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (::renameat2(AT_FDCWD, staging.c_str(), AT_FDCWD, target.c_str(), RENAME_EXCHANGE) == 0)
       return;
-    struct stat status{};
-    const int code = errno;
-    if (::lstat(target.c_str(), &status) == 0) {
-      if (code == ENOENT) continue;  // it appeared between the two calls
+    code = errno;
+    if (fs::exists(fs::symlink_status(target))) {
+      if (code == ENOENT) continue;
       fail_system(code, target, "exchange with its new content (remove it first)");
     }
     // Nothing is there. A plain rename never replaces a folder that has content.
     if (::rename(staging.c_str(), target.c_str()) == 0) return;
-    if (errno != EEXIST && errno != ENOTEMPTY && errno != ENOTDIR)
-      fail_system(errno, target, "create");
+    code = errno;
+    if (code != EEXIST && code != ENOTEMPTY && code != ENOTDIR) break;
   }
+  fail_system(code, target, "create");
 }
 
 }  // namespace
@@ -120,22 +124,27 @@ StagedFolder::StagedFolder(fs::path target) {
 }
 
 StagedFolder::~StagedFolder() {
-  // After commit() the old folder, if any, lies under the temporary name.
+  if (staging_.empty()) return;  // committed
   std::error_code ignored;
   fs::remove_all(staging_, ignored);
   if (lock_ >= 0) ::close(lock_);
 }
 
 void StagedFolder::commit() {
+  if (staging_.empty())
+    fail(ErrorCode::kInvalidArgument, "[files] {}: is committed already", target_.string());
   try {
     flush_tree(staging_);
+    exchange(staging_, target_);
   } catch (const fs::filesystem_error& error) {
-    fail_system(error.code().value(), target_, "flush to disk");
+    fail_system(error.code().value(), target_, "replace");
   }
-  exchange(staging_, target_);
   flush_to_disk(target_.parent_path());
+  // The old folder, if there was one, lies under the temporary name now.
   std::error_code ignored;
   fs::remove_all(staging_, ignored);
+  staging_.clear();
+  if (lock_ >= 0) ::close(lock_);
 }
 
 }  // namespace tandem

@@ -63,7 +63,7 @@ struct ThreadPool::State {
   std::vector<std::thread> workers;
 
   void publish() noexcept {
-    epoch.fetch_add(1, std::memory_order_release);
+    epoch.fetch_add(1);  // sequentially consistent: must not pass the look at who sleeps
     epoch.notify_all();
   }
 
@@ -73,7 +73,7 @@ struct ThreadPool::State {
       seen = wait_until(epoch, [seen](std::uint32_t now) { return now != seen; });
       if (stop) return;
       function(object, thread);
-      if (busy.fetch_sub(1, std::memory_order_acq_rel) == 1) busy.notify_one();
+      if (busy.fetch_sub(1) == 1) busy.notify_one();
     }
   }
 
@@ -89,9 +89,10 @@ Range partition(std::int64_t count, int index, int parts, std::int64_t grain) no
   grain = std::max<std::int64_t>(grain, 1);
   const std::int64_t units = count / grain + (count % grain != 0 ? 1 : 0);
   const std::int64_t share = units / parts;
-  const std::int64_t larger = units % parts;  // the first `larger` parts have one unit more
+  // The last parts have one unit more: the very last unit may be a short one.
+  const std::int64_t smaller = parts - units % parts;
   const auto boundary = [&](std::int64_t i) {
-    const std::int64_t unit = i * share + std::min(i, larger);
+    const std::int64_t unit = i * share + std::max<std::int64_t>(i - smaller, 0);
     return unit >= units ? count : unit * grain;
   };
   return {boundary(index), boundary(std::int64_t{index} + 1)};

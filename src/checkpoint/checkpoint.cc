@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "checkpoint/safetensors.h"
 
 namespace tandem {
@@ -33,18 +34,18 @@ Weights read_shards(const fs::path& folder, const fs::path& index_path) {
     if (opened == shards.end()) {
       if (!stays_inside(shard))
         fail(ErrorCode::kFormat, "[checkpoint] {}: {}: shard \"{}\" is not inside the folder",
-             index_path.string(), name, shard);
+             index_path.string(), printable(name), printable(shard));
       const fs::path path = folder / shard;
       if (!fs::exists(path))
         fail(ErrorCode::kNotFound, "[checkpoint] {}: {}: shard \"{}\" is missing",
-             index_path.string(), name, shard);
+             index_path.string(), printable(name), printable(shard));
       opened = shards.emplace(shard, SafetensorsFile::open(path).tensors).first;
       weights.files.push_back(path);
     }
     const auto tensor = opened->second.find(name);
     if (tensor == opened->second.end())
       fail(ErrorCode::kFormat, "[checkpoint] {}: {}: is not in shard \"{}\"", index_path.string(),
-           name, shard);
+           printable(name), printable(shard));
     weights.tensors.emplace(name, tensor->second);
   }
   return weights;

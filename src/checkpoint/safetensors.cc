@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/printable.h"
 
 namespace tandem {
 namespace {
@@ -102,8 +103,8 @@ void check_cover(std::vector<Extent>& extents, std::size_t data_bytes, const std
     if (extent.begin != reached)
       fail(ErrorCode::kFormat,
            "[safetensors] {}: {}: {} the tensor before it: begins at byte {}, expected {}", path,
-           extent.name, extent.begin < reached ? "overlaps" : "leaves a hole after", extent.begin,
-           reached);
+           printable(extent.name), extent.begin < reached ? "overlaps" : "leaves a hole after",
+           extent.begin, reached);
     reached = extent.end;
   }
   if (static_cast<std::size_t>(reached) != data_bytes)

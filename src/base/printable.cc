@@ -1,0 +1,23 @@
+// Makes foreign text printable.
+#include "base/printable.h"
+
+#include <fmt/format.h>
+
+namespace tandem {
+
+std::string printable(std::string_view text) {
+  constexpr std::size_t kLongest = 80;
+  std::string out;
+  for (const char c : text.substr(0, kLongest)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte >= 0x7f) {
+      out += fmt::format("\\x{:02x}", byte);
+    } else {
+      out += c;
+    }
+  }
+  if (text.size() > kLongest) out += "...";
+  return out;
+}
+
+}  // namespace tandem

@@ -1,0 +1,124 @@
+// Hashes, processor features, error names, messages and progress.
+#include <gtest/gtest.h>
+
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "base/cpu_features.h"
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "support.h"
+
+namespace tandem {
+namespace {
+
+// Published test vectors of XXH3 (128 bits, seed 0) and what `xxhsum -H2` prints.
+TEST(ContentHash, MatchesTheXxhsumProgram) {
+  EXPECT_EQ(content_hash(""), "99aa06d3014798d86001c324468d497f");
+  EXPECT_EQ(content_hash("tandem"), content_hash(std::as_bytes(std::span("tandem", 6))));
+  EXPECT_NE(content_hash("tandem"), content_hash("tandfm"));
+  EXPECT_EQ(content_hash("tandem").size(), 32u);
+}
+
+TEST(ContentHash, TreeDoesNotDependOnTheNumberOfThreads) {
+  std::vector<std::byte> bytes((std::size_t{40} << 20) + 5);
+  for (std::size_t i = 0; i < bytes.size(); ++i)
+    bytes[i] = static_cast<std::byte>(i * 2654435761u >> 13);
+  ThreadPool one(1), three(3);
+  const std::string hash = content_hash_tree(bytes, one);
+  EXPECT_EQ(hash, content_hash_tree(bytes, three));
+  EXPECT_NE(hash, content_hash(bytes));
+  bytes.back() ^= std::byte{1};
+  EXPECT_NE(hash, content_hash_tree(bytes, one));
+  EXPECT_NE(content_hash_tree({}, one), content_hash(""));
+  EXPECT_NE(content_hash_tree(std::span(bytes).first(100), one),
+            content_hash(std::span(bytes).first(100)));
+}
+
+// The kernel's own list of flags is the reference.
+TEST(CpuFeatures, AgreeWithTheKernelsList) {
+  std::ifstream file("/proc/cpuinfo");
+  std::string flags;
+  for (std::string line; std::getline(file, line);)
+    if (line.starts_with("flags")) flags = line + " ";
+  if (flags.empty()) GTEST_SKIP() << "/proc/cpuinfo lists no flags here";
+  const auto listed = [&](const char* flag) {
+    return flags.find(std::string(" ") + flag + " ") != std::string::npos;
+  };
+  const CpuFeatures features = detect_cpu_features();
+  EXPECT_EQ(features.avx2, listed("avx2") && listed("fma") && listed("f16c"));
+  EXPECT_EQ(features.avx512,
+            listed("avx512f") && listed("avx512bw") && listed("avx512dq") && listed("avx512vl"));
+  EXPECT_EQ(features.avx512_vnni, features.avx512 && listed("avx512_vnni"));
+  EXPECT_EQ(features.avx512_bf16, features.avx512 && listed("avx512_bf16"));
+  EXPECT_LE(features.amx_int8, features.avx512 && listed("amx_int8") && listed("amx_tile"));
+  EXPECT_FALSE(features.model.empty());
+}
+
+TEST(CpuFeatures, SummaryNamesWhatIsThere) {
+  CpuFeatures features;
+  EXPECT_EQ(features.summary(), "");
+  features.avx2 = features.avx512 = features.amx_int8 = true;
+  EXPECT_EQ(features.summary(), "avx2 avx512 amx_int8");
+}
+
+TEST(Error, CarriesCodeAndMessage) {
+  try {
+    fail(ErrorCode::kUnsupported, "[part] {}: expected {}", "file", 3);
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_STREQ(error.what(), "[part] file: expected 3");
+  }
+  EXPECT_STREQ(to_string(ErrorCode::kInvalidArgument), "invalid_argument");
+  EXPECT_STREQ(to_string(ErrorCode::kInternal), "internal");
+}
+
+class Messages : public ::testing::Test {
+ protected:
+  void TearDown() override { set_up_log(LogLevel::kNormal); }
+
+  static std::string captured(LogLevel level) {
+    ::testing::internal::CaptureStderr();
+    set_up_log(level);
+    spdlog::debug("d");
+    spdlog::info("i");
+    spdlog::warn("w");
+    spdlog::error("e");
+    return ::testing::internal::GetCapturedStderr();
+  }
+};
+
+TEST_F(Messages, LevelsDecideWhatIsSaid) {
+  EXPECT_EQ(captured(LogLevel::kQuiet), "tandem: warning: w\ntandem: error: e\n");
+  EXPECT_EQ(captured(LogLevel::kNormal), "tandem: i\ntandem: warning: w\ntandem: error: e\n");
+  EXPECT_EQ(captured(LogLevel::kVerbose),
+            "tandem: d\ntandem: i\ntandem: warning: w\ntandem: error: e\n");
+}
+
+TEST_F(Messages, ProgressSaysHowFarItCame) {
+  set_up_log(LogLevel::kNormal);
+  ::testing::internal::CaptureStderr();
+  {
+    Progress progress("calibrating", 35, "blocks");
+    progress.advance(12);
+  }
+  EXPECT_TRUE(::testing::internal::GetCapturedStderr().starts_with(
+      "calibrating  34 % (12 of 35 blocks), "));
+}
+
+TEST_F(Messages, ProgressIsSilentWhenTheLogIs) {
+  set_up_log(LogLevel::kQuiet);
+  ::testing::internal::CaptureStderr();
+  {
+    Progress progress("calibrating", 0, "blocks");
+    progress.advance();
+  }
+  EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
+}  // namespace
+}  // namespace tandem
