@@ -1,0 +1,89 @@
+#include "quantize/activation_recorder.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+namespace tandem {
+namespace {
+
+// A float without its sign has 8 bits of exponent and 23 of fraction. Its upper 15 bits number the
+// bin: bins grow with the value, are a 128th of it wide, and need no range that is known
+// beforehand.
+constexpr int kDroppedBits = 16;
+constexpr std::size_t kBins = std::size_t{1} << 15;
+constexpr std::uint32_t kInfinityBin = 0x7F80;
+
+constexpr std::uint32_t bin_of(float x) noexcept {
+  return (std::bit_cast<std::uint32_t>(x) & 0x7FFF'FFFFU) >> kDroppedBits;
+}
+
+float upper_edge(std::size_t bin) noexcept {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bin + 1) << kDroppedBits);
+}
+
+BadActivation find_bad(const float* x, std::int64_t rows, std::int64_t channels) noexcept {
+  for (std::int64_t row = 0; row < rows; ++row)
+    for (std::int64_t c = 0; c < channels; ++c)
+      if (const float value = x[row * channels + c]; !std::isfinite(value)) return {row, c, value};
+  return {};
+}
+
+}  // namespace
+
+ActivationRecorder::ActivationRecorder(std::int64_t channels, int threads)
+    : channels_(channels), threads_(static_cast<std::size_t>(threads)) {
+  for (PerThread& thread : threads_) {
+    thread.channel_max.assign(static_cast<std::size_t>(channels), 0.0F);
+    thread.histogram.assign(kBins, 0);
+  }
+}
+
+BadActivation ActivationRecorder::record(const float* x, std::int64_t rows, ThreadPool& pool) {
+  const int parts = static_cast<int>(threads_.size());
+  pool.run([&](int index) {
+    if (index >= parts) return;
+    PerThread& thread = threads_[static_cast<std::size_t>(index)];
+    const Range range = partition(rows, index, std::min(parts, pool.threads()));
+    for (std::int64_t row = range.begin; row < range.end; ++row) {
+      const float* values = x + row * channels_;
+      for (std::size_t c = 0; c < static_cast<std::size_t>(channels_); ++c) {
+        const float magnitude = std::fabs(values[c]);
+        thread.channel_max[c] =
+            magnitude > thread.channel_max[c] ? magnitude : thread.channel_max[c];
+      }
+      for (std::size_t c = 0; c < static_cast<std::size_t>(channels_); ++c)
+        ++thread.histogram[bin_of(values[c])];
+    }
+  });
+  const bool finite = std::all_of(threads_.begin(), threads_.end(), [](const PerThread& thread) {
+    return std::all_of(thread.histogram.begin() + kInfinityBin, thread.histogram.end(),
+                       [](std::uint64_t count) { return count == 0; });
+  });
+  return finite ? BadActivation{} : find_bad(x, rows, channels_);
+}
+
+InputStatistics ActivationRecorder::statistics() const {
+  InputStatistics result;
+  result.channel_max.assign(static_cast<std::size_t>(channels_), 0.0F);
+  std::vector<std::uint64_t> histogram(kBins, 0);
+  for (const PerThread& thread : threads_) {
+    for (std::size_t c = 0; c < result.channel_max.size(); ++c)
+      result.channel_max[c] = std::max(result.channel_max[c], thread.channel_max[c]);
+    for (std::size_t bin = 0; bin < kBins; ++bin) histogram[bin] += thread.histogram[bin];
+  }
+  for (const float value : result.channel_max) result.max = std::max(result.max, value);
+  std::uint64_t count = 0;
+  for (const std::uint64_t in_bin : histogram) count += in_bin;
+  // The rank of the 99.9th percentile, rounded up: at least that many values must lie at or below
+  // it.
+  const std::uint64_t rank = count - count / 1000;
+  std::uint64_t below = 0;
+  for (std::size_t bin = 0; bin < kBins && below < rank; ++bin) {
+    below += histogram[bin];
+    if (below >= rank) result.percentile = std::min(upper_edge(bin), result.max);
+  }
+  return result;
+}
+
+}  // namespace tandem

@@ -1,0 +1,297 @@
+// Calibration against PyTorch's activations of the demo model and against AMD Quark's static input
+// scales.
+#include "quantize/calibration.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <set>
+
+#include "checkpoint/safetensors.h"
+#include "demo_graph.h"
+#include "quantize/activation_recorder.h"
+#include "quantize/calibration_plan.h"
+
+namespace tandem::testing {
+namespace {
+
+// Relative to the largest value of an input: float32 sums in another order than PyTorch's.
+constexpr float kFloat32 = 2e-5F;
+// A value that the cache rounds to float16 may fall to the other side of a tie: then one of
+// o_proj's inputs is off by a step of float16.
+constexpr float kFloat16Step = 1.0F / 1024;
+
+std::vector<std::int32_t> ids_of(const Tensor& ids) {
+  const auto values = ids.as<std::int32_t>();
+  return {values.begin(), values.end()};
+}
+
+class Fixture {
+ public:
+  Fixture() : file_(SafetensorsFile::open(fixture("quantize/fixtures/calibration.safetensors"))) {}
+  CalibrationWindows windows() const {
+    const Tensor& ids = file_.tensors.at("ids");
+    return {ids_of(ids), ids.dim(1)};
+  }
+  const std::map<std::string, Tensor>& tensors() const { return file_.tensors; }
+
+ private:
+  SafetensorsFile file_;
+};
+
+TEST(Calibration, AgreesWithPyTorch) {
+  const Fixture torch;
+  const DemoGraph demo;
+  ThreadPool pool(2);
+  std::vector<std::pair<int, int>> progress;
+  const auto statistics = calibrate(demo.graph(), torch.windows(), pool, [&](int done, int total) {
+    progress.emplace_back(done, total);
+  });
+  ASSERT_EQ(progress.size(), 6U);
+  EXPECT_EQ(progress.front(), std::make_pair(1, 6));
+  EXPECT_EQ(progress.back(), std::make_pair(6, 6));
+  EXPECT_EQ(statistics.size(), 42U) << "seven Linears in six layers, not the head";
+
+  int compared = 0;
+  for (const auto& [key, tensor] : torch.tensors()) {
+    if (!key.ends_with(".channel_max")) continue;
+    const std::string name = key.substr(0, key.size() - std::string(".channel_max").size());
+    ASSERT_TRUE(statistics.contains(name)) << name;
+    const InputStatistics& ours = statistics.at(name);
+    const auto channel_max = tensor.as<float>();
+    ASSERT_EQ(ours.channel_max.size(), channel_max.size()) << name;
+    const float max = *std::max_element(channel_max.begin(), channel_max.end());
+    const bool cached = name.ends_with("o_proj");
+    EXPECT_NEAR(ours.max, max, max * (cached ? kFloat16Step : kFloat32)) << name;
+    int flipped = 0;
+    for (std::size_t c = 0; c < channel_max.size(); ++c) {
+      const float difference = std::fabs(ours.channel_max[c] - channel_max[c]);
+      flipped += difference > max * kFloat32 ? 1 : 0;
+      EXPECT_LE(difference, max * kFloat16Step) << name << " channel " << c;
+    }
+    EXPECT_LE(flipped, cached ? 5 : 0) << name;
+    const float percentile = torch.tensors().at(name + ".percentile").as<float>()[0];
+    EXPECT_GE(ours.percentile, percentile * (1 - 1e-4F)) << name;
+    EXPECT_LE(ours.percentile, percentile * 1.008F) << name;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 24);
+  for (const char* const other : {"self_attn.k_proj", "self_attn.v_proj"})
+    EXPECT_EQ(statistics.at(std::string("model.layers.4.") + other).channel_max,
+              statistics.at("model.layers.4.self_attn.q_proj").channel_max);
+  EXPECT_EQ(statistics.at("model.layers.4.mlp.up_proj").channel_max,
+            statistics.at("model.layers.4.mlp.gate_proj").channel_max);
+}
+
+// The array of a .npy file (version 1.0, little-endian int32, C order) of 16 windows of 512.
+std::vector<std::int32_t> read_calibration_tokens(const fs::path& path) {
+  const std::string bytes = read_text_file(path);
+  std::uint16_t header = 0;
+  std::memcpy(&header, bytes.data() + 8, 2);
+  EXPECT_NE(bytes.find("'<i4'"), std::string::npos);
+  EXPECT_NE(bytes.find("(16, 512)"), std::string::npos);
+  std::vector<std::int32_t> values((bytes.size() - 10 - header) / 4);
+  std::memcpy(values.data(), bytes.data() + 10 + header, values.size() * 4);
+  return values;
+}
+
+// Quark calibrates without a cache. Ours keeps keys and values in float16, which moves a single
+// value by up to 2^-11 of itself; o_proj's inputs can be nearly single values, the others are sums
+// that hardly notice.
+float tolerance_to_quark(const std::string& linear) {
+  return linear.ends_with("o_proj") ? 5e-4F : 1e-4F;
+}
+
+TEST(Calibration, GivesQuarksInputScales) {
+  TANDEM_REQUIRE_SHARED("quark/int8_float32");
+  const fs::path folder = shared_data() / "quark";
+  const Json description = read_json_file(folder / "int8_float32/case.json");
+  const auto exported = SafetensorsFile::open(folder / "int8_float32/model.safetensors");
+  const DemoGraph demo;
+  ThreadPool pool(2);
+  const CalibrationWindows windows{read_calibration_tokens(folder / "calib_tokens.npy"), 512};
+  ASSERT_EQ(windows.ids.size(), 16U * 512U);
+  const auto statistics = calibrate(demo.graph(), windows, pool, {});
+  int compared = 0;
+  for (const auto& [name, amax] : description.at("input_amax").items()) {
+    const float expected = amax.get<float>();
+    EXPECT_NEAR(statistics.at(name).max, expected, expected * tolerance_to_quark(name)) << name;
+    const float scale = exported.tensors.at(name + ".input_scale").to_floats().at(0);
+    EXPECT_NEAR(statistics.at(name).max / 127.5F, scale, scale * tolerance_to_quark(name)) << name;
+    ++compared;
+  }
+  EXPECT_EQ(compared, 42);
+}
+
+TEST(Calibration, WindowsAreIndependentHoweverTheyAreBatched) {
+  // 10 windows of 70 tokens: seven run together, then three.
+  const Fixture torch;
+  const auto some = torch.windows().ids;
+  CalibrationWindows all{{}, 70};
+  for (std::size_t i = 0; i < 700; ++i) all.ids.push_back(some[(i * 37) % some.size()]);
+  const DemoGraph demo;
+  ThreadPool pool(2), three(3);
+  const auto together = calibrate(demo.graph(), all, pool, {});
+  std::map<std::string, InputStatistics> joined;
+  for (std::size_t w = 0; w < 10; ++w) {
+    const std::span<const std::int32_t> ids(all.ids.data() + w * 70, 70);
+    for (const auto& [name, part] : calibrate(demo.graph(), cut_windows(ids, 70, 1), three, {})) {
+      auto& sum = joined[name].channel_max;
+      sum.resize(part.channel_max.size());
+      for (std::size_t c = 0; c < sum.size(); ++c) sum[c] = std::max(sum[c], part.channel_max[c]);
+    }
+  }
+  for (const auto& [name, statistics] : together)
+    EXPECT_EQ(statistics.channel_max, joined.at(name).channel_max) << name;
+}
+
+TEST(Calibration, DoesNotDependOnThreads) {
+  const Fixture torch;
+  const DemoGraph demo;
+  ThreadPool one(1), three(3);
+  const auto a = calibrate(demo.graph(), torch.windows(), one, {});
+  const auto b = calibrate(demo.graph(), torch.windows(), three, {});
+  for (const auto& [name, statistics] : a) {
+    EXPECT_EQ(statistics.max, b.at(name).max) << name;
+    EXPECT_EQ(statistics.percentile, b.at(name).percentile) << name;
+    EXPECT_EQ(statistics.channel_max, b.at(name).channel_max) << name;
+  }
+}
+
+TEST(Calibration, ActivationThatIsNotFiniteIsNamed) {
+  std::vector<float> gain(256, 1.0F);
+  gain[17] = std::numeric_limits<float>::infinity();
+  const std::string norm = "model.layers.2.post_attention_layernorm.weight";
+  const DemoGraph demo({{norm, Tensor::from_floats(gain, {256})}});
+  ThreadPool pool(2);
+  const std::string message =
+      error_of([&] { calibrate(demo.graph(), Fixture().windows(), pool, {}); });
+  EXPECT_TRUE(message.starts_with("[calibrate] model.layers.2.mlp.gate_proj: input ")) << message;
+  EXPECT_NE(message.find("inf in channel 17 for token 0 of window 0"), std::string::npos)
+      << message;
+}
+
+TEST(Calibration, RejectsIdsAndWindowsThatDoNotFit) {
+  const DemoGraph demo;
+  ThreadPool pool(1);
+  for (const std::int32_t id : {-1, 4096, std::numeric_limits<std::int32_t>::max()})
+    EXPECT_NE(error_of([&] {
+                calibrate(demo.graph(), {{1, 2, 3, id}, 2}, pool, {});
+              }).find("token 3 has id " + std::to_string(id) + ", expected 0 to 4095"),
+              std::string::npos);
+  EXPECT_NE(error_of([&] {
+              calibrate(demo.graph(), {{1, 2, 3}, 2}, pool, {});
+            }).find("3 tokens, expected whole windows of 2"),
+            std::string::npos);
+  error_of([&] { calibrate(demo.graph(), {{}, 2}, pool, {}); });
+  error_of([&] { calibrate(demo.graph(), {{1, 2}, 0}, pool, {}); });
+}
+
+TEST(CutWindows, TakesTheFirstOnes) {
+  const std::vector<std::int32_t> ids = {1, 2, 3, 4, 5, 6, 7, 8};
+  EXPECT_EQ(cut_windows(ids, 3, 1).ids, (std::vector<std::int32_t>{1, 2, 3}));
+  EXPECT_EQ(cut_windows(ids, 3, 128).ids, (std::vector<std::int32_t>{1, 2, 3, 4, 5, 6}));
+  EXPECT_EQ(cut_windows(ids, 3, 128).window, 3);
+  EXPECT_EQ(error_of([&] { cut_windows(ids, 9, 1); }),
+            "[calibrate] the text has 8 tokens, expected at least one window of 9");
+  error_of([&] { cut_windows(ids, 0, 1); });
+  error_of([&] { cut_windows(ids, 4, 0); });
+  error_of([&] { cut_windows({}, 4, 1); });
+}
+
+TEST(CalibrationPlan, CutsBeforeEachNewInputAndKeepsOneHiddenState) {
+  const DemoGraph demo;
+  const Graph& graph = demo.graph();
+  const auto blocks = plan_calibration(graph);
+  ASSERT_EQ(blocks.size(), 7U);
+  EXPECT_EQ(blocks[0].segments.size(), 1U);
+  std::set<float*> hidden;
+  const CalibrationValues values(graph, blocks, 10, 4);
+  const auto first = values.pointers(0);
+  const auto sixth = values.pointers(6);
+  for (std::size_t v = 0; v < first.size(); ++v)
+    if (first[v] != sixth[v]) {
+      EXPECT_EQ(sixth[v] - first[v], 6 * 256);
+      hidden.insert(first[v]);
+    }
+  EXPECT_EQ(hidden.size(), 1U) << "all blocks write their output over their input";
+  for (std::size_t b = 1; b < blocks.size(); ++b) {
+    ASSERT_EQ(blocks[b].segments.size(), 5U);
+    std::vector<std::size_t> readers;
+    for (const auto& segment : blocks[b].segments) readers.push_back(segment.linears.size());
+    EXPECT_EQ(readers, (std::vector<std::size_t>{0, 3, 1, 2, 1}));
+    EXPECT_EQ(blocks[b].segments.front().begin, blocks[b - 1].segments.back().end);
+    // No value of a segment may lie on one that the segment still reads.
+    for (const auto& segment : blocks[b].segments)
+      for (NodeId reader = segment.begin; reader < segment.end; ++reader)
+        for (const ValueId read : graph.node(reader).inputs)
+          for (NodeId writer = segment.begin; writer < segment.end; ++writer)
+            if (const ValueId written = graph.node(writer).output; written != read) {
+              EXPECT_NE(first[static_cast<std::size_t>(read)],
+                        first[static_cast<std::size_t>(written)]);
+            }
+  }
+}
+
+TEST(CalibrationPlan, RejectsLayersThatAreTorn) {
+  Graph graph;
+  graph.add_input("ids");
+  const Tensor table = Tensor::from_floats(std::vector<float>(8, 1.0F), {2, 4});
+  const ValueId x =
+      graph.add(Op::kEmbedding, "embed", -1, {graph.input}, EmbeddingAttributes{table});
+  graph.add(Op::kSilu, "first", 0, {x});
+  graph.add(Op::kSilu, "second", 1, {x});
+  graph.add(Op::kSilu, "third", 0, {x});
+  EXPECT_NE(error_of([&] { plan_calibration(graph); }).find("third: node of layer 0 after"),
+            std::string::npos);
+}
+
+TEST(ActivationRecorder, PercentileIsWithinABinOfTheTruth) {
+  ThreadPool pool(3);
+  ActivationRecorder recorder(100, pool.threads());
+  EXPECT_EQ(recorder.statistics().max, 0.0F);
+  EXPECT_EQ(recorder.statistics().percentile, 0.0F);
+  std::vector<float> values;
+  for (int i = 1; i <= 20000; ++i)
+    values.push_back((i % 2 == 0 ? -1.0F : 1.0F) * std::exp(static_cast<float>(i % 9973) * 0.004F));
+  EXPECT_EQ(recorder.record(values.data(), 150, pool).row, -1);
+  EXPECT_EQ(recorder.record(values.data() + 15000, 50, pool).row, -1);
+  std::vector<float> magnitudes;
+  for (const float v : values) magnitudes.push_back(std::fabs(v));
+  std::sort(magnitudes.begin(), magnitudes.end());
+  const InputStatistics statistics = recorder.statistics();
+  EXPECT_EQ(statistics.max, magnitudes.back());
+  EXPECT_GE(statistics.percentile, magnitudes[20000 - 20 - 1]);
+  EXPECT_LE(statistics.percentile, magnitudes[20000 - 20 - 1] * 1.0079F);
+}
+
+TEST(ActivationRecorder, ZerosSubnormalsAndTheLargestFloat) {
+  ThreadPool pool(1);
+  ActivationRecorder zeros(4, 1), ends(1, 1);
+  const std::vector<float> zero = {0.0F, -0.0F, 0.0F, 0.0F};
+  zeros.record(zero.data(), 1, pool);
+  EXPECT_EQ(zeros.statistics().percentile, 0.0F);
+  const std::vector<float> end = {std::numeric_limits<float>::denorm_min(),
+                                  -std::numeric_limits<float>::max()};
+  EXPECT_EQ(ends.record(end.data(), 2, pool).row, -1);
+  EXPECT_EQ(ends.statistics().percentile, std::numeric_limits<float>::max());
+}
+
+TEST(ActivationRecorder, FindsTheFirstBadValue) {
+  ThreadPool pool(2);
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    ActivationRecorder recorder(8, pool.threads());
+    std::vector<float> values(80, 1.0F);
+    values[43] = values[79] = bad;
+    const BadActivation found = recorder.record(values.data(), 10, pool);
+    EXPECT_EQ(found.row, 5);
+    EXPECT_EQ(found.channel, 3);
+  }
+}
+
+}  // namespace
+}  // namespace tandem::testing
