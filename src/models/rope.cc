@@ -13,18 +13,16 @@ namespace {
 using Scaling = RopeParameters::Scaling;
 
 // Wide enough for any model, narrow enough that float32 keeps every result finite and above zero.
+constexpr double kMinimum = 1e-6;
 constexpr double kMaxTheta = 1e15;
 constexpr double kMaxFactor = 1e6;
 
-double positive(const JsonObject& object, std::string_view key, double value, double max) {
-  if (!(value > 0 && value <= max))
-    fail(ErrorCode::kFormat, "[models] {}: {}: expected a number above 0 and up to {}, got {}",
-         object.where(), key, max, value);
-  return value;
-}
-
 double read_positive(const JsonObject& object, std::string_view key, double max) {
-  return positive(object, key, object.get_number(key), max);
+  const double value = object.get_number(key);
+  if (!(value >= kMinimum && value <= max))
+    fail(ErrorCode::kFormat, "[models] {}: {}: expected a number in [{}, {}], got {}",
+         object.where(), key, kMinimum, max, value);
+  return value;
 }
 
 Scaling read_scaling(const JsonObject& object) {
