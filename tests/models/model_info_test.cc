@@ -1,0 +1,216 @@
+// Reading config.json: defaults, special tokens, and one clear error for everything that cannot be.
+#include <gtest/gtest.h>
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "models/model.h"
+#include "support.h"
+
+namespace tandem {
+namespace {
+
+using testing::error_of;
+using Ids = std::vector<std::int64_t>;
+
+Json small_llama() {
+  return {{"model_type", "llama"},  {"hidden_size", 64},        {"intermediate_size", 96},
+          {"num_hidden_layers", 2}, {"num_attention_heads", 4}, {"num_key_value_heads", 2},
+          {"vocab_size", 100},      {"eos_token_id", 7},        {"rms_norm_eps", 1e-5}};
+}
+
+ModelInfo read(const Json& config, const Json* generation = nullptr) {
+  return read_model_info(JsonObject(config, "folder/config.json"), generation);
+}
+
+// The error for a configuration in which `key` has another value.
+std::string reject(const char* key, const Json& value) {
+  Json config = small_llama();
+  config[key] = value;
+  return error_of([&] { read(config); });
+}
+
+// No tensors at all: enough for configurations that are refused before any is read.
+class NoWeights : public WeightSource {
+ public:
+  bool has(const std::string&) const override { return false; }
+  Tensor tensor(const std::string& name, const Shape&) const override {
+    fail(ErrorCode::kNotFound, "no tensor {}", name);
+  }
+  Weight linear(const std::string& module, std::int64_t, std::int64_t) const override {
+    fail(ErrorCode::kNotFound, "no weight {}", module);
+  }
+};
+
+std::string reject_build(const Json& config) {
+  return error_of([&] { build_graph(JsonObject(config, "folder/config.json"), NoWeights()); });
+}
+
+TEST(ModelInfo, ReadsSizes) {
+  const ModelInfo info = read(small_llama());
+  EXPECT_EQ(info.model_type, "llama");
+  EXPECT_EQ(info.hidden_size, 64);
+  EXPECT_EQ(info.intermediate_size, 96);
+  EXPECT_EQ(info.layers, 2);
+  EXPECT_EQ(info.heads, 4);
+  EXPECT_EQ(info.kv_heads, 2);
+  EXPECT_EQ(info.head_dim, 16);
+  EXPECT_EQ(info.vocabulary, 100);
+  EXPECT_FALSE(info.tied_head);
+}
+
+TEST(ModelInfo, DefaultsAsTransformersHasThem) {
+  Json config = small_llama();
+  config.erase("num_key_value_heads");
+  config.erase("eos_token_id");
+  ModelInfo llama = read(config);
+  EXPECT_EQ(llama.kv_heads, 4);
+  EXPECT_EQ(llama.context_length, 2048);
+  EXPECT_EQ(llama.bos, std::optional<std::int64_t>(1));
+  EXPECT_EQ(llama.eos, Ids{2});
+  EXPECT_EQ(llama.pad, std::nullopt);
+
+  config["num_key_value_heads"] = nullptr;
+  config["head_dim"] = nullptr;
+  config["bos_token_id"] = nullptr;
+  config["eos_token_id"] = nullptr;
+  llama = read(config);
+  EXPECT_EQ(llama.kv_heads, 4);
+  EXPECT_EQ(llama.head_dim, 16);
+  EXPECT_EQ(llama.bos, std::nullopt);
+  EXPECT_EQ(llama.eos, Ids{});
+
+  config.erase("bos_token_id");
+  config.erase("eos_token_id");
+  config["model_type"] = "qwen2";
+  const ModelInfo qwen = read(config);
+  EXPECT_EQ(qwen.context_length, 32768);
+  EXPECT_EQ(qwen.bos, std::nullopt);
+  EXPECT_EQ(qwen.eos, Ids{});
+}
+
+TEST(ModelInfo, TakesSpecialTokensFromTheGenerationConfig) {
+  Json config = small_llama();
+  config["pad_token_id"] = -1;
+  config["bos_token_id"] = 5;
+  ModelInfo info = read(config);
+  EXPECT_EQ(info.eos, Ids{7});
+  EXPECT_EQ(info.bos, std::optional<std::int64_t>(5));
+  EXPECT_EQ(info.pad, std::nullopt);
+
+  const Json generation = {{"eos_token_id", {9, 8}}, {"pad_token_id", 3}};
+  info = read(config, &generation);
+  EXPECT_EQ(info.eos, (Ids{9, 8}));
+  EXPECT_EQ(info.bos, std::optional<std::int64_t>(5));
+  EXPECT_EQ(info.pad, std::optional<std::int64_t>(3));
+
+  const Json outside = {{"eos_token_id", {9, 100}}};
+  EXPECT_EQ(
+      error_of([&] { read(config, &outside); }),
+      "[models] folder/generation_config.json: eos_token_id: expected ids in [0, 99], got 100");
+  const Json list = Json::array();
+  EXPECT_NE(error_of([&] { read(config, &list); }).find("folder/generation_config.json"),
+            std::string::npos);
+}
+
+TEST(ModelInfo, RefusesUnknownModelTypes) {
+  EXPECT_EQ(reject("model_type", "mamba"),
+            "[models] folder/config.json: model_type: expected one of \"llama\", \"qwen2\", got "
+            "\"mamba\"");
+  EXPECT_LT(reject("model_type", std::string(100000, 'x')).size(), 300U);
+  EXPECT_EQ(supported_model_types(), (std::vector<std::string>{"llama", "qwen2"}));
+  try {
+    read(Json{{"model_type", "mamba"}});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+  }
+}
+
+TEST(ModelInfo, RefusesHostileValuesNamingFileAndKey) {
+  const Json huge = std::uint64_t{18446744073709551615U};
+  const std::vector<Json> hostile = {
+      0, -1, huge, std::int64_t{1} << 40, 1.5, "64", Json::array(), Json::object(), Json(true)};
+  for (const char* key :
+       {"hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size",
+        "num_attention_heads", "num_key_value_heads", "head_dim", "max_position_embeddings"})
+    for (const Json& value : hostile) {
+      const std::string message = reject(key, value);
+      EXPECT_NE(message.find("folder/config.json"), std::string::npos) << message;
+      EXPECT_NE(message.find(key), std::string::npos) << value << ": " << message;
+    }
+  for (const char* key : {"model_type", "hidden_size", "intermediate_size", "num_hidden_layers",
+                          "vocab_size", "num_attention_heads"}) {
+    Json config = small_llama();
+    config.erase(key);
+    const std::string message = error_of([&] { read(config); });
+    EXPECT_NE(message.find(key), std::string::npos) << message;
+  }
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
+    for (const Json& value : {Json(-2), Json(100), huge, Json("7"), Json(1.5), Json{{"a", 1}}}) {
+      const std::string message = reject(key, value);
+      EXPECT_NE(message.find(key), std::string::npos) << message;
+    }
+  EXPECT_NE(reject("tie_word_embeddings", "yes").find("tie_word_embeddings"), std::string::npos);
+}
+
+TEST(ModelInfo, RefusesHeadsThatDoNotFit) {
+  EXPECT_EQ(reject("num_key_value_heads", 3),
+            "[models] folder/config.json: num_key_value_heads: expected a divisor of "
+            "num_attention_heads = 4, got 3");
+  EXPECT_EQ(reject("num_key_value_heads", 8),
+            "[models] folder/config.json: num_key_value_heads: expected a divisor of "
+            "num_attention_heads = 4, got 8");
+  EXPECT_EQ(reject("hidden_size", 66),
+            "[models] folder/config.json: head_dim: expected it to be given, as hidden_size = 66 "
+            "is not a multiple of num_attention_heads = 4");
+  EXPECT_EQ(reject("head_dim", 17),
+            "[models] folder/config.json: head_dim: expected an even number (rotary embedding "
+            "turns pairs), got 17");
+}
+
+TEST(BuildGraph, RefusesWhatItCannotCompute) {
+  Json config = small_llama();
+  config["hidden_act"] = "gelu";
+  EXPECT_EQ(reject_build(config),
+            "[models] folder/config.json: hidden_act: expected \"silu\", got \"gelu\"");
+  config = small_llama();
+  for (const Json& value : {Json(-1e-5), Json(2), Json("1e-5")}) {
+    config["rms_norm_eps"] = value;
+    EXPECT_NE(reject_build(config).find("rms_norm_eps"), std::string::npos) << value;
+  }
+  config = small_llama();
+  config["attention_bias"] = 1;
+  EXPECT_NE(reject_build(config).find("attention_bias"), std::string::npos);
+  config = small_llama();
+  config["mlp_bias"] = "no";
+  EXPECT_NE(reject_build(config).find("mlp_bias"), std::string::npos);
+}
+
+TEST(BuildGraph, RefusesWindowsThatMakeNoSense) {
+  Json config = small_llama();
+  config["model_type"] = "qwen2";
+  config["use_sliding_window"] = true;
+  for (const Json& value : {Json(0), Json(-8), Json("8"), Json(1.5)}) {
+    Json bad = config;
+    bad["sliding_window"] = value;
+    EXPECT_NE(reject_build(bad).find("sliding_window"), std::string::npos) << value;
+    bad = config;
+    bad["max_window_layers"] = value == 0 ? Json(-1) : value;
+    EXPECT_NE(reject_build(bad).find("max_window_layers"), std::string::npos) << value;
+  }
+  Json types = config;
+  for (const Json& value :
+       {Json("full_attention"), Json::array({"full_attention"}),
+        Json::array({"full_attention", "chunked_attention"}), Json::array({"full_attention", 3})}) {
+    types["layer_types"] = value;
+    EXPECT_NE(reject_build(types).find("layer_types"), std::string::npos) << value;
+  }
+  types["layer_types"] = {"full_attention", "sliding_attention"};
+  types["use_sliding_window"] = false;
+  EXPECT_NE(reject_build(types).find("layer 1 is \"sliding_attention\""), std::string::npos);
+}
+
+}  // namespace
+}  // namespace tandem

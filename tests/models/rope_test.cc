@@ -1,0 +1,149 @@
+// Inverse frequencies against those of transformers, in both spellings, and the refusal of what
+// makes no sense.
+#include "models/rope.h"
+
+#include <gtest/gtest.h>
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <string>
+
+#include "support.h"
+
+namespace tandem {
+namespace {
+
+using testing::error_of;
+
+constexpr std::int64_t kContext = 131072;
+
+// Distance in units in the last place; both numbers are above zero.
+std::int32_t ulps(float a, float b) {
+  return std::abs(std::bit_cast<std::int32_t>(a) - std::bit_cast<std::int32_t>(b));
+}
+
+RopeParameters read(const Json& config) {
+  return read_rope_parameters(JsonObject(config, "config.json"), kContext);
+}
+
+std::string reject(const std::string& text) {
+  const Json config = parse_json(text, "test");
+  return error_of([&] { read(config); });
+}
+
+// A configuration as transformers 4 wrote it, from the parameters of transformers 5.
+Json old_spelling(Json parameters, const char* type_key) {
+  Json config = {{"rope_theta", parameters["rope_theta"]}};
+  parameters.erase("rope_theta");
+  parameters[type_key] = parameters["rope_type"].get<std::string>();
+  if (std::string(type_key) != "rope_type") parameters.erase("rope_type");
+  config["rope_scaling"] = parameters;
+  return config;
+}
+
+TEST(Rope, MatchesTransformersInEverySpelling) {
+  const Json cases = read_json_file(testing::fixture("models/fixtures/inverse_frequencies.json"));
+  ASSERT_GT(cases.size(), 20U);
+  int equal = 0;
+  int total = 0;
+  for (const Json& one : cases) {
+    const auto head_dim = one["head_dim"].get<std::int64_t>();
+    const Json& parameters = one["rope_parameters"];
+    const Json& expected = one["inv_freq"];
+    for (const Json& config :
+         {Json{{"rope_parameters", parameters}}, old_spelling(parameters, "rope_type"),
+          old_spelling(parameters, "type")}) {
+      const std::vector<float> got = inverse_frequencies(read(config), head_dim);
+      ASSERT_EQ(got.size(), expected.size()) << config;
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        ASSERT_LE(ulps(got[i], expected[i].get<float>()), 1)
+            << config << " head_dim " << head_dim << " at " << i << ": " << got[i] << ", expected "
+            << expected[i];
+        equal += got[i] == expected[i].get<float>();
+        ++total;
+      }
+    }
+  }
+  // The power function of torch rounds differently in a few places; the rest must be the same bits.
+  EXPECT_GT(equal, total * 9 / 10) << equal << " of " << total;
+}
+
+TEST(Rope, DefaultsWhereTheConfigurationIsSilent) {
+  for (const char* text : {"{}", R"({"rope_scaling": null})", R"({"rope_scaling": {}})",
+                           R"({"rope_theta": 10000})", R"({"rope_parameters": {}})"}) {
+    const Json config = parse_json(text, "test");
+    const RopeParameters parameters = read(config);
+    EXPECT_EQ(parameters.scaling, RopeParameters::Scaling::kDefault) << text;
+    EXPECT_EQ(parameters.theta, 10000) << text;
+  }
+  // The object's base wins over the one beside it.
+  const Json both = parse_json(
+      R"({"rope_theta": 5.0, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}})", "");
+  EXPECT_EQ(read(both).theta, 7);
+}
+
+TEST(Rope, TakesTheOriginalContextFromWhereverItIs) {
+  const std::string scaling =
+      R"("rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0)";
+  const auto original = [&](const std::string& inside, const std::string& outside) {
+    const Json config =
+        parse_json("{\"rope_scaling\": {" + scaling + inside + "}" + outside + "}", "");
+    return read(config).original_context;
+  };
+  EXPECT_EQ(original("", ""), kContext);
+  EXPECT_EQ(original(R"(, "original_max_position_embeddings": 8192)", ""), 8192);
+  EXPECT_EQ(original(R"(, "original_max_position_embeddings": 8192)",
+                     R"(, "original_max_position_embeddings": 4096)"),
+            4096);
+}
+
+TEST(Rope, RefusesOtherKinds) {
+  EXPECT_EQ(reject(R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})"),
+            "[models] config.json: rope_scaling: type: expected \"default\", \"linear\" or "
+            "\"llama3\", got \"dynamic\"");
+  EXPECT_EQ(reject(R"({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}})"),
+            "[models] config.json: rope_parameters: rope_type: expected \"default\", \"linear\" or "
+            "\"llama3\", got \"yarn\"");
+  EXPECT_EQ(reject(R"({"partial_rotary_factor": 0.5})"),
+            "[models] config.json: partial_rotary_factor: expected 1, got 0.5");
+  EXPECT_EQ(reject(R"({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}})"),
+            "[models] config.json: rope_parameters: full_attention: expected one set of parameters "
+            "for all layers");
+}
+
+TEST(Rope, RefusesHostileValues) {
+  const struct {
+    const char* text;
+    const char* names;
+  } cases[] = {
+      {R"({"rope_theta": 0})", "rope_theta"},
+      {R"({"rope_theta": -1})", "rope_theta"},
+      {R"({"rope_theta": 1e300})", "rope_theta"},
+      {R"({"rope_theta": 1e-300})", "rope_theta"},
+      {R"({"rope_theta": "10000"})", "rope_theta"},
+      {R"({"rope_theta": [1]})", "rope_theta"},
+      {R"({"rope_scaling": "linear"})", "rope_scaling"},
+      {R"({"rope_scaling": [1]})", "rope_scaling"},
+      {R"({"rope_scaling": {"type": 3}})", "type"},
+      {R"({"rope_scaling": {"type": "linear"}})", "factor"},
+      {R"({"rope_scaling": {"type": "linear", "factor": 0}})", "factor"},
+      {R"({"rope_scaling": {"type": "linear", "factor": -2.0}})", "factor"},
+      {R"({"rope_scaling": {"type": "linear", "factor": null}})", "factor"},
+      {R"({"rope_scaling": {"type": "llama3", "factor": 8.0}})", "low_freq_factor"},
+      {R"({"rope_scaling": {"type": "llama3", "factor": 8.0, "low_freq_factor": 4,
+           "high_freq_factor": 4}})",
+       "high_freq_factor"},
+      {R"({"rope_scaling": {"type": "llama3", "factor": 8.0, "low_freq_factor": 1,
+           "high_freq_factor": 4, "original_max_position_embeddings": 0}})",
+       "original_max_position_embeddings"},
+  };
+  for (const auto& c : cases) {
+    const std::string message = reject(c.text);
+    EXPECT_NE(message.find("config.json: "), std::string::npos) << c.text << "\n" << message;
+    EXPECT_NE(message.find(c.names), std::string::npos) << c.text << "\n" << message;
+  }
+}
+
+}  // namespace
+}  // namespace tandem
