@@ -1,0 +1,200 @@
+// Reading "added_tokens", and the search: leftmost, then longest, then the token's own conditions.
+#include "text/added_tokens.h"
+
+#include <algorithm>
+#include <deque>
+
+#include "base/error.h"
+#include "text/tokenizer_json.h"
+
+namespace tandem {
+namespace {
+
+// The longest in use are under 100 bytes; the bound keeps a search to that many steps per byte of
+// text.
+constexpr std::size_t kMaxContentBytes = 1024;
+
+AddedToken read_token(const JsonObject& config) {
+  AddedToken token;
+  token.id = expect_token_id(config.at("id"), key_place(config, "id"));
+  token.content = config.get_string("content");
+  if (token.content.empty() || token.content.size() > kMaxContentBytes) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected 1 to {} bytes, got {}",
+         key_place(config, "content"), kMaxContentBytes, token.content.size());
+  }
+  token.special = config.get_bool_or("special", false);
+  token.normalized = config.get_bool_or("normalized", !token.special);
+  token.left_strip = config.get_bool_or("lstrip", false);
+  token.right_strip = config.get_bool_or("rstrip", false);
+  token.single_word = config.get_bool_or("single_word", false);
+  return token;
+}
+
+bool ends_with_word(std::string_view text) {
+  if (text.empty()) return false;
+  std::size_t at = previous_boundary(text, text.size());
+  return is_word_character(next_character(text, at));
+}
+
+bool starts_with_word(std::string_view text) {
+  std::size_t at = 0;
+  return !text.empty() && is_word_character(next_character(text, at));
+}
+
+// Where the white space at the end of text[0, end) begins, but not before `from`.
+std::size_t skip_white_space_back(std::string_view text, std::size_t from, std::size_t end) {
+  while (end > from) {
+    const std::size_t begin = previous_boundary(text, end);
+    std::size_t at = begin;
+    if (!is_white_space(next_character(text, at))) break;
+    end = begin;
+  }
+  return end;
+}
+
+std::size_t skip_white_space(std::string_view text, std::size_t at) {
+  while (at < text.size()) {
+    std::size_t next = at;
+    if (!is_white_space(next_character(text, next))) break;
+    at = next;
+  }
+  return at;
+}
+
+}  // namespace
+
+void AddedTokens::Trie::build(std::vector<std::pair<std::string, TokenId>> contents) {
+  if (contents.empty()) return;
+  std::sort(contents.begin(), contents.end());
+  // Level by level: a node stands for the contents [begin, end) that share their first `depth`
+  // bytes, so that a node's edges lie side by side.
+  struct Group {
+    std::size_t begin, end, depth;
+  };
+  std::deque<Group> groups{{0, contents.size(), 0}};
+  nodes_.resize(1);
+  for (std::size_t node = 0; !groups.empty(); ++node) {
+    auto [begin, end, depth] = groups.front();
+    groups.pop_front();
+    for (; begin < end && contents[begin].first.size() == depth; ++begin) {
+      nodes_[node].token = contents[begin].second;
+    }
+    nodes_[node].edges_begin = static_cast<std::uint32_t>(edges_.size());
+    while (begin < end) {
+      const char byte = contents[begin].first[depth];
+      std::size_t next = begin + 1;
+      while (next < end && contents[next].first[depth] == byte) ++next;
+      edges_.push_back(
+          {static_cast<unsigned char>(byte), static_cast<std::uint32_t>(nodes_.size())});
+      nodes_.emplace_back();
+      groups.push_back({begin, next, depth + 1});
+      begin = next;
+    }
+    nodes_[node].edges_end = static_cast<std::uint32_t>(edges_.size());
+  }
+  for (std::uint32_t i = 0; i < nodes_[0].edges_end; ++i) first_[edges_[i].byte] = true;
+}
+
+std::pair<std::size_t, TokenId> AddedTokens::Trie::longest(std::string_view text) const noexcept {
+  std::pair<std::size_t, TokenId> best{0, -1};
+  const Node* node = nodes_.data();
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    const Edge* end = edges_.data() + node->edges_end;
+    const Edge* edge = std::lower_bound(edges_.data() + node->edges_begin, end, byte,
+                                        [](const Edge& e, unsigned char b) { return e.byte < b; });
+    if (edge == end || edge->byte != byte) break;
+    node = &nodes_[edge->node];
+    if (node->token >= 0) best = {i + 1, node->token};
+  }
+  return best;
+}
+
+AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
+                         const Normalizer* normalizer) {
+  if (!root.has("added_tokens")) return;
+  std::vector<std::pair<std::string, TokenId>> raw;
+  std::vector<std::pair<std::string, TokenId>> normalized;
+  for (const JsonObject& config : get_objects(root, "added_tokens")) {
+    AddedToken token = read_token(config);
+    const std::optional<TokenId> known = vocabulary.find(token.content);
+    const std::optional<std::string_view> owner = vocabulary.token(token.id);
+    if (known && *known != token.id) {
+      fail(ErrorCode::kFormat, "[tokenizer] {}: \"{}\" has id {} in the vocabulary, got {}",
+           key_place(config, "id"), token.content, *known, token.id);
+    }
+    if (owner && *owner != token.content) {
+      fail(ErrorCode::kFormat,
+           "[tokenizer] {}: id {} of \"{}\" belongs to \"{}\" in the vocabulary",
+           key_place(config, "id"), token.id, token.content, *owner);
+    }
+    if (by_id_.contains(token.id) || by_content_.contains(token.content)) {
+      fail(ErrorCode::kFormat,
+           "[tokenizer] {}: \"{}\" with id {}: another added token has this id or content",
+           config.where(), token.content, token.id);
+    }
+    std::string sought = token.content;
+    if (token.normalized && normalizer != nullptr) normalizer->apply(sought);
+    // Normalization may leave nothing, or more than a search may step through.
+    if (sought.size() > kMaxContentBytes * 4) {
+      fail(ErrorCode::kFormat,
+           "[tokenizer] {}: normalized, this content has {} bytes, expected at most {}",
+           key_place(config, "content"), sought.size(), kMaxContentBytes * 4);
+    }
+    if (!sought.empty()) (token.normalized ? normalized : raw).emplace_back(sought, token.id);
+    by_content_.emplace(token.content, token.id);
+    by_id_.emplace(token.id, std::move(token));
+  }
+  raw_.build(std::move(raw));
+  normalized_.build(std::move(normalized));
+}
+
+std::vector<AddedTokenPart> AddedTokens::split(std::string_view text, bool normalized,
+                                               bool parse_special) const {
+  const Trie& trie = normalized ? normalized_ : raw_;
+  std::vector<AddedTokenPart> parts;
+  std::size_t done = 0;
+  for (std::size_t at = 0; !trie.empty() && at < text.size();) {
+    if (!trie.may_start(text[at])) {
+      ++at;
+      continue;
+    }
+    const auto [length, id] = trie.longest(text.substr(at));
+    if (length == 0) {
+      ++at;
+      continue;
+    }
+    TextRange range{at, at + length};
+    // Whether or not the token is taken, the search goes on behind it, as in the reference.
+    at = range.end;
+    const AddedToken& token = by_id_.find(id)->second;
+    if (token.special && !parse_special) continue;
+    if (token.single_word &&
+        (ends_with_word(text.substr(0, range.begin)) || starts_with_word(text.substr(range.end)))) {
+      continue;
+    }
+    if (token.left_strip) range.begin = skip_white_space_back(text, done, range.begin);
+    if (token.right_strip) range.end = skip_white_space(text, range.end);
+    if (range.begin > done) parts.push_back({{done, range.begin}, std::nullopt});
+    parts.push_back({range, id});
+    done = range.end;
+  }
+  if (done < text.size()) parts.push_back({{done, text.size()}, std::nullopt});
+  return parts;
+}
+
+const AddedToken* AddedTokens::find(TokenId id) const noexcept {
+  const auto it = by_id_.find(id);
+  return it == by_id_.end() ? nullptr : &it->second;
+}
+
+const AddedToken* AddedTokens::find(std::string_view content) const noexcept {
+  const auto it = by_content_.find(content);
+  return it == by_content_.end() ? nullptr : find(it->second);
+}
+
+TokenId AddedTokens::highest_id() const noexcept {
+  return by_id_.empty() ? -1 : by_id_.rbegin()->first;
+}
+
+}  // namespace tandem

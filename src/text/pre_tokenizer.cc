@@ -1,0 +1,108 @@
+// One class per pre-tokenizer of tokenizer.json, and the table of their names.
+#include "text/pre_tokenizer.h"
+
+#include <optional>
+#include <utility>
+
+#include "text/byte_level.h"
+#include "text/pattern.h"
+#include "text/split.h"
+#include "text/tokenizer_json.h"
+
+namespace tandem {
+namespace {
+
+// Splits every piece at the matches of `pattern`.
+void split_pieces(const Pattern& pattern, SplitBehavior behavior, bool invert, PieceList& list) {
+  PatternSearch search(pattern);
+  std::vector<TextRange> matches;
+  std::vector<TextRange> pieces;
+  pieces.reserve(list.pieces.size());
+  for (const TextRange& piece : list.pieces) {
+    matches.clear();
+    search.find_all(piece.of(list.text), matches);
+    append_split(piece.size(), matches, behavior, invert, piece.begin, pieces);
+  }
+  list.pieces = std::move(pieces);
+}
+
+// Rewrites every piece: `append(piece, out)` writes its new text.
+template <typename Append>
+void rewrite_pieces(PieceList& list, Append append) {
+  std::string text;
+  text.reserve(list.text.size() + list.text.size() / 4 + 8);
+  for (TextRange& piece : list.pieces) {
+    const std::size_t begin = text.size();
+    append(piece.of(list.text), text);
+    piece = {begin, text.size()};
+  }
+  list.text = std::move(text);
+}
+
+class SplitPreTokenizer : public PreTokenizer {
+ public:
+  explicit SplitPreTokenizer(const JsonObject& config)
+      : pattern_(Pattern::from_json(config, "pattern")),
+        behavior_(get_split_behavior(config, "behavior")),
+        invert_(config.get_bool_or("invert", false)) {}
+
+  void apply(PieceList& list) const override { split_pieces(pattern_, behavior_, invert_, list); }
+
+ private:
+  Pattern pattern_;
+  SplitBehavior behavior_;
+  bool invert_;
+};
+
+class ByteLevelPreTokenizer : public PreTokenizer {
+ public:
+  explicit ByteLevelPreTokenizer(const JsonObject& config)
+      : add_prefix_space_(config.get_bool_or("add_prefix_space", true)) {
+    if (config.get_bool_or("use_regex", true)) {
+      words_ = Pattern::regex(kGpt2Expression, key_place(config, "use_regex"));
+    }
+  }
+
+  void apply(PieceList& list) const override {
+    if (add_prefix_space_) {
+      rewrite_pieces(list, [](std::string_view piece, std::string& out) {
+        if (!piece.starts_with(' ')) out.push_back(' ');
+        out.append(piece);
+      });
+    }
+    if (words_) split_pieces(*words_, SplitBehavior::kIsolated, false, list);
+    rewrite_pieces(list, append_byte_level);
+  }
+
+ private:
+  bool add_prefix_space_;
+  std::optional<Pattern> words_;
+};
+
+class SequencePreTokenizer : public PreTokenizer {
+ public:
+  explicit SequencePreTokenizer(const JsonObject& config) {
+    for (const JsonObject& part : get_objects(config, "pretokenizers")) {
+      parts_.push_back(make_pre_tokenizer(part));
+    }
+  }
+
+  void apply(PieceList& list) const override {
+    for (const auto& part : parts_) part->apply(list);
+  }
+
+ private:
+  std::vector<std::unique_ptr<PreTokenizer>> parts_;
+};
+
+}  // namespace
+
+std::unique_ptr<PreTokenizer> make_pre_tokenizer(const JsonObject& config) {
+  const std::string type = component_type(config);
+  if (type == "Split") return std::make_unique<SplitPreTokenizer>(config);
+  if (type == "ByteLevel") return std::make_unique<ByteLevelPreTokenizer>(config);
+  if (type == "Sequence") return std::make_unique<SequencePreTokenizer>(config);
+  fail_unknown_component(config, "pre-tokenizer");
+}
+
+}  // namespace tandem

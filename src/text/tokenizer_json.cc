@@ -1,0 +1,75 @@
+// Typed access to tokenizer.json beyond what JsonObject gives.
+#include "text/tokenizer_json.h"
+
+#include "base/error.h"
+#include "text/unicode.h"
+
+namespace tandem {
+
+std::string key_place(const JsonObject& object, std::string_view key) {
+  // JsonObject::where() is "PATH" for the whole file and "PATH: a.b" below it.
+  const bool nested = object.where().find(": ") != std::string::npos;
+  return fmt::format("{}{}{}", object.where(), nested ? "." : ": ", key);
+}
+
+std::string describe(const Json& json) {
+  constexpr std::size_t kShown = 40;
+  if (json.is_array()) return fmt::format("an array of {}", json.size());
+  if (json.is_object()) return fmt::format("an object of {}", json.size());
+  std::string text = json.dump(-1, ' ', true, Json::error_handler_t::replace);
+  if (text.size() > kShown) text = text.substr(0, kShown) + "...";
+  return text;
+}
+
+std::vector<JsonObject> get_objects(const JsonObject& object, std::string_view key) {
+  const Json& array = object.at(key);
+  const std::string place = key_place(object, key);
+  if (!array.is_array()) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected an array of objects, got {}", place,
+         describe(array));
+  }
+  std::vector<JsonObject> objects;
+  objects.reserve(array.size());
+  for (std::size_t i = 0; i < array.size(); ++i) {
+    objects.emplace_back(array[i], fmt::format("{}[{}]", place, i));
+  }
+  return objects;
+}
+
+std::string_view expect_string(const Json& json, std::string_view place) {
+  if (!json.is_string()) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected a string, got {}", place, describe(json));
+  }
+  return json.get_ref<const std::string&>();
+}
+
+std::int32_t expect_token_id(const Json& json, std::string_view place) {
+  // A number above the range of int64 is kept by the parser as unsigned, hence the second test.
+  const bool fits = json.is_number_integer() &&
+                    (!json.is_number_unsigned() || json.get<std::uint64_t>() <= kMaxTokenId);
+  if (!fits || json.get<std::int64_t>() < 0 || json.get<std::int64_t>() > kMaxTokenId) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected a token id in [0, {}], got {}", place,
+         kMaxTokenId, describe(json));
+  }
+  return json.get<std::int32_t>();
+}
+
+char32_t get_character(const JsonObject& object, std::string_view key) {
+  const std::string_view text = expect_string(object.at(key), key_place(object, key));
+  std::size_t at = 0;
+  const char32_t code = text.empty() ? 0 : next_character(text, at);
+  if (text.empty() || at != text.size()) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected one character, got {}",
+         key_place(object, key), describe(object.at(key)));
+  }
+  return code;
+}
+
+std::string component_type(const JsonObject& component) { return component.get_string("type"); }
+
+void fail_unknown_component(const JsonObject& component, std::string_view stage) {
+  fail(ErrorCode::kUnsupported, "[tokenizer] {}: \"{}\" is not a {} that this build knows",
+       key_place(component, "type"), component_type(component), stage);
+}
+
+}  // namespace tandem

@@ -1,0 +1,40 @@
+// Reading tokenizer.json part by part, so that every error names the file and the key.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+
+namespace tandem {
+
+// No vocabulary known is a tenth as large; ids beyond it are a damaged file.
+inline constexpr std::int64_t kMaxTokenId = (std::int64_t{1} << 24) - 1;
+
+// "PATH: key.sub", as JsonObject names places.
+std::string key_place(const JsonObject& object, std::string_view key);
+
+// The array of objects at `key`. Throws kFormat unless it is one, kNotFound if it is missing.
+std::vector<JsonObject> get_objects(const JsonObject& object, std::string_view key);
+
+// The text of `json`, or kFormat naming `place`.
+std::string_view expect_string(const Json& json, std::string_view place);
+
+// A token id in [0, kMaxTokenId], or kFormat naming `place`.
+std::int32_t expect_token_id(const Json& json, std::string_view place);
+
+// One character, such as the "replacement" of Metaspace.
+char32_t get_character(const JsonObject& object, std::string_view key);
+
+// The "type" of a component of the pipeline.
+std::string component_type(const JsonObject& component);
+
+// Throws kUnsupported naming the file, the key and the type: `stage` is what was being read, such
+// as "normalizer".
+[[noreturn]] void fail_unknown_component(const JsonObject& component, std::string_view stage);
+
+// What kind of JSON value was found, shortened: `"x"`, `[…] of 3`, `-1`.
+std::string describe(const Json& json);
+
+}  // namespace tandem
