@@ -2,27 +2,69 @@
 #include <algorithm>
 
 #include "kernels/tables.h"
+#include "kernels/x86/layers.h"
 
 namespace tandem {
 
+namespace {
+
+// Every table is the one before it with the kernels that its instruction set does better. It is
+// made when first asked for, since the functions that fill it are themselves compiled for that
+// instruction set.
+const Kernels& avx2_kernels() {
+  static const Kernels kTable = [] {
+    Kernels table = ref_kernels();
+    table.name = "avx2";
+    use_floats_avx2(table);
+    use_linear_avx2(table);
+    use_attention_avx2(table);
+    return table;
+  }();
+  return kTable;
+}
+
+const Kernels& avx512_kernels() {
+  static const Kernels kTable = [] {
+    Kernels table = avx2_kernels();
+    table.name = "avx512";
+    use_floats_avx512(table);
+    use_attention_avx512(table);
+    return table;
+  }();
+  return kTable;
+}
+
+const Kernels& vnni_kernels() {
+  static const Kernels kTable = [] {
+    Kernels table = avx512_kernels();
+    table.name = "avx512_vnni";
+    use_linear_vnni(table);
+    return table;
+  }();
+  return kTable;
+}
+
+}  // namespace
+
 std::vector<const Kernels*> available_kernels(const CpuFeatures& features) {
   std::vector<const Kernels*> tables = {&ref_kernels()};
-  (void)features;
+  if (features.avx2) tables.push_back(&avx2_kernels());
+  if (features.avx2 && features.avx512) tables.push_back(&avx512_kernels());
+  if (features.avx2 && features.avx512 && features.avx512_vnni) tables.push_back(&vnni_kernels());
   return tables;
 }
 
 const Kernels& select_kernels(const CpuFeatures& features) noexcept {
-  (void)features;
-  return ref_kernels();
+  return *available_kernels(features).back();
 }
 
 std::int64_t attention_scratch_floats(std::int64_t heads, std::int64_t kv_heads,
                                       std::int64_t head_dim) noexcept {
   const std::int64_t tile = std::max(kAttentionTileRows, heads / kv_heads);
   const std::int64_t dim = (head_dim + 15) / 16 * 16;
-  // Keys and values of a block in float32; per row of the tile its accumulator, scores, largest
-  // score and sum.
-  return 2 * kKvBlockTokens * dim + tile * (dim + kKvBlockTokens + 2) + 16;
+  // Keys and values of a block in float32; per row of the tile its accumulator, scores and three
+  // numbers.
+  return 2 * kKvBlockTokens * dim + tile * (dim + kKvBlockTokens + 3);
 }
 
 }  // namespace tandem

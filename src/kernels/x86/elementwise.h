@@ -1,0 +1,141 @@
+// Norm, rotary embedding, activation, sums of rows and the quantizers of activations, on vectors V.
+#pragma once
+
+#include <cfloat>
+
+#include "kernels/kernels.h"
+#include "kernels/x86/exp.h"
+#include "kernels/x86/unroll.h"
+
+namespace tandem {
+namespace {
+
+template <typename V>
+struct Elementwise {
+  using Float = typename V::Float;
+  static constexpr std::int64_t kWidth = V::kWidth;
+
+  // body(offset, count): whole vectors, then what is left.
+  template <typename Body>
+  TANDEM_INLINE static void for_vectors(std::int64_t n, const Body& body) {
+    std::int64_t i = 0;
+    for (; i + kWidth <= n; i += kWidth) body(i, kWidth);
+    if (i < n) body(i, n - i);
+  }
+
+  static void add(const float* a, const float* b, std::int64_t n, float* y) noexcept {
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) TANDEM_INLINE {
+      V::store_part(y + i, V::add(V::load_part(a + i, count), V::load_part(b + i, count)), count);
+    });
+  }
+
+  static void mul(const float* a, const float* b, std::int64_t n, float* y) noexcept {
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) TANDEM_INLINE {
+      V::store_part(y + i, V::mul(V::load_part(a + i, count), V::load_part(b + i, count)), count);
+    });
+  }
+
+  static void silu(const float* x, std::int64_t n, float* y) noexcept {
+    const Float one = V::set1(1.0F);
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) TANDEM_INLINE {
+      const Float value = V::load_part(x + i, count);
+      const Float denominator = V::add(one, exp<V>(V::sub(V::zero(), value)));
+      V::store_part(y + i, V::div(value, denominator), count);
+    });
+  }
+
+  static void rms_norm(const float* x, const float* weight, float epsilon, std::int64_t n,
+                       float* y) noexcept {
+    Float squares[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+    std::int64_t i = 0;
+    for (; i + 4 * kWidth <= n; i += 4 * kWidth)
+      unroll<4>([&](auto v) TANDEM_INLINE {
+        const Float value = V::load(x + i + v * kWidth);
+        squares[v] = V::fma(value, value, squares[v]);
+      });
+    for_vectors(n - i, [&](std::int64_t j, std::int64_t count) TANDEM_INLINE {
+      const Float value = V::load_part(x + i + j, count);
+      squares[0] = V::fma(value, value, squares[0]);
+    });
+    const float sum =
+        V::sum(V::add(V::add(squares[0], squares[1]), V::add(squares[2], squares[3])));
+    const float inverse = 1.0F / __builtin_sqrtf(sum / static_cast<float>(n) + epsilon);
+    const Float factor = V::set1(inverse);
+    for_vectors(n, [&](std::int64_t j, std::int64_t count) TANDEM_INLINE {
+      const Float value = V::mul(V::load_part(x + j, count), factor);
+      V::store_part(y + j, V::mul(value, V::load_part(weight + j, count)), count);
+    });
+  }
+
+  static void rope(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rotary_dim,
+                   const float* cos, const float* sin) noexcept {
+    const std::int64_t half = rotary_dim / 2;
+    for (std::int64_t h = 0; h < heads; ++h) {
+      float* head = x + h * head_dim;
+      for_vectors(half, [&](std::int64_t i, std::int64_t count) TANDEM_INLINE {
+        const Float a = V::load_part(head + i, count);
+        const Float b = V::load_part(head + half + i, count);
+        const Float c = V::load_part(cos + i, count);
+        const Float s = V::load_part(sin + i, count);
+        V::store_part(head + i, V::fnma(b, s, V::mul(a, c)), count);
+        V::store_part(head + half + i, V::fma(a, s, V::mul(b, c)), count);
+      });
+    }
+  }
+
+  // Not a number takes the lower bound.
+  TANDEM_INLINE static typename V::Int clamp_round(Float value, float low) {
+    return V::to_int(V::min(V::max(value, V::set1(low)), V::set1(127.0F)));
+  }
+
+  static void quantize_static(const float* x, std::int64_t k, float scale, std::int8_t* codes,
+                              std::int32_t* sum) noexcept {
+    const Float divisor = V::set1(scale);
+    auto total = V::zero_int();
+    for_vectors(k, [&](std::int64_t i, std::int64_t count) TANDEM_INLINE {
+      const Float quotient = V::div(V::load_part(x + i, count), divisor);
+      // Lanes beyond k may be 0 / 0.
+      const auto code = clamp_round(V::select_lanes(quotient, V::zero(), 0, count), -128.0F);
+      total = V::add_int(total, code);
+      V::store_int8_part(codes + i, code, count);
+    });
+    for (std::int64_t i = k; i < padded_k(k); ++i) codes[i] = 0;
+    *sum = V::sum_int(total);
+  }
+
+  static void quantize_groups(const float* x, std::int64_t k, std::int64_t group,
+                              std::int8_t* codes, float* scales, std::int32_t* sums) noexcept {
+    for (std::int64_t g = 0; g < k / group; ++g, x += group, codes += group) {
+      Float magnitudes = V::zero();
+      for (std::int64_t i = 0; i < group; i += kWidth)
+        magnitudes = V::max(V::abs(V::load(x + i)), magnitudes);
+      const float scale = V::largest(magnitudes) / 127.0F;
+      // A scale below the normal floats has no finite inverse: such a group counts as zeros.
+      const bool zero = scale < FLT_MIN;
+      const Float inverse = V::set1(zero ? 0.0F : 1.0F / scale);
+      auto total = V::zero_int();
+      for (std::int64_t i = 0; i < group; i += kWidth) {
+        const Float scaled = V::mul(V::load(x + i), inverse);
+        const auto code = clamp_round(zero ? V::zero() : scaled, -127.0F);
+        total = V::add_int(total, code);
+        V::store_int8_part(codes + i, code, kWidth);
+      }
+      scales[g] = zero ? 0.0F : scale;
+      sums[g] = V::sum_int(total);
+    }
+  }
+};
+
+template <typename V>
+void use_elementwise(Kernels& table) noexcept {
+  table.add = Elementwise<V>::add;
+  table.mul = Elementwise<V>::mul;
+  table.silu = Elementwise<V>::silu;
+  table.rms_norm = Elementwise<V>::rms_norm;
+  table.rope = Elementwise<V>::rope;
+  table.quantize_static = Elementwise<V>::quantize_static;
+  table.quantize_groups = Elementwise<V>::quantize_groups;
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,46 @@
+// Loops unrolled by the compiler's front end: an array of accumulators that only constants index
+// becomes registers. Like all headers of this folder: everything is local to the file that includes
+// it, so that no function compiled for one instruction set can replace another's at link time.
+#pragma once
+
+#include <cstdint>
+#include <utility>
+
+#define TANDEM_INLINE __attribute__((always_inline))
+
+namespace tandem {
+namespace {
+
+template <typename Body, int... kIndex>
+TANDEM_INLINE inline void unroll_over(std::integer_sequence<int, kIndex...>, const Body& body) {
+  (body(std::integral_constant<int, kIndex>{}), ...);
+}
+
+// body(0), …, body(kCount - 1), each with its index as a constant.
+template <int kCount, typename Body>
+TANDEM_INLINE inline void unroll(const Body& body) {
+  unroll_over(std::make_integer_sequence<int, kCount>{}, body);
+}
+
+// body(constant) for the constant in [1, kMax] that equals `count`.
+template <int kMax, typename Body>
+TANDEM_INLINE inline void with_constant(std::int64_t count, const Body& body) {
+  unroll<kMax>([&](auto i) TANDEM_INLINE {
+    if (count == i + 1) body(std::integral_constant<int, i + 1>{});
+  });
+}
+
+// Calls body(first row, count) for [0, rows) cut in the fewest pieces of at most `most` rows, sizes
+// within one.
+template <typename Body>
+TANDEM_INLINE inline void for_row_blocks(std::int64_t rows, std::int64_t most, const Body& body) {
+  const std::int64_t blocks = (rows + most - 1) / most;
+  for (std::int64_t b = 0, first = 0; b < blocks; ++b) {
+    const std::int64_t count = rows / blocks + (b < rows % blocks ? 1 : 0);
+    body(first, count);
+    first += count;
+  }
+}
+
+}  // namespace
+}  // namespace tandem

@@ -1,0 +1,107 @@
+// The layout of packed weights, byte by byte where panels.h states it.
+#include "kernels/panels.h"
+
+#include <gtest/gtest.h>
+
+#include "kernels/cases.h"
+
+namespace tandem {
+namespace {
+
+using testing::Packed;
+using testing::Random;
+
+int byte_at(const Packed& packed, std::int64_t offset) {
+  return static_cast<int>(packed.panels[offset]);
+}
+
+TEST(Panels, SizesAreWholeLines) {
+  for (const std::int64_t k : {1, 3, 64, 65, 77}) {
+    EXPECT_EQ((PanelLayout{PanelKind::kF32, 65, k, 0}.panel_bytes()), k * 256);
+    EXPECT_EQ((PanelLayout{PanelKind::kBF16, 65, k, 0}.panel_bytes()), k * 128);
+    EXPECT_EQ((PanelLayout{PanelKind::kInt8, 65, k, 0}.panel_bytes()), padded_k(k) * 64 + 256);
+  }
+  const PanelLayout int4{PanelKind::kInt4, 65, 256, 128};
+  EXPECT_EQ(int4.panels(), 2);
+  EXPECT_EQ(int4.panel_bytes(), 2 * (128 * 32 + 192));
+  EXPECT_EQ(int4.bytes(), 2 * int4.panel_bytes());
+}
+
+TEST(Panels, FloatsAreTransposed) {
+  Random random(21);
+  const FloatWeight weight = testing::float_weight(random, 70, 37, DType::kF32);
+  const Packed packed(weight);
+  EXPECT_EQ(packed.layout.kind, PanelKind::kF32);
+  const auto values = weight.values.as<float>();
+  for (std::int64_t c = 0; c < 128; ++c)
+    for (std::int64_t i = 0; i < 37; ++i) {
+      float packed_value = 0;
+      std::memcpy(
+          &packed_value,
+          packed.panels.data() + c / 64 * packed.layout.panel_bytes() + (i * 64 + c % 64) * 4, 4);
+      EXPECT_EQ(packed_value, c < 70 ? values[static_cast<std::size_t>(c * 37 + i)] : 0);
+    }
+}
+
+TEST(Panels, Int8CodesAreUnsignedInFours) {
+  Random random(22);
+  const Int8Channels weight = testing::int8_weight(random, 70, 37);
+  const Packed packed(weight);
+  const auto codes = weight.codes.as<std::int8_t>();
+  for (std::int64_t c = 0; c < 128; ++c) {
+    const std::int64_t panel = c / 64 * packed.layout.panel_bytes();
+    for (std::int64_t i = 0; i < 64; ++i) {
+      const int expected =
+          c < 70 && i < 37 ? codes[static_cast<std::size_t>(c * 37 + i)] + 128 : 128;
+      EXPECT_EQ(byte_at(packed, panel + i / 4 * 256 + c % 64 * 4 + i % 4), expected);
+    }
+    float scale = -1;
+    std::memcpy(&scale, packed.panels.data() + panel + 64 * 64 + c % 64 * 4, 4);
+    EXPECT_EQ(scale, c < 70 ? weight.scales.as<float>()[static_cast<std::size_t>(c)] : 0);
+  }
+}
+
+TEST(Panels, Int4NibblesAreEightK) {
+  Random random(23);
+  const std::int64_t k = 96, group = 32;
+  const Int4Groups weight = testing::int4_weight(random, 70, k, group);
+  const Packed packed(weight);
+  const auto codes = weight.codes.as<std::uint8_t>();
+  const auto zeros = weight.zero_points.as<std::uint8_t>();
+  const std::int64_t group_bytes = group * 32 + 192;
+  EXPECT_EQ(packed.layout.panel_bytes(), 3 * group_bytes);
+  for (std::int64_t c = 0; c < 128; ++c)
+    for (std::int64_t i = 0; i < k; ++i) {
+      const std::int64_t g = i / group, in_group = i % group;
+      const std::int64_t start = c / 64 * packed.layout.panel_bytes() + g * group_bytes;
+      const int pair = byte_at(packed, start + (in_group / 8 * 64 + c % 64) * 4 + in_group % 4);
+      const int code = in_group % 8 < 4 ? pair & 15 : pair >> 4;
+      int expected = 0, zero = 0;
+      std::uint16_t scale = 0;
+      if (c < 70) {
+        expected = codes[static_cast<std::size_t>(c * k / 2 + i / 2)] >> (i % 2 * 4) & 15;
+        zero = zeros[static_cast<std::size_t>(c * 2 + g / 2)] >> (g % 2 * 4) & 15;
+        scale = weight.scales.as<std::uint16_t>()[static_cast<std::size_t>(c * 3 + g)];
+      }
+      EXPECT_EQ(code, expected);
+      EXPECT_EQ(byte_at(packed, start + group * 32 + 128 + c % 64), zero);
+      std::uint16_t packed_scale = 1;
+      std::memcpy(&packed_scale, packed.panels.data() + start + group * 32 + c % 64 * 2, 2);
+      EXPECT_EQ(packed_scale, scale);
+    }
+}
+
+TEST(Panels, RangesPackTheSame) {
+  Random random(24);
+  const Weight weight = testing::int4_weight(random, 200, 128, 64);
+  const Packed whole(weight);
+  testing::Aligned<std::byte> parts(whole.layout.bytes());
+  pack_panels(weight, whole.layout, {2, 4}, parts.data());
+  pack_panels(weight, whole.layout, {0, 2}, parts.data());
+  EXPECT_EQ(std::memcmp(parts.data(), whole.panels.data(),
+                        static_cast<std::size_t>(whole.layout.bytes())),
+            0);
+}
+
+}  // namespace
+}  // namespace tandem
