@@ -38,9 +38,8 @@ std::string read_text_file(const fs::path& path, std::size_t max_bytes = std::si
 void write_text_file(const fs::path& path, std::string_view text);
 
 // A folder that is filled beside its target and takes the target's place on commit(). The temporary
-// name is
-// ".NAME.tmp-PID"; the constructor removes what earlier, killed writers of the same target left
-// behind. At every moment the target is the old folder or the new one, whole (renameat2 with
+// name is ".NAME.tmp-PID"; the constructor removes what earlier, killed writers of the same target
+// left behind. At every moment the target is the old folder or the new one, whole (renameat2 with
 // RENAME_EXCHANGE; commit() throws kIo on a file system without it, such as NFS, if the target
 // exists). One writer of a target per process.
 class StagedFolder {
