@@ -1,0 +1,137 @@
+// Walks the tree of a template: expressions in jinja_evaluator.cc, statements in
+// jinja_statements.cc.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "text/jinja_ast.h"
+#include "text/jinja_runtime.h"
+
+namespace tandem::jinja {
+
+// Names that are visible together. A loop's iteration, a macro's call and the like get one of their
+// own.
+struct Scope {
+  std::shared_ptr<Scope> parent;
+  std::vector<std::pair<std::string, Value>> values;
+
+  Value* find(std::string_view name);
+  void set(std::string_view name, Value value);
+};
+
+class Evaluator {
+ public:
+  // `name` appears in errors.
+  Evaluator(std::string_view name, Runtime& runtime);
+  ~Evaluator();
+  Evaluator(const Evaluator&) = delete;
+  Evaluator& operator=(const Evaluator&) = delete;
+
+  void define(std::string_view name, Value value) { scope_->set(name, std::move(value)); }
+  Text render(const Body& body);
+
+  // What a macro and a recursive loop need of the evaluator.
+  Value call_macro(const MacroDefinition& macro, const std::shared_ptr<Scope>& scope,
+                   Arguments arguments);
+  Value run_recursively(const ForStatement& loop, const std::shared_ptr<Scope>& scope,
+                        const Value& iterable, int depth);
+
+ private:
+  enum class Flow { kNext, kBreak, kContinue };
+  class NewScope;  // makes a scope current while it lives
+  class Capture;   // collects the output while it lives
+
+  [[noreturn]] void fail_at(const Place& place, const Failure& failure) const;
+
+  Value evaluate(const Expr& expr);
+  Value evaluate(const LiteralExpr& node) { return node.value; }
+  Value evaluate(const NameExpr& node);
+  Value evaluate(const ListExpr& node);
+  Value evaluate(const DictExpr& node);
+  Value evaluate(const AttributeExpr& node);
+  Value evaluate(const ItemExpr& node);
+  Value evaluate(const SliceExpr& node);
+  Value evaluate(const CallExpr& node);
+  Value evaluate(const FilterExpr& node);
+  Value evaluate(const TestExpr& node);
+  Value evaluate(const UnaryExpr& node);
+  Value evaluate(const BinaryExpr& node);
+  Value evaluate(const ConcatExpr& node);
+  Value evaluate(const LogicExpr& node);
+  Value evaluate(const CompareExpr& node);
+  Value evaluate(const ConditionalExpr& node);
+  bool compare(CompareOp op, const Value& a, const Value& b);
+  Arguments evaluate_arguments(const CallArguments& arguments);
+  Value call(const CallExpr& node, Value caller);
+  // A chain of filters without a value, as of a filter block, applied to `body`.
+  Value filter_body(const Expr& filter, const Value& body);
+
+  Flow execute(const Body& body);
+  Flow execute(const Statement& statement);
+  Flow execute(const TextStatement& node);
+  Flow execute(const OutputStatement& node);
+  Flow execute(const SetStatement& node);
+  Flow execute(const BlockSetStatement& node);
+  Flow execute(const IfStatement& node);
+  Flow execute(const ForStatement& node);
+  Flow execute(const MacroStatement& node);
+  Flow execute(const CallStatement& node);
+  Flow execute(const FilterStatement& node);
+  Flow execute(const WithStatement& node);
+  Flow execute(const ScopeStatement& node);
+  Flow execute(const BreakStatement&) { return Flow::kBreak; }
+  Flow execute(const ContinueStatement&) { return Flow::kContinue; }
+
+  void run_loop(const ForStatement& loop, const Value& iterable, int depth);
+  void assign(const Target& target, const Value& value);
+  void write(const Text& text);
+  // The output of a body in a scope of its own.
+  Value capture(const Body& body);
+  Value make_macro(std::shared_ptr<const MacroDefinition> definition);
+
+  std::string_view name_;
+  Runtime& runtime_;
+  std::shared_ptr<Scope> scope_;
+  Text* output_ = nullptr;
+  // Scopes that macros hold and that may hold those macros: emptied at the end.
+  std::vector<std::shared_ptr<Scope>> held_scopes_;
+};
+
+class Evaluator::NewScope {
+ public:
+  // Inside `parent`, which need not be the current scope.
+  NewScope(Evaluator& evaluator, std::shared_ptr<Scope> parent)
+      : evaluator_(evaluator), previous_(evaluator.scope_) {
+    evaluator.scope_ = std::make_shared<Scope>(Scope{std::move(parent), {}});
+  }
+  explicit NewScope(Evaluator& evaluator) : NewScope(evaluator, evaluator.scope_) {}
+  ~NewScope() { evaluator_.scope_ = std::move(previous_); }
+  NewScope(const NewScope&) = delete;
+  NewScope& operator=(const NewScope&) = delete;
+
+ private:
+  Evaluator& evaluator_;
+  std::shared_ptr<Scope> previous_;
+};
+
+class Evaluator::Capture {
+ public:
+  explicit Capture(Evaluator& evaluator) : evaluator_(evaluator), previous_(evaluator.output_) {
+    evaluator.output_ = &text_;
+  }
+  ~Capture() { evaluator_.output_ = previous_; }
+  Capture(const Capture&) = delete;
+  Capture& operator=(const Capture&) = delete;
+  Text take() { return std::move(text_); }
+
+ private:
+  Evaluator& evaluator_;
+  Text* previous_;
+  Text text_;
+};
+
+}  // namespace tandem::jinja

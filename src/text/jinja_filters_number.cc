@@ -1,0 +1,176 @@
+// Filters that make numbers, and the one for missing values.
+#include <array>
+#include <charconv>
+#include <cmath>
+
+#include "text/jinja_operators.h"
+#include "text/jinja_print.h"
+#include "text/jinja_runtime.h"
+#include "text/jinja_strings.h"
+
+namespace tandem::jinja {
+namespace {
+
+// Enough for any number; a longer text is none.
+constexpr std::size_t kMaxNumberText = 400;
+
+// A number as Python's int() and float() read it: white space around it and single underscores
+// between digits.
+std::optional<std::string> number_text(const Text& text) {
+  std::string bytes = strip(text, nullptr, Side::kBoth).bytes();
+  if (bytes.empty() || bytes.size() > kMaxNumberText) return std::nullopt;
+  std::string result;
+  for (std::size_t i = 0; i < bytes.size(); ++i) {
+    if (bytes[i] != '_') {
+      result += bytes[i];
+      continue;
+    }
+    const auto is_digit = [&](std::size_t at) {
+      return at < bytes.size() && std::isxdigit(static_cast<unsigned char>(bytes[at])) != 0;
+    };
+    if (i == 0 || !is_digit(i - 1) || !is_digit(i + 1)) return std::nullopt;
+  }
+  return result;
+}
+
+std::optional<double> parse_float(const Text& text) {
+  auto digits = number_text(text);
+  if (!digits) return std::nullopt;
+  const char* begin = digits->data();
+  const char* end = begin + digits->size();
+  if (*begin == '+') ++begin;
+  if (begin != end && digits->data() != begin && *begin == '-') return std::nullopt;
+  double number = 0;
+  const auto result = std::from_chars(begin, end, number);
+  if (result.ptr != end || result.ec == std::errc::invalid_argument) return std::nullopt;
+  return number;
+}
+
+std::optional<std::int64_t> parse_integer(const Text& text, int base) {
+  const auto digits = number_text(text);
+  if (!digits) return std::nullopt;
+  std::string_view rest = *digits;
+  std::string signless;
+  if (rest.front() == '+' || rest.front() == '-') {
+    if (rest.front() == '-') signless = "-";
+    rest.remove_prefix(1);
+  }
+  if (rest.size() > 2 && rest[0] == '0') {
+    const char kind = static_cast<char>(rest[1] | 0x20);
+    if ((base == 16 && kind == 'x') || (base == 8 && kind == 'o') || (base == 2 && kind == 'b'))
+      rest.remove_prefix(2);
+  }
+  if (rest.empty() || rest.front() == '-' || rest.front() == '+') return std::nullopt;
+  signless += rest;
+  std::int64_t number = 0;
+  const auto result =
+      std::from_chars(signless.data(), signless.data() + signless.size(), number, base);
+  if (result.ptr != signless.data() + signless.size() || result.ec != std::errc{})
+    return std::nullopt;
+  return number;
+}
+
+std::optional<std::int64_t> truncated(double number) {
+  if (!(std::abs(number) < 9.2e18)) return std::nullopt;
+  return static_cast<std::int64_t>(number);
+}
+
+Value filter_int(const Call& call) {
+  const Value& value = call[0];
+  const Value fallback = call.has(1) ? call[1] : Value(std::int64_t{0});
+  if (value.is_undefined()) fail_here("{}", value.undefined_message());
+  std::optional<std::int64_t> number;
+  if (value.is_integral()) {
+    number = value.integer();
+  } else if (value.is_float()) {
+    number = truncated(value.number());
+  } else if (value.is_text()) {
+    const std::int64_t base = call.integer(2, 10);
+    if (base < 2 || base > 36) fail_here("int() needs a base in [2, 36], got {}", base);
+    number = parse_integer(value.text(), static_cast<int>(base));
+    if (!number)
+      if (const auto real = parse_float(value.text())) number = truncated(*real);
+  }
+  return number ? Value(*number) : fallback;
+}
+
+Value filter_float(const Call& call) {
+  const Value& value = call[0];
+  if (value.is_undefined()) fail_here("{}", value.undefined_message());
+  if (value.is_number()) return Value(value.number());
+  if (value.is_text())
+    if (const auto number = parse_float(value.text())) return Value(*number);
+  return call.has(1) ? call[1] : Value(0.0);
+}
+
+const Value& number_of(const Call& call) {
+  const Value& value = call[0];
+  if (value.is_undefined()) fail_here("{}", value.undefined_message());
+  if (!value.is_number())
+    fail_here("{}() needs a number, got '{}'", call.function(), value.type_name());
+  return value;
+}
+
+Value filter_abs(const Call& call) {
+  const Value& value = number_of(call);
+  if (value.is_float()) return Value(std::abs(value.number()));
+  return value.integer() < 0 ? negate(value) : Value(value.integer());
+}
+
+// "common" rounds as Python's round(): to the nearest decimal, ties to even.
+Value filter_round(const Call& call) {
+  const Value& value = number_of(call);
+  const std::int64_t precision = call.integer(1, 0);
+  const std::string method = call.has(2) ? call.string(2).bytes() : "common";
+  if (method != "common" && method != "ceil" && method != "floor")
+    fail_here("round() knows common, ceil and floor, got '{}'", method);
+  if (precision < -300 || precision > 300)
+    fail_here("round() needs a precision within 300, got {}", precision);
+  const double number = value.number();
+  const double scale = std::pow(10.0, static_cast<double>(precision));
+  if (method == "ceil") return Value(std::ceil(number * scale) / scale);
+  if (method == "floor") return Value(std::floor(number * scale) / scale);
+  if (value.is_integral() && precision >= 0) return Value(value.integer());
+  if (!std::isfinite(number)) return value;
+  if (precision < 0) {
+    const double rounded = std::nearbyint(number * scale) / scale;
+    if (value.is_float()) return Value(rounded);
+    const auto whole = truncated(rounded);
+    if (!whole) fail_here("an integer does not fit 64 bits");
+    return Value(*whole);
+  }
+  // Printing rounds the exact value, as Python does.
+  const std::string text = fmt::format("{:.{}f}", number, precision);
+  double rounded = 0;
+  std::from_chars(text.data(), text.data() + text.size(), rounded);
+  return Value(rounded);
+}
+
+Value filter_default(const Call& call) {
+  const Value& value = call[0];
+  const bool missing = value.is_undefined() || (call.flag(2, false) && !is_true(value));
+  if (!missing) return value;
+  return call.has(1) ? call[1] : Value(Text());
+}
+
+Value filter_length(const Call& call) {
+  if (call[0].is_text()) call.budget().spend_bytes(call[0].text().size());
+  return Value(static_cast<std::int64_t>(length(call[0])));
+}
+
+constexpr auto kFilters = std::to_array<Builtin>({
+    {"int", "value default? base?", filter_int},
+    {"float", "value default?", filter_float},
+    {"abs", "x", filter_abs},
+    {"round", "value precision? method?", filter_round},
+    {"length", "obj", filter_length},
+    {"count", "obj", filter_length},
+    {"default", "value default_value? boolean?", filter_default},
+    {"d", "value default_value? boolean?", filter_default},
+});
+
+}  // namespace
+
+std::span<const Builtin> number_filters() { return kFilters; }
+
+}  // namespace tandem::jinja

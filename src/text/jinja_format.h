@@ -1,0 +1,11 @@
+// Python's two ways to fill in a pattern: '%s of %d' % (…) and '{} of {}'.format(…).
+#pragma once
+
+#include "text/jinja_runtime.h"
+
+namespace tandem::jinja {
+
+Value format_percent(Runtime& runtime, const Text& pattern, const Arguments& arguments);
+Value format_braces(Runtime& runtime, const Text& pattern, const Arguments& arguments);
+
+}  // namespace tandem::jinja

@@ -1,0 +1,113 @@
+// What built-in functions see of a rendering, and how their arguments reach them.
+#pragma once
+
+#include <ctime>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "text/jinja_value.h"
+
+namespace tandem::jinja {
+
+// One rendering's state beyond scopes.
+class Runtime {
+ public:
+  explicit Runtime(std::tm now) : now_(now) {}
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  Budget& budget() noexcept { return budget_; }
+  const std::tm& now() const noexcept { return now_; }
+  // Namespaces may hold themselves, so the rendering owns and empties them.
+  Value new_namespace(std::shared_ptr<Namespace> created);
+
+  Value text(Text text) { return make_text(budget_, std::move(text)); }
+  Value list(std::vector<Value> items) { return make_list(budget_, std::move(items)); }
+
+  // While it lives, the evaluator is one level deeper in itself; throws at the limit.
+  class Depth {
+   public:
+    explicit Depth(Runtime& runtime);
+    ~Depth() { --runtime_.depth_; }
+    Depth(const Depth&) = delete;
+    Depth& operator=(const Depth&) = delete;
+
+   private:
+    Runtime& runtime_;
+  };
+
+ private:
+  Budget budget_;
+  std::tm now_;
+  int depth_ = 0;
+  std::vector<std::shared_ptr<Namespace>> namespaces_;
+};
+
+// The arguments of a built-in by its parameters, given as "value chars? *": names in order, "?" for
+// those that may be missing, "*" at the end if more may follow.
+class Call {
+ public:
+  Call(Runtime& runtime, std::string_view function, std::string_view parameters,
+       Arguments arguments);
+
+  Runtime& runtime() const noexcept { return runtime_; }
+  Budget& budget() const noexcept { return runtime_.budget(); }
+  std::string_view function() const noexcept { return function_; }
+
+  bool has(std::size_t index) const noexcept { return present_[index]; }
+  const Value& operator[](std::size_t index) const { return bound_[index]; }  // None if missing
+  bool has_value(std::size_t index) const { return present_[index] && !bound_[index].is_none(); }
+  std::int64_t integer(std::size_t index, std::int64_t fallback) const;  // if missing or None
+  bool flag(std::size_t index, bool fallback) const;
+  Text text(std::size_t index) const;           // printed, so that anything will do
+  const Text& string(std::size_t index) const;  // a string or an error
+
+  const std::vector<Value>& more() const noexcept { return more_; }
+  const std::vector<std::pair<std::string, Value>>& more_named() const noexcept {
+    return more_named_;
+  }
+
+ private:
+  Runtime& runtime_;
+  std::string_view function_;
+  std::vector<Value> bound_;
+  std::vector<char> present_;
+  std::vector<Value> more_;
+  std::vector<std::pair<std::string, Value>> more_named_;
+};
+
+struct Builtin {
+  std::string_view name;
+  std::string_view parameters;
+  Value (*run)(const Call& call);
+};
+
+// The built-in of that name in a table, or null.
+const Builtin* find_builtin(std::span<const Builtin> table, std::string_view name);
+Value call_builtin(Runtime& runtime, const Builtin& builtin, Arguments arguments);
+
+std::span<const Builtin> text_filters();      // jinja_filters_text.cc
+std::span<const Builtin> number_filters();    // jinja_filters_number.cc
+std::span<const Builtin> sequence_filters();  // jinja_filters_sequence.cc
+std::span<const Builtin> order_filters();     // jinja_filters_order.cc
+std::span<const Builtin> tests();             // jinja_tests.cc
+std::span<const Builtin> string_methods();    // jinja_methods_string.cc
+std::span<const Builtin> dict_methods();      // jinja_methods.cc
+std::span<const Builtin> list_methods();      // jinja_methods.cc
+std::span<const Builtin> globals();           // jinja_globals.cc
+
+const Builtin* find_filter(std::string_view name);
+Value apply_filter(Runtime& runtime, std::string_view name, Arguments arguments);
+bool apply_test(Runtime& runtime, std::string_view name, Arguments arguments);
+Value call_value(Runtime& runtime, const Value& callee, Arguments arguments);
+
+// A built-in as a value, with what it is a method of, if anything.
+Value make_function(const Builtin& builtin);
+Value make_method(const Value& self, const Builtin& builtin);
+
+}  // namespace tandem::jinja

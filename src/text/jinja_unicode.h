@@ -1,0 +1,37 @@
+// UTF-8 by code point, and the character classes that Python's str methods go by.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+namespace tandem::jinja {
+
+struct CodePoint {
+  char32_t code;     // U+FFFD for a byte that starts no valid sequence
+  std::size_t size;  // bytes, at least 1
+};
+
+CodePoint decode_at(std::string_view text, std::size_t position) noexcept;
+// The code point that ends at `end`, which must be above 0.
+CodePoint decode_before(std::string_view text, std::size_t end) noexcept;
+void append_utf8(std::string& text, char32_t code);
+
+std::size_t count_code_points(std::string_view text) noexcept;
+// Byte offset of code point `index`; the size of the text if it has fewer.
+std::size_t offset_of(std::string_view text, std::size_t index) noexcept;
+
+bool is_space(char32_t code) noexcept;
+bool is_alpha(char32_t code) noexcept;
+bool is_decimal(char32_t code) noexcept;  // category Nd
+bool is_numeric(char32_t code) noexcept;  // any number, such as a fraction
+bool is_upper(char32_t code) noexcept;
+bool is_lower(char32_t code) noexcept;
+
+// Case mapping of one character to one character ("ß" stays).
+char32_t to_upper(char32_t code) noexcept;
+char32_t to_lower(char32_t code) noexcept;
+std::string to_upper(std::string_view text);
+std::string to_lower(std::string_view text);
+
+}  // namespace tandem::jinja
