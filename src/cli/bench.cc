@@ -1,0 +1,137 @@
+// tandem bench and tandem devices: speeds beside the bounds of the machine.
+#include <iostream>
+
+#include "base/error.h"
+#include "cli/commands.h"
+#include "runtime/benchmark.h"
+
+namespace tandem::cli {
+namespace {
+
+struct BenchFlags {
+  ModelFlags model;
+  BenchmarkOptions options;
+  bool json = false;
+};
+
+OrderedJson peaks_json(const Peaks& peaks) {
+  return {{"int8_gops", peaks.int8_gops},
+          {"int8_kernels", peaks.int8_kernels},
+          {"read_gbps", peaks.read_gbps}};
+}
+
+void bench(const BenchFlags& flags) {
+  const auto model = LoadedModel::open(flags.model.model, flags.model.load_options());
+  const BenchmarkResult result = run_benchmark(*model, flags.options);
+  if (flags.json) {
+    OrderedJson report = {{"model", flags.model.model},         {"mode", to_string(model->mode())},
+                          {"threads", model->pool().threads()}, {"kernels", model->kernels().name},
+                          {"peaks", peaks_json(result.peaks)},  {"prefill", OrderedJson::array()},
+                          {"decode", OrderedJson::array()}};
+    for (const PrefillSpeed& speed : result.prefill) {
+      report["prefill"].push_back({{"tokens", speed.tokens},
+                                   {"tokens_per_s", speed.tokens_per_s},
+                                   {"percent_of_int8_peak", speed.percent_of_int8_peak},
+                                   {"ttft_ms", speed.ttft_ms}});
+    }
+    for (const DecodeSpeed& speed : result.decode) {
+      report["decode"].push_back({{"context", speed.context},
+                                  {"tokens_per_s", speed.tokens_per_s},
+                                  {"read_gbps", speed.read_gbps},
+                                  {"percent_of_read_peak", speed.percent_of_read_peak}});
+    }
+    report["ttft_ms"] = result.prefill.empty() ? 0.0 : result.prefill.front().ttft_ms;
+    print_json(report);
+    return;
+  }
+  std::cout << fmt::format(
+      "{} mode, {} threads, kernels {}; peaks: {:.0f} int8 GOP/s, {:.1f} GB/s read\n",
+      to_string(model->mode()), model->pool().threads(), model->kernels().name,
+      result.peaks.int8_gops, result.peaks.read_gbps);
+  for (const PrefillSpeed& speed : result.prefill) {
+    std::cout << fmt::format(
+        "prefill {:6} tokens   {:9.1f} tokens/s  {:5.1f} % of int8 peak   first token {:.1f} ms\n",
+        speed.tokens, speed.tokens_per_s, speed.percent_of_int8_peak, speed.ttft_ms);
+  }
+  for (const DecodeSpeed& speed : result.decode) {
+    std::cout << fmt::format(
+        "decode at {:6} tokens {:9.1f} tokens/s  {:5.1f} % of reads       {:.1f} GB/s\n",
+        speed.context, speed.tokens_per_s, speed.percent_of_read_peak, speed.read_gbps);
+  }
+}
+
+struct DevicesFlags {
+  int threads = 0;
+  bool json = false;
+};
+
+void devices(const DevicesFlags& flags) {
+  const CpuFeatures features = detect_cpu_features();
+  ThreadPool pool(flags.threads > 0 ? flags.threads : default_threads());
+  const std::vector<const Kernels*> tables = available_kernels(features);
+  const Kernels& fastest = select_kernels(features);
+  OrderedJson kernels = OrderedJson::array();
+  Peaks peaks;
+  for (const Kernels* table : tables) {
+    if (table->name == "ref" && tables.size() > 1) continue;  // measures nothing but the compiler
+    const Peaks measured = measure_peaks(*table, pool);
+    peaks.read_gbps = std::max(peaks.read_gbps, measured.read_gbps);
+    if (table == &fastest) peaks.int8_gops = measured.int8_gops;
+    kernels.push_back({{"name", table->name},
+                       {"int8_gops", measured.int8_gops},
+                       {"selected", table == &fastest}});
+  }
+  peaks.int8_kernels = fastest.name;
+  if (flags.json) {
+    print_json({{"cpu",
+                 {{"model", features.model},
+                  {"features", features.summary()},
+                  {"threads", pool.threads()},
+                  {"kernels", kernels}}},
+                {"npu", {{"executor", "host"}, {"runs_on", "cpu"}, {"int8_gops", peaks.int8_gops}}},
+                {"peaks", peaks_json(peaks)}});
+    return;
+  }
+  std::cout << fmt::format("cpu   {}, {} threads\n      {}\n", features.model, pool.threads(),
+                           features.summary());
+  for (const auto& table : kernels) {
+    std::cout << fmt::format("      kernels {:12} {:8.0f} int8 GOP/s{}\n",
+                             table["name"].get<std::string>(), table["int8_gops"].get<double>(),
+                             table["selected"].get<bool>() ? "  (used)" : "");
+  }
+  std::cout << fmt::format("      memory {:.1f} GB/s read\n", peaks.read_gbps);
+  std::cout << fmt::format(
+      "npu   host: the static int8 contract on the CPU's integer kernels, {:.0f} int8 GOP/s\n",
+      peaks.int8_gops);
+}
+
+}  // namespace
+
+void add_bench(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "bench", "prompt and decode speed, beside the int8 and memory bounds of this machine");
+  auto flags = std::make_shared<BenchFlags>();
+  flags->model.add_to(*command);
+  command->add_option("-p,--prompt", flags->options.prompts, "prompt lengths in tokens")
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("-g,--generate", flags->options.generate, "tokens to write after each prompt")
+      ->capture_default_str();
+  command
+      ->add_option("-r,--repetitions", flags->options.repetitions,
+                   "counted runs, after one that warms up")
+      ->capture_default_str();
+  command->add_flag("--json", flags->json, "one JSON object on standard output");
+  command->callback([flags] { bench(*flags); });
+}
+
+void add_devices(CLI::App& app) {
+  auto* command = app.add_subcommand("devices", "what this machine has, with measured peaks");
+  auto flags = std::make_shared<DevicesFlags>();
+  command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
+      ->check(CLI::Range(1, 64));
+  command->add_flag("--json", flags->json, "one JSON object on standard output");
+  command->callback([flags] { devices(*flags); });
+}
+
+}  // namespace tandem::cli

@@ -1,0 +1,71 @@
+// What the subcommands share.
+#include <csignal>
+#include <cstdio>
+#include <iostream>
+
+#include "base/error.h"
+#include "cli/commands.h"
+
+namespace tandem::cli {
+namespace {
+
+volatile std::sig_atomic_t interrupt_count = 0;
+
+void on_interrupt(int signal) {
+  if (++interrupt_count > 1) {
+    std::signal(signal, SIG_DFL);
+    std::raise(signal);
+  }
+}
+
+}  // namespace
+
+void catch_interrupt() { std::signal(SIGINT, on_interrupt); }
+bool interrupted() noexcept { return interrupt_count > 0; }
+
+void ModelFlags::add_to(CLI::App& command, bool with_mode) {
+  command.add_option("model", model, "folder of a package or of a float checkpoint")->required();
+  if (with_mode) {
+    command
+        .add_option("--mode", mode,
+                    "hybrid (default for a package), cpu (int4 only) or float (checkpoints)")
+        ->check(CLI::IsMember({"hybrid", "cpu", "float"}));
+  }
+  command.add_option("-t,--threads", threads, "threads (default: one per core)")
+      ->check(CLI::Range(1, 64));
+  command
+      .add_option("--chunk", chunk,
+                  "prompt tokens that a program reads at once (default: the package's)")
+      ->check(CLI::Range(1, 4096));
+  command.add_option("--kernels", kernels,
+                     "kernel table, as tandem devices lists them (default: the fastest)");
+  command.add_option("--cache", cache,
+                     "folder of packed weights (default: ~/.cache/tandem, or $TANDEM_CACHE)");
+  command.add_flag("--no-cache", no_cache, "pack weights in memory, keep no files");
+}
+
+LoadOptions ModelFlags::load_options() const {
+  LoadOptions options;
+  if (!mode.empty()) options.mode = mode_from_string(mode);
+  options.threads = threads;
+  options.chunk = chunk;
+  options.kernels = kernels;
+  if (no_cache) {
+    options.cache = fs::path();
+  } else if (!cache.empty()) {
+    options.cache = cache;
+  }
+  return options;
+}
+
+void print_json(const OrderedJson& object) {
+  // Text from files may hold bytes that are not UTF-8: they are replaced, not an error.
+  std::cout << object.dump(2, ' ', false, OrderedJson::error_handler_t::replace) << '\n'
+            << std::flush;
+}
+
+std::string megabytes(std::int64_t bytes) {
+  return fmt::format("{:.1f}", static_cast<double>(bytes) * 1e-6);
+}
+
+}  // namespace tandem::cli

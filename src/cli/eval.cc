@@ -1,0 +1,136 @@
+// tandem eval: perplexity, divergence and questions right of one model in one mode.
+#include <iostream>
+
+#include "base/error.h"
+#include "base/progress.h"
+#include "cli/commands.h"
+#include "runtime/evaluate.h"
+
+namespace tandem::cli {
+namespace {
+
+struct EvalFlags {
+  ModelFlags model;
+  std::vector<std::string> texts;
+  std::string questions;
+  std::string against;
+  std::int64_t window = 512;
+  std::int64_t max_windows = 0;
+  bool handover = false;
+  bool json = false;
+};
+
+// Redraws a Progress from (done, total) calls.
+EvaluationProgress draw(Progress& progress) {
+  return [&progress](std::int64_t, std::int64_t) { progress.advance(); };
+}
+
+OrderedJson evaluate_text(const EvalFlags& flags, LoadedModel& model, LoadedModel* reference,
+                          const std::string& file) {
+  std::vector<TokenId> ids =
+      model.tokenizer().encode(read_text_file(file), {.add_special_tokens = false});
+  const std::int64_t window = std::min(flags.window, model.info().context_length);
+  const auto limit = static_cast<std::size_t>(flags.max_windows * window);
+  if (limit > 0 && ids.size() > limit) ids.resize(limit);
+  const std::int64_t windows = static_cast<std::int64_t>(ids.size()) / window;
+  OrderedJson result = {{"file", file}};
+  {
+    Progress progress(fs::path(file).filename().string(), windows, "windows");
+    const TextScore score = score_text(model, reference, ids, window, draw(progress));
+    result["tokens"] = score.tokens;
+    result["windows"] = score.windows;
+    result["perplexity"] = score.perplexity;
+    if (reference != nullptr) result["kl"] = score.kl;
+  }
+  if (flags.handover) {
+    Progress progress(fs::path(file).filename().string() + " (hand-over)", windows, "windows");
+    const TextScore score = score_handover(model, ids, window, draw(progress));
+    result["tokens_handover"] = score.tokens;
+    result["perplexity_handover"] = score.perplexity;
+  }
+  return result;
+}
+
+void print_text(const OrderedJson& report) {
+  for (const auto& text : report["texts"]) {
+    std::cout << fmt::format("{}: {} tokens, perplexity {:.4f}", text["file"].get<std::string>(),
+                             text["tokens"].get<std::int64_t>(), text["perplexity"].get<double>());
+    if (text.contains("perplexity_handover")) {
+      std::cout << fmt::format(", hand-over {:.4f}", text["perplexity_handover"].get<double>());
+    }
+    if (text.contains("kl"))
+      std::cout << fmt::format(", KL {:.5f} nats/token", text["kl"].get<double>());
+    std::cout << '\n';
+  }
+  if (report.contains("questions")) {
+    const auto& questions = report["questions"];
+    const auto right = questions["right"].get<std::int64_t>();
+    const auto total = questions["total"].get<std::int64_t>();
+    std::cout << fmt::format(
+        "questions: {} of {} right ({:.1f} %)\n", right, total,
+        total == 0 ? 0.0 : 100.0 * static_cast<double>(right) / static_cast<double>(total));
+  }
+}
+
+void eval(const EvalFlags& flags) {
+  const auto model = LoadedModel::open(flags.model.model, flags.model.load_options());
+  std::unique_ptr<LoadedModel> reference;
+  if (!flags.against.empty()) {
+    LoadOptions options = flags.model.load_options();
+    options.mode.reset();
+    options.chunk = 0;
+    reference = LoadedModel::open(flags.against, options);
+  }
+  OrderedJson report = {{"model", flags.model.model}, {"mode", to_string(model->mode())}};
+  report["texts"] = OrderedJson::array();
+  for (const std::string& file : flags.texts) {
+    report["texts"].push_back(evaluate_text(flags, *model, reference.get(), file));
+  }
+  if (!flags.questions.empty()) {
+    const std::vector<Question> questions = read_questions(flags.questions);
+    Progress progress("questions", static_cast<std::int64_t>(questions.size()), "questions");
+    const QuestionScore score = ask_questions(*model, questions, draw(progress));
+    report["questions"] = {{"right", score.right}, {"total", score.total}};
+  }
+  if (flags.json) {
+    print_json(report);
+  } else {
+    print_text(report);
+  }
+}
+
+}  // namespace
+
+void add_eval(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "eval", "measure what a model knows: perplexity, KL divergence, questions right");
+  auto flags = std::make_shared<EvalFlags>();
+  flags->model.add_to(*command);
+  command
+      ->add_option("--text", flags->texts,
+                   "text to score, every token on the mode's prefill device; may be repeated")
+      ->allow_extra_args(false);
+  command->add_option("--questions", flags->questions,
+                      "JSON array of {question, answer}, asked through the chat template");
+  command->add_option("--against", flags->against,
+                      "float checkpoint: adds the KL divergence from it, nats per token");
+  command->add_flag(
+      "--handover", flags->handover,
+      "also read half of each window and score the rest token by token on the decode device");
+  command->add_option("--window", flags->window, "tokens in a window (at most the context)")
+      ->capture_default_str()
+      ->check(CLI::Range(2, 1 << 20));
+  command
+      ->add_option("--max-windows", flags->max_windows,
+                   "score no more windows of each text; 0: all")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
+  command->add_flag("--json", flags->json, "one JSON object on standard output");
+  command->callback([flags] {
+    if (flags->texts.empty() && flags->questions.empty()) {
+      throw CLI::RequiredError("eval: --text or --questions");
+    }
+    eval(*flags);
+  });
+}
+
+}  // namespace tandem::cli

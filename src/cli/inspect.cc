@@ -1,0 +1,148 @@
+// tandem inspect: what a model folder holds.
+#include <iostream>
+#include <map>
+
+#include "base/error.h"
+#include "checkpoint/checkpoint.h"
+#include "cli/commands.h"
+#include "graph/graph.h"
+#include "package/package.h"
+
+namespace tandem::cli {
+namespace {
+
+struct InspectFlags {
+  std::string folder;
+  bool tensors = false;
+  bool graph = false;
+  bool json = false;
+};
+
+OrderedJson info_json(const ModelInfo& info) {
+  OrderedJson json = {{"model_type", info.model_type},
+                      {"layers", info.layers},
+                      {"hidden_size", info.hidden_size},
+                      {"intermediate_size", info.intermediate_size},
+                      {"heads", info.heads},
+                      {"kv_heads", info.kv_heads},
+                      {"head_dim", info.head_dim},
+                      {"vocabulary", info.vocabulary},
+                      {"context_length", info.context_length},
+                      {"tied_head", info.tied_head},
+                      {"eos", info.eos}};
+  if (info.bos) json["bos"] = *info.bos;
+  return json;
+}
+
+// Linears by description: "int4 g128" -> how many, parameters, bytes.
+OrderedJson linears_json(const Graph& graph) {
+  struct Sum {
+    std::int64_t count = 0, parameters = 0, bytes = 0;
+  };
+  std::map<std::string, Sum> kinds;
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kLinear) continue;
+    const Weight& weight = node.as<LinearAttributes>().weight;
+    const std::string text = describe(weight);
+    Sum& sum = kinds[text.substr(0, text.find(" ["))];
+    ++sum.count;
+    sum.parameters += output_channels(weight) * input_channels(weight);
+    sum.bytes += stored_bytes(weight);
+  }
+  OrderedJson json = OrderedJson::object();
+  for (const auto& [kind, sum] : kinds) {
+    json[kind] = {{"count", sum.count}, {"parameters", sum.parameters}, {"bytes", sum.bytes}};
+  }
+  return json;
+}
+
+void print_text(const OrderedJson& report, bool tensors) {
+  std::cout << report["folder"].get<std::string>() << ": " << report["kind"].get<std::string>()
+            << ", " << report["model"]["model_type"].get<std::string>() << '\n';
+  for (const auto& [key, value] : report["model"].items()) {
+    if (key != "model_type") std::cout << fmt::format("  {:18} {}\n", key, value.dump());
+  }
+  for (const auto& [phase, kinds] : report["linears"].items()) {
+    for (const auto& [kind, sum] : kinds.items()) {
+      std::cout << fmt::format("  {:8} {:10} {:4} weights, {:.1f} M parameters, {} MB\n", phase,
+                               kind, sum["count"].get<std::int64_t>(),
+                               sum["parameters"].get<double>() * 1e-6,
+                               megabytes(sum["bytes"].get<std::int64_t>()));
+    }
+  }
+  std::int64_t bytes = 0;
+  for (const auto& tensor : report["tensors"]) bytes += tensor["bytes"].get<std::int64_t>();
+  std::cout << fmt::format("  {} tensors, {} MB\n", report["tensors"].size(), megabytes(bytes));
+  if (!tensors) return;
+  for (const auto& tensor : report["tensors"]) {
+    std::cout << fmt::format("    {:52} {:5} {}\n", tensor["name"].get<std::string>(),
+                             tensor["dtype"].get<std::string>(), tensor["shape"].dump());
+  }
+}
+
+void append_tensors(OrderedJson& list, const std::map<std::string, Tensor>& tensors) {
+  for (const auto& [name, tensor] : tensors) {
+    list.push_back({{"name", name},
+                    {"dtype", to_string(tensor.dtype())},
+                    {"shape", tensor.shape()},
+                    {"bytes", tensor.bytes().size()}});
+  }
+}
+
+void inspect(const InspectFlags& flags) {
+  const fs::path folder = flags.folder;
+  const fs::path generation_path = folder / "generation_config.json";
+  const Json generation =
+      fs::exists(generation_path) ? read_json_file(generation_path) : Json::object();
+  OrderedJson report = {{"folder", flags.folder}};
+  report["tensors"] = OrderedJson::array();
+  std::string graphs;
+  const auto add_graph = [&](const char* phase, const Graph& graph) {
+    report["linears"][phase] = linears_json(graph);
+    graphs += fmt::format("{}:\n{}", phase, dump(graph));
+  };
+  if (Package::is_package(folder)) {
+    ThreadPool pool(default_threads());
+    const Package package = Package::open(folder, pool);
+    const JsonObject config(package.config(), (folder / "config.json").string());
+    report["kind"] = "package";
+    report["model"] = info_json(read_model_info(config, &generation));
+    report["recipe"] = package.manifest().at("recipe");
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+      add_graph(phase == Phase::kPrefill ? "prefill" : "decode",
+                build_graph(config, *package.weights(phase)));
+    }
+    for (const char* file : {kDecodeFile, kPrefillFile}) {
+      append_tensors(report["tensors"], SafetensorsFile::open(folder / file).tensors);
+    }
+  } else {
+    const Checkpoint checkpoint = Checkpoint::open(folder);
+    const JsonObject config(checkpoint.config(), (folder / "config.json").string());
+    report["kind"] = "checkpoint";
+    report["model"] = info_json(read_model_info(config, &generation));
+    add_graph("float", build_graph(config, CheckpointWeights(checkpoint)));
+    append_tensors(report["tensors"], checkpoint.tensors());
+  }
+  if (flags.json) {
+    print_json(report);
+  } else {
+    print_text(report, flags.tensors);
+  }
+  if (flags.graph) std::cout << graphs;
+}
+
+}  // namespace
+
+void add_inspect(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "inspect", "show the configuration, tensors and sizes of a checkpoint or package");
+  auto flags = std::make_shared<InspectFlags>();
+  command->add_option("folder", flags->folder, "folder of a checkpoint or package")->required();
+  command->add_flag("--tensors", flags->tensors, "list every tensor");
+  command->add_flag("--graph", flags->graph, "print the graph, one line per operator");
+  command->add_flag("--json", flags->json, "one JSON object on standard output")
+      ->excludes("--graph");
+  command->callback([flags] { inspect(*flags); });
+}
+
+}  // namespace tandem::cli

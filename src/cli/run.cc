@@ -1,0 +1,160 @@
+// tandem run: continue a prompt, as the tokens come.
+#include <chrono>
+#include <iostream>
+
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/commands.h"
+#include "devices/placement.h"
+#include "runtime/generator.h"
+
+namespace tandem::cli {
+namespace {
+
+struct RunFlags {
+  ModelFlags model;
+  std::string prompt;
+  std::string prompt_file;
+  std::int64_t tokens = 256;
+  SearchOptions search;
+  bool sample = false;
+  bool chat = false;
+  std::string system;
+  bool ignore_eos = false;
+  bool placement = false;
+  bool json = false;
+};
+
+using Clock = std::chrono::steady_clock;
+double milliseconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double, std::milli>(to - from).count();
+}
+
+void print_placement(const LoadedModel& model) {
+  for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+    Placement placement = model.executor(phase).placement();
+    placement.phase = phase;
+    std::cerr << to_table(model.graph(phase), placement);
+  }
+}
+
+void run(const RunFlags& flags) {
+  const auto start = Clock::now();
+  const auto model = LoadedModel::open(flags.model.model, flags.model.load_options());
+  if (flags.placement) print_placement(*model);
+  if (flags.prompt.empty() && flags.prompt_file.empty()) {
+    if (flags.placement) return;
+    fail(ErrorCode::kInvalidArgument, "[run] give a prompt with -p or -f");
+  }
+  const std::string prompt =
+      flags.prompt_file.empty() ? flags.prompt : read_text_file(flags.prompt_file);
+  const std::vector<TokenId> ids =
+      flags.chat ? model->encode_chat(prompt, flags.system) : model->tokenizer().encode(prompt);
+
+  Generator generator(*model, flags.search);
+  TokenStream stream(model->tokenizer());
+  std::string text;
+  const auto show = [&](const std::string& piece) {
+    text += piece;
+    if (!flags.json) std::cout << piece << std::flush;
+  };
+  catch_interrupt();
+  const auto loaded = Clock::now();
+  generator.append(ids);
+  std::int64_t written = 0;
+  auto first = Clock::now();
+  const char* ended = "length";
+  while (written < flags.tokens && !generator.done()) {
+    const TokenId id = generator.next();
+    if (++written == 1) first = Clock::now();
+    if (generator.is_end(id)) {
+      ended = "end token";
+      break;
+    }
+    show(stream.put(id));
+    if (interrupted()) {
+      ended = "interrupted";
+      break;
+    }
+  }
+  show(stream.finish());
+  const auto end = Clock::now();
+
+  const double ttft = milliseconds(loaded, first);
+  const double decode_ms = milliseconds(first, end);
+  const double per_second = written > 1 ? static_cast<double>(written - 1) / decode_ms * 1e3 : 0;
+  if (flags.json) {
+    print_json({{"prompt_tokens", ids.size()},
+                {"tokens", written},
+                {"text", text},
+                {"ids", std::vector<TokenId>(
+                            generator.sequence().begin() + static_cast<std::ptrdiff_t>(ids.size()),
+                            generator.sequence().end())},
+                {"ended", ended},
+                {"mode", to_string(model->mode())},
+                {"load_ms", milliseconds(start, loaded)},
+                {"ttft_ms", ttft},
+                {"prefill_tokens_per_s", static_cast<double>(ids.size()) / ttft * 1e3},
+                {"decode_tokens_per_s", per_second}});
+  } else {
+    std::cout << '\n';
+    spdlog::info(
+        "{} mode, {} threads: {} prompt tokens, first token after {:.1f} ms; {} tokens written, "
+        "{:.1f} tokens/s",
+        to_string(model->mode()), model->pool().threads(), ids.size(), ttft, written, per_second);
+  }
+  if (interrupted()) fail(ErrorCode::kCancelled, "[run] interrupted after {} tokens", written);
+}
+
+}  // namespace
+
+void add_run(CLI::App& app) {
+  auto* command =
+      app.add_subcommand("run", "continue a prompt with a package or a float checkpoint");
+  auto flags = std::make_shared<RunFlags>();
+  flags->model.add_to(*command);
+  SearchOptions& search = flags->search;
+  auto* prompt = command->add_option("-p,--prompt", flags->prompt, "text to continue");
+  command->add_option("-f,--file", flags->prompt_file, "file with the text to continue")
+      ->excludes(prompt);
+  command->add_option("-n,--tokens", flags->tokens, "tokens to write, at most")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
+  command->add_flag("--chat", flags->chat,
+                    "send the prompt as a user's turn through the chat template");
+  command->add_option("--system", flags->system, "system line of the chat")->needs("--chat");
+  command->add_flag(
+      "--sample", flags->sample,
+      "draw from the distribution (default: greedy, unless a setting below is given)");
+  auto* temperature =
+      command->add_option("--temperature", search.temperature, "softmax temperature")
+          ->capture_default_str();
+  auto* top_k = command->add_option("--top-k", search.top_k, "draw from the k likeliest; 0: all")
+                    ->capture_default_str();
+  auto* top_p =
+      command->add_option("--top-p", search.top_p, "draw from the likeliest that sum to p")
+          ->capture_default_str();
+  command
+      ->add_option("--repetition-penalty", search.repetition_penalty,
+                   "above 1 discourages repetition")
+      ->capture_default_str();
+  auto* seed =
+      command->add_option("--seed", search.seed, "same seed, same text; -1: a new one each time")
+          ->capture_default_str();
+  command->add_option("--max-length", search.max_length,
+                      "tokens of prompt and answer together (default: the context)");
+  command->add_option("--min-length", search.min_length,
+                      "tokens of prompt and answer before the answer may end");
+  command->add_flag("--ignore-eos", flags->ignore_eos, "go on after an end token");
+  command->add_flag("--placement", flags->placement,
+                    "print which device runs which operator, and why, on standard error");
+  command->add_flag("--json", flags->json, "one JSON object on standard output at the end");
+  command->callback([=] {
+    flags->search.do_sample =
+        flags->sample || temperature->count() + top_k->count() + top_p->count() + seed->count() > 0;
+    if (flags->ignore_eos) flags->search.eos = {-1};
+    run(*flags);
+  });
+}
+
+}  // namespace tandem::cli

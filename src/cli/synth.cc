@@ -1,0 +1,44 @@
+// tandem synth: a checkpoint with random weights in a real model's shape.
+#include "models/synth.h"
+
+#include <iostream>
+
+#include "base/error.h"
+#include "cli/commands.h"
+
+namespace tandem::cli {
+namespace {
+
+struct SynthFlags {
+  std::string shape;
+  std::string output;
+  std::uint64_t seed = 0;
+  int threads = 0;
+};
+
+}  // namespace
+
+void add_synth(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "synth", "write a checkpoint with random weights in a real model's shape, for benchmarks");
+  auto flags = std::make_shared<SynthFlags>();
+  std::vector<std::string> names;
+  for (const SynthShape& shape : synth_shapes()) names.emplace_back(shape.name);
+  command->add_option("--shape", flags->shape, "which model's shape")
+      ->required()
+      ->check(CLI::IsMember(names));
+  command->add_option("-o,--output", flags->output, "folder to write; replaced whole if it exists")
+      ->required();
+  command->add_option("--seed", flags->seed, "same seed, same weights")->capture_default_str();
+  command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
+      ->check(CLI::Range(1, 64));
+  command->callback([flags] {
+    ThreadPool pool(flags->threads > 0 ? flags->threads : default_threads());
+    const std::int64_t parameters =
+        write_synth_checkpoint(flags->shape, flags->output, flags->seed, pool);
+    std::cout << fmt::format("{}: {:.2f} G parameters\n", flags->output,
+                             static_cast<double>(parameters) * 1e-9);
+  });
+}
+
+}  // namespace tandem::cli

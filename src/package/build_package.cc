@@ -1,0 +1,278 @@
+#include "package/build_package.h"
+
+#include <fnmatch.h>
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/progress.h"
+#include "base/version.h"
+#include "checkpoint/checkpoint.h"
+#include "devices/cpu/cpu_device.h"
+#include "devices/npu/npu_device.h"
+#include "devices/placement.h"
+#include "package/package.h"
+#include "quantize/calibration.h"
+#include "quantize/rtn.h"
+#include "text/tokenizer.h"
+
+namespace tandem {
+namespace {
+
+// Files that a package takes from its checkpoint as they are, where they exist.
+constexpr const char* kCopiedFiles[] = {
+    "config.json",           "generation_config.json",  "tokenizer.json",
+    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
+
+bool is_excluded(const Recipe& recipe, const std::string& module) {
+  return std::any_of(recipe.exclude.begin(), recipe.exclude.end(), [&](const std::string& pattern) {
+    return ::fnmatch(pattern.c_str(), module.c_str(), 0) == 0;
+  });
+}
+
+// One Linear of the model and what becomes of it.
+struct PlannedLinear {
+  std::string module;
+  Tensor weight;                // float, mapped
+  std::int64_t int4_group = 0;  // 0: stays float
+  bool int8 = false;            // has a static int8 form for prefill
+};
+
+std::vector<PlannedLinear> plan_linears(const Graph& graph, const Recipe& recipe) {
+  std::vector<PlannedLinear> linears;
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kLinear) continue;
+    PlannedLinear linear{node.name,
+                         std::get<FloatWeight>(node.as<LinearAttributes>().weight).values};
+    const bool in_block = node.layer >= 0;
+    if (!is_excluded(recipe, node.name)) {
+      linear.int4_group = in_block ? recipe.group_size : recipe.lm_head_group_size;
+      linear.int8 = in_block;
+    }
+    if (linear.int4_group > 0 && linear.weight.dim(1) % linear.int4_group != 0) {
+      fail(ErrorCode::kInvalidArgument,
+           "[quantize] {}: K = {} is not a multiple of the group size {}: choose another group "
+           "size or exclude it",
+           node.name, linear.weight.dim(1), linear.int4_group);
+    }
+    linears.push_back(std::move(linear));
+  }
+  return linears;
+}
+
+void write_decode(const fs::path& path, const Checkpoint& checkpoint,
+                  const std::vector<PlannedLinear>& linears, ThreadPool& pool, Progress& progress) {
+  std::vector<SafetensorsWriter::Entry> entries;
+  const auto quantized = [&](const std::string& tensor) {
+    return std::any_of(linears.begin(), linears.end(), [&](const PlannedLinear& linear) {
+      return linear.int4_group > 0 && tensor == linear.module + ".weight";
+    });
+  };
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    if (!quantized(name)) entries.push_back({name, tensor.dtype(), tensor.shape()});
+  }
+  const std::size_t float_tensors = entries.size();
+  for (const PlannedLinear& linear : linears) {
+    if (linear.int4_group == 0) continue;
+    const std::int64_t n = linear.weight.dim(0);
+    const std::int64_t groups = linear.weight.dim(1) / linear.int4_group;
+    entries.push_back({linear.module + ".codes", DType::kU8, {n, linear.weight.dim(1) / 2}});
+    entries.push_back({linear.module + ".scales", DType::kF16, {n, groups}});
+    entries.push_back({linear.module + ".zero_points", DType::kU8, {n, (groups + 1) / 2}});
+  }
+  SafetensorsWriter writer(path, entries);
+  for (std::size_t i = 0; i < float_tensors; ++i) {
+    writer.write(entries[i].name, checkpoint.tensors().at(entries[i].name).bytes());
+  }
+  for (const PlannedLinear& linear : linears) {
+    if (linear.int4_group > 0) {
+      const Int4Groups weight =
+          quantize_uint4_per_group(linear.weight, linear.int4_group, linear.module, pool);
+      writer.write(linear.module + ".codes", weight.codes.bytes());
+      writer.write(linear.module + ".scales", weight.scales.bytes());
+      writer.write(linear.module + ".zero_points", weight.zero_points.bytes());
+    }
+    progress.advance();
+  }
+  writer.finish();
+}
+
+void write_prefill(const fs::path& path, const std::vector<PlannedLinear>& linears,
+                   ThreadPool& pool, Progress& progress) {
+  std::vector<SafetensorsWriter::Entry> entries;
+  for (const PlannedLinear& linear : linears) {
+    if (!linear.int8) continue;
+    entries.push_back({linear.module + ".codes", DType::kI8, linear.weight.shape()});
+    entries.push_back({linear.module + ".scales", DType::kF32, {linear.weight.dim(0)}});
+  }
+  SafetensorsWriter writer(path, entries);
+  for (const PlannedLinear& linear : linears) {
+    if (linear.int8) {
+      const Int8Channels weight = quantize_int8_per_channel(linear.weight, linear.module, pool);
+      writer.write(linear.module + ".codes", weight.codes.bytes());
+      writer.write(linear.module + ".scales", weight.scales.bytes());
+    }
+    progress.advance();
+  }
+  writer.finish();
+}
+
+// Static scale of each Linear's input: a code of 127 stands for the largest value (or the
+// percentile).
+OrderedJson activation_scales(const std::vector<PlannedLinear>& linears,
+                              const std::map<std::string, InputStatistics>& statistics,
+                              const std::string& rule) {
+  OrderedJson scales = OrderedJson::object();
+  for (const PlannedLinear& linear : linears) {
+    if (!linear.int8) continue;
+    const InputStatistics& input = statistics.at(linear.module);
+    const float bound = rule == "percentile" ? input.percentile : input.max;
+    scales[linear.module] = {{"input", std::max(bound, 1e-6f) / 127.0f},
+                             {"max", input.max},
+                             {"percentile_99_9", input.percentile}};
+  }
+  return scales;
+}
+
+OrderedJson placement_json(const Graph& graph, const Placement& placement) {
+  OrderedJson rows = OrderedJson::array();
+  for (std::size_t i = 0; i < graph.nodes().size(); ++i) {
+    rows.push_back({{"node", graph.nodes()[i].name},
+                    {"operator", to_string(graph.nodes()[i].op)},
+                    {"device", placement.devices[placement.nodes[i].device]},
+                    {"reason", placement.nodes[i].reason}});
+  }
+  return rows;
+}
+
+// What runs where in each phase, from the graphs that the written files give.
+OrderedJson placements(const Package& package) {
+  const Kernels& kernels = select_kernels(detect_cpu_features());
+  const CpuDevice cpu(kernels);
+  const NpuHostDevice npu(kernels, package.chunk());
+  const JsonObject config(package.config(), (package.folder() / "config.json").string());
+  OrderedJson result;
+  for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
+    const auto weights = package.weights(phase);
+    const Graph graph = build_graph(config, *weights);
+    const std::vector<const Device*> devices = {&npu, &cpu};
+    result[std::string(to_string(phase))] = placement_json(graph, place(graph, phase, devices));
+  }
+  return result;
+}
+
+OrderedJson file_list(const fs::path& folder, ThreadPool& pool) {
+  std::vector<fs::path> paths;
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename() != kManifestFile) paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  OrderedJson files = OrderedJson::object();
+  for (const fs::path& path : paths) {
+    const auto file = MappedFile::open(path);
+    files[path.filename().string()] = {{"bytes", file->bytes().size()},
+                                       {"hash", content_hash_tree(file->bytes(), pool)}};
+  }
+  return files;
+}
+
+void check(const Recipe& recipe) {
+  const auto group_ok = [](std::int64_t group) {
+    return group == 32 || group == 64 || group == 128;
+  };
+  if (!group_ok(recipe.group_size)) {
+    fail(ErrorCode::kInvalidArgument, "[quantize] group size: expected 32, 64 or 128, got {}",
+         recipe.group_size);
+  }
+  if (recipe.lm_head_group_size != 0 && !group_ok(recipe.lm_head_group_size)) {
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] group size of lm_head: expected 0, 32, 64 or 128, got {}",
+         recipe.lm_head_group_size);
+  }
+  if (recipe.input_scale != "max" && recipe.input_scale != "percentile") {
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] input scale: expected \"max\" or \"percentile\", got \"{}\"",
+         recipe.input_scale);
+  }
+}
+
+}  // namespace
+
+BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& calibration,
+                          const fs::path& target, const Recipe& recipe, ThreadPool& pool) {
+  check(recipe);
+  const Checkpoint checkpoint = Checkpoint::open(checkpoint_folder);
+  const JsonObject config(checkpoint.config(), (checkpoint_folder / "config.json").string());
+  const fs::path generation_path = checkpoint_folder / "generation_config.json";
+  const Json generation =
+      fs::exists(generation_path) ? read_json_file(generation_path) : Json::object();
+  const ModelInfo info = read_model_info(config, &generation);
+  const CheckpointWeights weights(checkpoint);
+  const Graph graph = build_graph(config, weights);
+  const std::vector<PlannedLinear> linears = plan_linears(graph, recipe);
+
+  const Tokenizer tokenizer = Tokenizer::open(checkpoint_folder);
+  const std::string text = read_text_file(calibration);
+  const std::vector<TokenId> ids = tokenizer.encode(text);
+  const std::int64_t window = std::min(recipe.window, info.context_length);
+  const CalibrationWindows windows = cut_windows(ids, window, recipe.samples);
+  std::map<std::string, InputStatistics> statistics;
+  {
+    Progress progress("calibrate", graph.layers(), "blocks");
+    statistics = calibrate(graph, windows, pool, [&](int, int) { progress.advance(); });
+  }
+
+  StagedFolder staged(target);
+  for (const char* name : kCopiedFiles) {
+    if (fs::exists(checkpoint_folder / name))
+      fs::copy_file(checkpoint_folder / name, staged.path() / name);
+  }
+  {
+    Progress progress("quantize", 2 * static_cast<std::int64_t>(linears.size()), "weights");
+    write_decode(staged.path() / kDecodeFile, checkpoint, linears, pool, progress);
+    write_prefill(staged.path() / kPrefillFile, linears, pool, progress);
+  }
+  write_text_file(staged.path() / "genai_config.json",
+                  make_genai_config(info, generation).dump(4) + "\n");
+
+  OrderedJson manifest;
+  manifest["format"] = kPackageFormat;
+  manifest["tandem"] = build_version();
+  manifest["recipe"] = {
+      {"decode",
+       {{"scheme", "w_uint4_per_group_asym"},
+        {"algorithm", "rtn"},
+        {"group_size", recipe.group_size},
+        {"lm_head_group_size", recipe.lm_head_group_size},
+        {"exclude", recipe.exclude}}},
+      {"prefill",
+       {{"scheme", "w_int8_per_channel_sym_a_int8_per_tensor_static"},
+        {"target", "host"},
+        {"chunk", recipe.chunk},
+        {"input_scale", recipe.input_scale}}},
+      {"calibration",
+       {{"file", calibration.filename().string()},
+        {"hash", content_hash(text)},
+        {"windows", static_cast<std::int64_t>(windows.ids.size()) / windows.window},
+        {"window_tokens", windows.window}}}};
+  manifest["scales"] = activation_scales(linears, statistics, recipe.input_scale);
+  manifest["files"] = file_list(staged.path(), pool);
+  write_text_file(staged.path() / kManifestFile, manifest.dump(2) + "\n");
+
+  // The placement comes from the files as written, which checks at the same time that they can be
+  // read back.
+  const Package package = Package::open(staged.path(), pool);
+  manifest["placement"] = placements(package);
+  write_text_file(staged.path() / kManifestFile, manifest.dump(2) + "\n");
+  BuildReport report;
+  report.linears = static_cast<std::int64_t>(linears.size());
+  report.calibration_tokens = static_cast<std::int64_t>(windows.ids.size());
+  report.decode_bytes = static_cast<std::int64_t>(fs::file_size(staged.path() / kDecodeFile));
+  report.prefill_bytes = static_cast<std::int64_t>(fs::file_size(staged.path() / kPrefillFile));
+  staged.commit();
+  return report;
+}
+
+}  // namespace tandem

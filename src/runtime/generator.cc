@@ -1,0 +1,93 @@
+#include "runtime/generator.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+
+namespace tandem {
+namespace {
+
+SearchOptions complete(SearchOptions options, const ModelInfo& info) {
+  if (options.eos.empty()) options.eos = info.eos;
+  if (options.max_length == 0) options.max_length = info.context_length;
+  if (options.max_length > info.context_length) {
+    fail(ErrorCode::kInvalidArgument,
+         "[generator] max_length ({}) cannot be greater than the model's context length ({})",
+         options.max_length, info.context_length);
+  }
+  return options;
+}
+
+}  // namespace
+
+Generator::Generator(LoadedModel& model, SearchOptions options)
+    : model_(model),
+      search_(complete(std::move(options), model.info())),
+      kv_(model.new_sequence()) {}
+
+bool Generator::is_end(TokenId id) const noexcept {
+  const auto& eos = options().eos;
+  return std::find(eos.begin(), eos.end(), id) != eos.end();
+}
+
+void Generator::append(std::span<const TokenId> ids) {
+  if (ids.empty()) fail(ErrorCode::kInvalidArgument, "[generator] append: no tokens given");
+  const auto length = static_cast<std::int64_t>(sequence_.size() + ids.size());
+  if (length > options().max_length) {
+    fail(ErrorCode::kInvalidArgument,
+         "[generator] {} tokens given after {}: the sequence would exceed max_length ({})",
+         ids.size(), sequence_.size(), options().max_length);
+  }
+  // What was generated last has not been read yet; it is part of the prompt now.
+  std::vector<TokenId> grown = sequence_;
+  grown.insert(grown.end(), ids.begin(), ids.end());
+  keep(model_.prefill(kv_, std::span(grown).subspan(static_cast<std::size_t>(kv_.length()))));
+  sequence_ = std::move(grown);
+  done_ = length >= options().max_length;
+}
+
+// The model's logits lie in memory that its next run, of whichever generator, writes again.
+void Generator::keep(std::span<const float> logits) {
+  logits_.assign(logits.begin(), logits.end());
+}
+
+void Generator::compute_logits() {
+  const auto length = static_cast<std::int64_t>(sequence_.size());
+  // After a rewind the cache may already hold the last token: read it once more for its logits.
+  if (kv_.length() == length) kv_.rewind(length - 1);
+  while (kv_.length() < length)
+    keep(model_.decode(kv_, sequence_[static_cast<std::size_t>(kv_.length())]));
+}
+
+TokenId Generator::next() {
+  if (done_) {
+    fail(ErrorCode::kInvalidArgument,
+         "[generator] next: the answer has ended after {} tokens (max_length {})", sequence_.size(),
+         options().max_length);
+  }
+  if (sequence_.empty())
+    fail(ErrorCode::kInvalidArgument, "[generator] next: append a prompt first");
+  if (logits_.empty()) compute_logits();
+  const TokenId id = search_.choose(logits_, sequence_);
+  logits_.clear();
+  if (is_end(id)) {
+    done_ = true;
+    return id;
+  }
+  sequence_.push_back(id);
+  done_ = static_cast<std::int64_t>(sequence_.size()) >= options().max_length;
+  return id;
+}
+
+void Generator::rewind(std::int64_t length) {
+  if (length < 0 || length > static_cast<std::int64_t>(sequence_.size())) {
+    fail(ErrorCode::kInvalidArgument, "[generator] cannot rewind to {} tokens, the sequence has {}",
+         length, sequence_.size());
+  }
+  sequence_.resize(static_cast<std::size_t>(length));
+  kv_.rewind(std::min(length, kv_.length()));
+  logits_.clear();
+  done_ = false;
+}
+
+}  // namespace tandem

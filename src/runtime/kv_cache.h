@@ -1,0 +1,58 @@
+// The KV cache: a pool of blocks (64 tokens of one layer's K and V, float16), and sequences that
+// are lists of blocks. Growing, rewinding and sharing a prefix are operations on these lists.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+namespace tandem {
+
+class KvPool {
+ public:
+  KvPool(std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim);
+
+  std::int64_t layers() const noexcept { return layers_; }
+  std::int64_t block_bytes() const noexcept { return block_bytes_; }
+  std::int64_t blocks_in_use() const noexcept;
+
+  // A block of zeros or of stale data; goes back to the pool when the last sequence lets it go. Not
+  // thread safe.
+  std::shared_ptr<std::byte> allocate();
+
+ private:
+  struct FreeList;
+  std::int64_t layers_;
+  std::int64_t block_bytes_;
+  std::shared_ptr<FreeList> free_;  // outlives the pool as long as blocks do
+};
+
+class KvSequence {
+ public:
+  explicit KvSequence(KvPool& pool);
+
+  std::int64_t length() const noexcept { return length_; }  // tokens
+  // Makes room for `tokens` more: new blocks at the end, and an own copy of a shared block that
+  // would be written to.
+  void reserve(std::int64_t tokens);
+  void advance(std::int64_t tokens) noexcept {
+    length_ += tokens;
+  }  // after they were written; reserved before
+  void rewind(
+      std::int64_t length);  // drops everything from `length` on, and the blocks that only it used
+  KvSequence fork(
+      std::int64_t length) const;  // a sequence with the same first tokens, sharing their blocks
+
+  // For SequenceSlice: blocks()[layer][block].
+  std::span<const std::vector<std::byte*>> blocks() const noexcept { return pointers_; }
+
+ private:
+  KvPool* pool_;
+  std::int64_t length_ = 0;
+  std::vector<std::vector<std::shared_ptr<std::byte>>> blocks_;  // [layer][block]
+  std::vector<std::vector<std::byte*>> pointers_;                // the same, as programs read it
+};
+
+}  // namespace tandem
