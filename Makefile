@@ -35,7 +35,10 @@ lint: ## format, layering and clang-tidy
 	scripts/check-layering
 	scripts/check-tidy build
 
-bench: all ## speeds of the demo model
+bench: ## speeds of the kernels, then of the demo model
+	@$(MAKE) --no-print-directory all CMAKE_FLAGS="-DTANDEM_BENCH=ON $(CMAKE_FLAGS)"
+	cmake --build --preset release --target kernels_bench
+	build/kernels_bench
 	scripts/demo bench
 
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
