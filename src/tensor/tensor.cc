@@ -99,8 +99,8 @@ Tensor Tensor::from_floats(std::span<const float> values, Shape shape) {
 void Tensor::copy_floats(std::int64_t begin, std::span<float> out) const {
   const auto count = static_cast<std::int64_t>(out.size());
   if (begin < 0 || begin > elements() || count > elements() - begin)
-    fail(ErrorCode::kInvalidArgument, "[tensor] elements {} to {} of {} {} do not exist", begin,
-         begin + count, to_string(dtype_), to_string(shape_));
+    fail(ErrorCode::kInvalidArgument, "[tensor] {} elements from {} on: {} {} does not have them",
+         count, begin, to_string(dtype_), to_string(shape_));
   const std::byte* from = data_ + static_cast<std::size_t>(begin) * size_of(dtype_);
   switch (dtype_) {
     case DType::kF32:
@@ -126,8 +126,8 @@ std::vector<float> Tensor::to_floats() const {
 
 Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
   if (shape_.empty() || begin < 0 || count < 0 || begin > shape_[0] || count > shape_[0] - begin)
-    fail(ErrorCode::kInvalidArgument, "[tensor] rows {} to {} of shape {} do not exist", begin,
-         begin + count, to_string(shape_));
+    fail(ErrorCode::kInvalidArgument, "[tensor] {} rows from {} on: shape {} does not have them",
+         count, begin, to_string(shape_));
   const std::size_t row_bytes =
       shape_[0] == 0 ? 0 : bytes().size() / static_cast<std::size_t>(shape_[0]);
   Shape shape = shape_;

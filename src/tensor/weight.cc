@@ -157,8 +157,8 @@ std::string describe(const Weight& weight) {
 std::vector<float> dequantize_rows(const Weight& weight, std::int64_t begin, std::int64_t rows) {
   const std::int64_t n = output_channels(weight);
   if (begin < 0 || rows < 0 || begin > n || rows > n - begin)
-    fail(ErrorCode::kInvalidArgument, "[weight] rows {} to {} of {} do not exist", begin,
-         begin + rows, describe(weight));
+    fail(ErrorCode::kInvalidArgument, "[weight] {} rows from {} on: {} does not have them", rows,
+         begin, describe(weight));
   std::vector<float> values(static_cast<std::size_t>(rows * input_channels(weight)));
   std::visit([&](const auto& w) { dequantize(w, begin, values); }, weight);
   return values;
