@@ -64,8 +64,9 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<Entry> en
   // Wide elements first: then no tensor needs padding, which the format does not allow.
   std::vector<std::size_t> order(entries.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
-  std::ranges::stable_sort(order, std::greater{},
-                           [&](std::size_t i) { return size_of(entries[i].dtype); });
+  std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
+    return std::pair(size_of(entries[b].dtype), a) < std::pair(size_of(entries[a].dtype), b);
+  });
   std::vector<std::uint64_t> offsets(entries.size());
   std::uint64_t reached = 0;
   for (const std::size_t i : order) {
