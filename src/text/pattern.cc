@@ -33,7 +33,7 @@ constexpr std::uint32_t kMatchLimit = 4'000'000;
 constexpr std::uint32_t kHeapLimitKib = 64 << 10;
 // Processor time for one search: some hundred times what expressions in use need, so that only one
 // whose time grows with the square of the text can reach it.
-constexpr double kSecondsAtLeast = 2.0;
+constexpr double kSecondsAtLeast = 1.0;
 constexpr double kSecondsPerByte = 4e-6;
 constexpr int kMatchesPerClockRead = 16;
 

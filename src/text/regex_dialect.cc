@@ -112,8 +112,7 @@ class Translator {
       in_set_ = false;
       copy(1);
     } else if (c == '[' && peek(1) == ':') {
-      const std::size_t end = source_.find(":]", at_ + 2);
-      copy(end == std::string_view::npos ? 1 : end + 2 - at_);
+      named_class();
     } else if (c == '[') {
       unsupported("a set inside a set");
     } else if (c == '&' && peek(1) == '&') {
@@ -121,6 +120,24 @@ class Translator {
     } else {
       copy(1);
     }
+  }
+
+  // [:alpha:] within a set. Those not named here mean the same to both, or are refused by PCRE2.
+  void named_class() {
+    const std::size_t end = source_.find(":]", at_ + 2);
+    if (end == std::string_view::npos) unsupported("a set inside a set");
+    const std::string_view name = source_.substr(at_ + 2, end - at_ - 2);
+    const std::size_t size = end + 2 - at_;
+    if (name == "alpha") return replace(size, "\\p{Alphabetic}");
+    if (name == "^alpha") return replace(size, "\\P{Alphabetic}");
+    if (name == "space") return replace(size, "\\p{White_Space}");
+    if (name == "^space") return replace(size, "\\P{White_Space}");
+    if (name == "upper") return replace(size, "\\p{Uppercase}");
+    if (name == "lower") return replace(size, "\\p{Lowercase}");
+    if (name == "alnum") return replace(size, "\\p{Alphabetic}\\p{Nd}");
+    if (name == "punct") return replace(size, "\\p{P}\\p{S}");
+    if (name == "word") return replace(size, kWord);
+    copy(size);
   }
 
   void plain_character() {

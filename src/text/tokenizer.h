@@ -16,14 +16,15 @@ namespace tandem {
 using TokenId = std::int32_t;
 
 struct EncodeOptions {
-  bool add_special_tokens = true;     // what the post-processor adds, such as <s>
-  bool parse_special_tokens = true;   // "<|im_end|>" in the text becomes that token; false: it is plain text
+  bool add_special_tokens = true;  // what the post-processor adds, such as <s>
+  bool parse_special_tokens =
+      true;  // "<|im_end|>" in the text becomes that token; false: it is plain text
 };
 
 class Tokenizer {
  public:
-  // A tokenizer.json, or a folder that holds one. Throws kFormat naming the file and the key, kUnsupported for a
-  // component that is not known.
+  // A tokenizer.json, or a folder that holds one. Throws kFormat naming the file and the key,
+  // kUnsupported for a component that is not known.
   static Tokenizer open(const fs::path& path);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
@@ -33,9 +34,9 @@ class Tokenizer {
   // Bytes that are not valid UTF-8 come out as U+FFFD, as the reference does.
   std::string decode(std::span<const TokenId> ids, bool skip_special_tokens = false) const;
 
-  std::int64_t vocabulary_size() const noexcept;                        // highest id + 1, added tokens included
-  std::optional<TokenId> token_to_id(std::string_view token) const;     // as spelled in the vocabulary
-  std::string id_to_token(TokenId id) const;                            // kInvalidArgument if out of range
+  std::int64_t vocabulary_size() const noexcept;  // highest id + 1, added tokens included
+  std::optional<TokenId> token_to_id(std::string_view token) const;  // as spelled in the vocabulary
+  std::string id_to_token(TokenId id) const;  // kInvalidArgument if out of range
   bool is_special(TokenId id) const noexcept;
 
  private:
@@ -45,14 +46,14 @@ class Tokenizer {
   std::unique_ptr<const Impl> impl_;
 };
 
-// Decodes token by token; what comes out so far is always whole UTF-8 characters, and the pieces joined equal
-// decode() of all ids.
+// Decodes token by token; what comes out so far is always whole UTF-8 characters, and the pieces
+// joined equal decode() of all ids.
 class TokenStream {
  public:
   explicit TokenStream(const Tokenizer& tokenizer, bool skip_special_tokens = true);
   ~TokenStream();
-  std::string put(TokenId id);   // "" while a character is incomplete
-  std::string finish();          // what is left, incomplete bytes as U+FFFD
+  std::string put(TokenId id);  // "" while a character is incomplete
+  std::string finish();         // what is left, incomplete bytes as U+FFFD
 
  private:
   struct State;

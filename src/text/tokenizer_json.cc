@@ -43,15 +43,20 @@ std::string_view expect_string(const Json& json, std::string_view place) {
   return json.get_ref<const std::string&>();
 }
 
-std::int32_t expect_token_id(const Json& json, std::string_view place) {
-  // A number above the range of int64 is kept by the parser as unsigned, hence the second test.
-  const bool fits = json.is_number_integer() &&
-                    (!json.is_number_unsigned() || json.get<std::uint64_t>() <= kMaxTokenId);
-  if (!fits || json.get<std::int64_t>() < 0 || json.get<std::int64_t>() > kMaxTokenId) {
-    fail(ErrorCode::kFormat, "[tokenizer] {}: expected a token id in [0, {}], got {}", place,
-         kMaxTokenId, describe(json));
+std::optional<std::int32_t> as_token_id(const Json& json) noexcept {
+  // The parser keeps a number without a sign as unsigned, which may be beyond int64.
+  if (const auto* id = json.get_ptr<const Json::number_unsigned_t*>()) {
+    if (*id <= static_cast<std::uint64_t>(kMaxTokenId)) return static_cast<std::int32_t>(*id);
+  } else if (const auto* signed_id = json.get_ptr<const Json::number_integer_t*>()) {
+    if (*signed_id >= 0 && *signed_id <= kMaxTokenId) return static_cast<std::int32_t>(*signed_id);
   }
-  return json.get<std::int32_t>();
+  return std::nullopt;
+}
+
+std::int32_t expect_token_id(const Json& json, std::string_view place) {
+  if (const std::optional<std::int32_t> id = as_token_id(json)) return *id;
+  fail(ErrorCode::kFormat, "[tokenizer] {}: expected a token id in [0, {}], got {}", place,
+       kMaxTokenId, describe(json));
 }
 
 char32_t get_character(const JsonObject& object, std::string_view key) {

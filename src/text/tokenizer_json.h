@@ -1,6 +1,8 @@
 // Reading tokenizer.json part by part, so that every error names the file and the key.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,7 +23,10 @@ std::vector<JsonObject> get_objects(const JsonObject& object, std::string_view k
 // The text of `json`, or kFormat naming `place`.
 std::string_view expect_string(const Json& json, std::string_view place);
 
-// A token id in [0, kMaxTokenId], or kFormat naming `place`.
+// A token id in [0, kMaxTokenId], if `json` is one.
+std::optional<std::int32_t> as_token_id(const Json& json) noexcept;
+
+// The same, or kFormat naming `place`.
 std::int32_t expect_token_id(const Json& json, std::string_view place);
 
 // One character, such as the "replacement" of Metaspace.

@@ -22,9 +22,9 @@ Vocabulary Vocabulary::from_json(const JsonObject& model, std::string_view key) 
   vocabulary.tokens_.reserve(json.size());
   for (const auto& [token, id] : json.items()) {
     const auto begin = static_cast<std::uint32_t>(vocabulary.text_.size());
-    const TokenId checked = id.is_number_integer() ? expect_token_id(id, place + "[…]") : -1;
-    if (checked < 0) expect_token_id(id, fmt::format("{}[\"{}\"]", place, token));
-    vocabulary.tokens_.push_back({begin, static_cast<std::uint32_t>(token.size()), checked});
+    const std::optional<TokenId> checked = as_token_id(id);
+    if (!checked) expect_token_id(id, fmt::format("{}[\"{}\"]", place, token));
+    vocabulary.tokens_.push_back({begin, static_cast<std::uint32_t>(token.size()), *checked});
     vocabulary.text_ += token;
   }
   std::sort(vocabulary.tokens_.begin(), vocabulary.tokens_.end(),
