@@ -25,6 +25,7 @@ struct SequenceSlice {
   // One pointer per block of 64 tokens, for each layer: kv_blocks[layer][block]. Blocks for all
   // `rows` exist.
   std::span<const std::vector<std::byte*>> kv_blocks;
+  DType kv_dtype = DType::kF16;  // of the blocks: F16 or F32
 };
 
 // One pass over a batch of tokens. The runtime owns all memory; programs keep none between runs but

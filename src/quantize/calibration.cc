@@ -15,6 +15,9 @@
 namespace tandem {
 namespace {
 
+// Statistics are those of the float model: its cache is not rounded either.
+constexpr DType kCacheType = DType::kF32;
+
 // Rows that a program is given at once: enough to read its weights seldom, few enough that the
 // widest values of a block stay small beside its weights. Shorter windows run several together.
 constexpr std::int64_t kBatchRows = 512;
@@ -45,7 +48,7 @@ class LayerCache {
       for (NodeId id = segment.begin; id < segment.end; ++id)
         if (graph.node(id).op == Op::kGroupQueryAttention) {
           const auto& attention = graph.node(id).as<AttentionAttributes>();
-          block_bytes = kv_block_bytes(attention.kv_heads, attention.head_dim);
+          block_bytes = kv_block_bytes(attention.kv_heads, attention.head_dim, kCacheType);
         }
     const std::int64_t blocks = (window + kKvBlockTokens - 1) / kKvBlockTokens;
     tables_.resize(static_cast<std::size_t>(windows));
@@ -136,7 +139,8 @@ class Calibrator {
   std::vector<SequenceSlice> slices_of(const LayerCache& cache, std::int64_t rows) const {
     std::vector<SequenceSlice> slices;
     for (std::int64_t first = 0; first < rows; first += windows_.window)
-      slices.push_back({first, windows_.window, 0, cache.of_window(first / windows_.window)});
+      slices.push_back(
+          {first, windows_.window, 0, cache.of_window(first / windows_.window), kCacheType});
     return slices;
   }
 

@@ -28,9 +28,10 @@ struct KvPool::FreeList {
   std::int64_t in_use = 0;
 };
 
-KvPool::KvPool(std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim)
+KvPool::KvPool(std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim, DType dtype)
     : layers_(layers),
-      block_bytes_(kv_block_bytes(kv_heads, head_dim)),
+      block_bytes_(kv_block_bytes(kv_heads, head_dim, dtype)),
+      dtype_(dtype),
       free_(std::make_shared<FreeList>()) {}
 
 std::int64_t KvPool::blocks_in_use() const noexcept { return free_->in_use; }

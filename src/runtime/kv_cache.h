@@ -8,14 +8,19 @@
 #include <span>
 #include <vector>
 
+#include "tensor/dtype.h"
+
 namespace tandem {
 
 class KvPool {
  public:
-  KvPool(std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim);
+  // dtype: F16 or F32 (for comparison with float implementations).
+  KvPool(std::int64_t layers, std::int64_t kv_heads, std::int64_t head_dim,
+         DType dtype = DType::kF16);
 
   std::int64_t layers() const noexcept { return layers_; }
   std::int64_t block_bytes() const noexcept { return block_bytes_; }
+  DType dtype() const noexcept { return dtype_; }
   std::int64_t blocks_in_use() const noexcept;
 
   // A block of zeros or of stale data; goes back to the pool when the last sequence lets it go. Not
@@ -26,6 +31,7 @@ class KvPool {
   struct FreeList;
   std::int64_t layers_;
   std::int64_t block_bytes_;
+  DType dtype_;
   std::shared_ptr<FreeList> free_;  // outlives the pool as long as blocks do
 };
 
@@ -45,6 +51,7 @@ class KvSequence {
   KvSequence fork(
       std::int64_t length) const;  // a sequence with the same first tokens, sharing their blocks
 
+  DType dtype() const noexcept { return pool_->dtype(); }
   // For SequenceSlice: blocks()[layer][block].
   std::span<const std::vector<std::byte*>> blocks() const noexcept { return pointers_; }
 

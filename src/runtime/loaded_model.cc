@@ -129,7 +129,8 @@ std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& folder, const Loa
   }
   model->decode_ = std::make_unique<Executor>(model->decode_graph_, Phase::kDecode, cpu, context);
   model->kv_pool_ =
-      std::make_unique<KvPool>(model->info_.layers, model->info_.kv_heads, model->info_.head_dim);
+      std::make_unique<KvPool>(model->info_.layers, model->info_.kv_heads, model->info_.head_dim,
+                               model->mode_ == Mode::kFloat ? DType::kF32 : DType::kF16);
   return model;
 }
 
@@ -170,7 +171,7 @@ std::span<const float> LoadedModel::run(Executor& executor, KvSequence& sequence
                                         std::span<const std::int32_t> selected) {
   const auto rows = static_cast<std::int64_t>(ids.size());
   sequence.reserve(rows);
-  const SequenceSlice slice{0, rows, sequence.length(), sequence.blocks()};
+  const SequenceSlice slice{0, rows, sequence.length(), sequence.blocks(), sequence.dtype()};
   const std::span<const float> logits = executor.run(*pool_, ids, {&slice, 1}, selected);
   sequence.advance(rows);
   return logits;

@@ -15,6 +15,7 @@ struct Case {
   std::int64_t first_position, rows;
   std::int64_t window = 0;
   float softcap = 0;
+  DType kv_dtype = DType::kF16;
 };
 
 // A sequence of K and V as it was given, and in blocks. Slots beyond the sequence hold NaN: nothing
@@ -26,10 +27,10 @@ struct Sequence {
     const std::int64_t tokens = c.first_position + c.rows;
     const std::int64_t width = c.kv_heads * c.head_dim;
     for (std::int64_t t = 0; t < tokens; t += 64)
-      storage.emplace_back(kv_block_bytes(c.kv_heads, c.head_dim), std::byte{0xFF});
+      storage.emplace_back(kv_block_bytes(c.kv_heads, c.head_dim, c.kv_dtype), std::byte{0xFF});
     for (std::int64_t t = 0; t < tokens; ++t)
       table.store_kv(k.data() + t * width, v.data() + t * width, c.kv_heads, c.head_dim, t % 64,
-                     storage[static_cast<std::size_t>(t / 64)].data());
+                     storage[static_cast<std::size_t>(t / 64)].data(), c.kv_dtype);
     for (auto& block : storage) blocks.push_back(block.data());
   }
 
@@ -51,17 +52,18 @@ AttentionArgs arguments(const Case& c, const Sequence& sequence, const float* q,
   args.window = c.window;
   args.softcap = c.softcap;
   args.blocks = sequence.blocks.data();
+  args.kv_dtype = c.kv_dtype;
   return args;
 }
 
-// Keys and values are rounded to float16; all else is double.
+// Keys and values are rounded to float16 where the cache is; all else is double.
 std::vector<double> plain_attention(const Case& c, const Sequence& sequence, const float* q,
                                     std::int64_t stride) {
   std::vector<double> out(static_cast<std::size_t>(c.rows * stride), 0);
   const auto kv = [&](const std::vector<float>& from, std::int64_t t, std::int64_t h,
                       std::int64_t d) -> double {
-    return f16_to_float(
-        float_to_f16(from[static_cast<std::size_t>((t * c.kv_heads + h) * c.head_dim + d)]));
+    const float x = from[static_cast<std::size_t>((t * c.kv_heads + h) * c.head_dim + d)];
+    return c.kv_dtype == DType::kF32 ? x : f16_to_float(float_to_f16(x));
   };
   const double scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
   for (std::int64_t r = 0; r < c.rows; ++r)
@@ -144,7 +146,10 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{6, 3, 96, 5, 130}, Case{4, 2, 128, 130, 66}, Case{2, 1, 256, 60, 10},
                       Case{7, 1, 20, 64, 64}, Case{64, 1, 16, 30, 5}, Case{4, 2, 64, 0, 200, 50},
                       Case{4, 2, 64, 190, 20, 64}, Case{3, 3, 64, 127, 66, 1},
-                      Case{4, 2, 64, 70, 60, 0, 5.0F}, Case{4, 2, 40, 70, 60, 33, 30.0F}));
+                      Case{4, 2, 64, 70, 60, 0, 5.0F}, Case{4, 2, 40, 70, 60, 33, 30.0F},
+                      Case{8, 2, 64, 63, 70, 0, 0, DType::kF32},
+                      Case{6, 2, 12, 10, 80, 9, 0, DType::kF32},
+                      Case{4, 2, 64, 200, 1, 0, 0, DType::kF32}));
 
 TEST(StoreKv, WritesOneTokenAndNoOther) {
   Random random(43);
@@ -152,14 +157,17 @@ TEST(StoreKv, WritesOneTokenAndNoOther) {
     const std::int64_t kv_heads = 2;
     const auto k = testing::normal_floats(random, kv_heads * head_dim);
     const auto v = testing::normal_floats(random, kv_heads * head_dim);
-    const std::int64_t bytes = kv_block_bytes(kv_heads, head_dim);
-    testing::Aligned<std::byte> expected(bytes, std::byte{0x55});
-    testing::reference().store_kv(k.data(), v.data(), kv_heads, head_dim, 63, expected.data());
-    for (const Kernels* table : testing::fast_tables()) {
-      testing::Aligned<std::byte> block(bytes, std::byte{0x55});
-      table->store_kv(k.data(), v.data(), kv_heads, head_dim, 63, block.data());
-      EXPECT_EQ(std::memcmp(block.data(), expected.data(), static_cast<std::size_t>(bytes)), 0)
-          << table->name << " " << head_dim;
+    for (const DType dtype : {DType::kF16, DType::kF32}) {
+      const std::int64_t bytes = kv_block_bytes(kv_heads, head_dim, dtype);
+      testing::Aligned<std::byte> expected(bytes, std::byte{0x55});
+      testing::reference().store_kv(k.data(), v.data(), kv_heads, head_dim, 63, expected.data(),
+                                    dtype);
+      for (const Kernels* table : testing::fast_tables()) {
+        testing::Aligned<std::byte> block(bytes, std::byte{0x55});
+        table->store_kv(k.data(), v.data(), kv_heads, head_dim, 63, block.data(), dtype);
+        EXPECT_EQ(std::memcmp(block.data(), expected.data(), static_cast<std::size_t>(bytes)), 0)
+            << table->name << " " << head_dim;
+      }
     }
   }
 }

@@ -54,7 +54,8 @@ class AttentionStep : public Step {
           const std::int64_t row = slice.first_row + r;
           kernels_.store_kv(value(context, 1) + row * width, value(context, 2) + row * width,
                             a.kv_heads, a.head_dim, position % kKvBlockTokens,
-                            blocks[static_cast<std::size_t>(position / kKvBlockTokens)]);
+                            blocks[static_cast<std::size_t>(position / kKvBlockTokens)],
+                            slice.kv_dtype);
         }
       };
       if (slice.rows == 1) {
@@ -81,6 +82,7 @@ class AttentionStep : public Step {
     args.window = a.window;
     args.softcap = a.softcap;
     args.blocks = slice.kv_blocks[static_cast<std::size_t>(node_.layer)].data();
+    args.kv_dtype = slice.kv_dtype;
     kernels_.attention(args, head, rows, scratch_->attention(thread));
   }
 

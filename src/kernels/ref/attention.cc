@@ -12,13 +12,23 @@ namespace {
 
 constexpr std::int64_t kTokens = kKvBlockTokens;
 
-float load_half(const std::byte* from, std::int64_t index) {
+// Element `index` of a block of float16 or float32.
+float load(const std::byte* from, std::int64_t index, DType dtype) {
+  if (dtype == DType::kF32) {
+    float value;
+    std::memcpy(&value, from + 4 * index, sizeof(value));
+    return value;
+  }
   std::uint16_t half;
   std::memcpy(&half, from + 2 * index, sizeof(half));
   return f16_to_float(half);
 }
 
-void store_half(std::byte* to, std::int64_t index, float value) {
+void store(std::byte* to, std::int64_t index, float value, DType dtype) {
+  if (dtype == DType::kF32) {
+    std::memcpy(to + 4 * index, &value, sizeof(value));
+    return;
+  }
   const std::uint16_t half = float_to_f16(value);
   std::memcpy(to + 2 * index, &half, sizeof(half));
 }
@@ -31,8 +41,9 @@ void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std
   float total = 0;
   std::fill_n(accumulator, dim, 0.0F);
   for (std::int64_t b = first / kTokens; b <= last / kTokens; ++b) {
-    const std::byte* keys = args.blocks[b] + kv_head * dim * kTokens * 2;
-    const std::byte* values = keys + args.kv_heads * dim * kTokens * 2;
+    const auto head_bytes = dim * kTokens * static_cast<std::int64_t>(size_of(args.kv_dtype));
+    const std::byte* keys = args.blocks[b] + kv_head * head_bytes;
+    const std::byte* values = keys + args.kv_heads * head_bytes;
     const std::int64_t begin = std::max<std::int64_t>(first - b * kTokens, 0);
     const std::int64_t end = std::min<std::int64_t>(last - b * kTokens + 1, kTokens);
 
@@ -41,7 +52,7 @@ void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std
     for (std::int64_t t = begin; t < end; ++t) {
       float dot = 0;
       for (std::int64_t d = 0; d < dim; ++d)
-        dot = std::fma(q[d], load_half(keys, d * kTokens + t), dot);
+        dot = std::fma(q[d], load(keys, d * kTokens + t, args.kv_dtype), dot);
       scores[t] = dot * args.scale;
       if (args.softcap > 0) scores[t] = args.softcap * std::tanh(scores[t] / args.softcap);
       block_largest = std::max(block_largest, scores[t]);
@@ -54,7 +65,7 @@ void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std
       const float p = std::exp(scores[t] - largest);
       total += p;
       for (std::int64_t d = 0; d < dim; ++d)
-        accumulator[d] = std::fma(p, load_half(values, t * dim + d), accumulator[d]);
+        accumulator[d] = std::fma(p, load(values, t * dim + d, args.kv_dtype), accumulator[d]);
     }
   }
   for (std::int64_t d = 0; d < dim; ++d) out[d] = accumulator[d] / total;
@@ -63,12 +74,13 @@ void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std
 }  // namespace
 
 void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
-              std::int64_t slot, std::byte* block) noexcept {
-  std::byte* values = block + kv_heads * head_dim * kTokens * 2;
+              std::int64_t slot, std::byte* block, DType dtype) noexcept {
+  std::byte* values =
+      block + kv_heads * head_dim * kTokens * static_cast<std::int64_t>(size_of(dtype));
   for (std::int64_t h = 0; h < kv_heads; ++h)
     for (std::int64_t d = 0; d < head_dim; ++d) {
-      store_half(block, (h * head_dim + d) * kTokens + slot, k[h * head_dim + d]);
-      store_half(values, (h * kTokens + slot) * head_dim + d, v[h * head_dim + d]);
+      store(block, (h * head_dim + d) * kTokens + slot, k[h * head_dim + d], dtype);
+      store(values, (h * kTokens + slot) * head_dim + d, v[h * head_dim + d], dtype);
     }
 }
 

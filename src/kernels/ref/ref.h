@@ -31,7 +31,7 @@ void add(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 void mul(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 
 void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
-              std::int64_t slot, std::byte* block) noexcept;
+              std::int64_t slot, std::byte* block, DType dtype) noexcept;
 void attention(const AttentionArgs&, std::int64_t kv_head, Range rows, float* scratch) noexcept;
 
 }  // namespace tandem::ref

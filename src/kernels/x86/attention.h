@@ -57,6 +57,18 @@ struct Attention {
   // A block's keys or values, converted to float32 or as they are.
   TANDEM_INLINE static Float load(const float* p) { return V::load(p); }
   TANDEM_INLINE static Float load(const std::uint16_t* p) { return V::load_f16(p); }
+  TANDEM_INLINE static Float load_part(const float* p, std::int64_t count) {
+    return V::load_part(p, count);
+  }
+  TANDEM_INLINE static Float load_part(const std::uint16_t* p, std::int64_t count) {
+    return V::load_f16_part(p, count);
+  }
+  TANDEM_INLINE static void store_part(float* p, Float v, std::int64_t count) {
+    V::store_part(p, v, count);
+  }
+  TANDEM_INLINE static void store_part(std::uint16_t* p, Float v, std::int64_t count) {
+    V::store_f16_part(p, v, count);
+  }
 
   template <int kCount, typename T>
   static void score_rows(const Tile& tile, const T* keys, std::int64_t row) {
@@ -189,19 +201,21 @@ struct Attention {
   }
 
   // Tokens [0, count) of a block to float32.
-  static void convert_block(const Tile& tile, const std::uint16_t* keys,
-                            const std::uint16_t* values, std::int64_t count) {
+  template <typename T>
+  static void convert_block(const Tile& tile, const T* keys, const T* values, std::int64_t count) {
     const std::int64_t head_dim = tile.args->head_dim;
     for (std::int64_t i = 0; i < head_dim * kTokens; i += kWidth)
-      V::store(tile.keys + i, V::load_f16(keys + i));
+      V::store(tile.keys + i, load(keys + i));
     for (std::int64_t t = 0; t < count; ++t)
       for (std::int64_t d = 0; d < tile.dim; d += kWidth)
         V::store(tile.values + t * tile.dim + d,
-                 d + kWidth <= head_dim ? V::load_f16(values + t * head_dim + d)
-                 : d < head_dim         ? V::load_f16_part(values + t * head_dim + d, head_dim - d)
+                 d + kWidth <= head_dim ? load(values + t * head_dim + d)
+                 : d < head_dim         ? load_part(values + t * head_dim + d, head_dim - d)
                                         : V::zero());
   }
 
+  // T: what the blocks hold, float16 (as its bits) or float32.
+  template <typename T>
   static void run_tile(const Tile& tile) {
     const AttentionArgs& args = *tile.args;
     for (std::int64_t i = 0; i < tile.rows * tile.dim; ++i) tile.acc[i] = 0;
@@ -212,11 +226,11 @@ struct Attention {
     // Converting pays where several register tiles use the result; whole vectors need no padding.
     const bool direct = tile.rows <= kRows && tile.dim == args.head_dim;
     const std::int64_t last = tile.position(tile.rows - 1);
-    const std::int64_t head_halves = args.head_dim * kTokens;
+    const std::int64_t head_elements = args.head_dim * kTokens;
     for (std::int64_t b = tile.first_token(0) / kTokens; b <= last / kTokens; ++b) {
-      const auto* block = reinterpret_cast<const std::uint16_t*>(args.blocks[b]);
-      const std::uint16_t* keys = block + tile.kv_head * head_halves;
-      const std::uint16_t* values = keys + args.kv_heads * head_halves;
+      const auto* block = reinterpret_cast<const T*>(args.blocks[b]);
+      const T* keys = block + tile.kv_head * head_elements;
+      const T* values = keys + args.kv_heads * head_elements;
       if (direct) {
         add_block(tile, b, keys, values);
       } else {
@@ -254,24 +268,36 @@ struct Attention {
     for (std::int64_t r = rows.begin; r < rows.end; r += queries) {
       tile.first_query = r;
       tile.rows = (rows.end - r < queries ? rows.end - r : queries) * tile.group;
-      run_tile(tile);
+      if (args.kv_dtype == DType::kF32) {
+        run_tile<float>(tile);
+      } else {
+        run_tile<std::uint16_t>(tile);
+      }
     }
   }
 
-  static void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
-                       std::int64_t slot, std::byte* block) noexcept {
-    auto* keys = reinterpret_cast<std::uint16_t*>(block);
-    auto* values = keys + kv_heads * head_dim * kTokens;
+  template <typename T>
+  static void store_row(const float* k, const float* v, std::int64_t kv_heads,
+                        std::int64_t head_dim, std::int64_t slot, T* keys) {
+    T* values = keys + kv_heads * head_dim * kTokens;
     for (std::int64_t h = 0; h < kv_heads; ++h) {
       for (std::int64_t d = 0; d < head_dim; d += kWidth) {
         const std::int64_t i = h * head_dim + d;
         const std::int64_t count = head_dim - d < kWidth ? head_dim - d : kWidth;
-        std::uint16_t column[kWidth];
-        V::store_f16_part(column, V::load_part(k + i, count), kWidth);
+        T column[kWidth];
+        store_part(column, V::load_part(k + i, count), kWidth);
         for (std::int64_t j = 0; j < count; ++j) keys[(i + j) * kTokens + slot] = column[j];
-        V::store_f16_part(values + (h * kTokens + slot) * head_dim + d, V::load_part(v + i, count),
-                          count);
+        store_part(values + (h * kTokens + slot) * head_dim + d, V::load_part(v + i, count), count);
       }
+    }
+  }
+
+  static void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
+                       std::int64_t slot, std::byte* block, DType dtype) noexcept {
+    if (dtype == DType::kF32) {
+      store_row(k, v, kv_heads, head_dim, slot, reinterpret_cast<float*>(block));
+    } else {
+      store_row(k, v, kv_heads, head_dim, slot, reinterpret_cast<std::uint16_t*>(block));
     }
   }
 };
