@@ -6,7 +6,7 @@
 #include "base/log.h"
 #include "cli/commands.h"
 #include "devices/placement.h"
-#include "runtime/generator.h"
+#include "runtime/complete.h"
 
 namespace tandem::cli {
 namespace {
@@ -26,9 +26,6 @@ struct RunFlags {
 };
 
 using Clock = std::chrono::steady_clock;
-double milliseconds(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration<double, std::milli>(to - from).count();
-}
 
 void print_placement(const LoadedModel& model) {
   for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
@@ -51,59 +48,36 @@ void run(const RunFlags& flags) {
   const std::vector<TokenId> ids =
       flags.chat ? model->encode_chat(prompt, flags.system) : model->tokenizer().encode(prompt);
 
-  Generator generator(*model, flags.search);
-  TokenStream stream(model->tokenizer());
-  std::string text;
-  const auto show = [&](const std::string& piece) {
-    text += piece;
-    if (!flags.json) std::cout << piece << std::flush;
-  };
   catch_interrupt();
   const auto loaded = Clock::now();
-  generator.append(ids);
-  std::int64_t written = 0;
-  auto first = Clock::now();
-  const char* ended = "length";
-  while (written < flags.tokens && !generator.done()) {
-    const TokenId id = generator.next();
-    if (++written == 1) first = Clock::now();
-    if (generator.is_end(id)) {
-      ended = "end token";
-      break;
-    }
-    show(stream.put(id));
-    if (interrupted()) {
-      ended = "interrupted";
-      break;
-    }
-  }
-  show(stream.finish());
-  const auto end = Clock::now();
+  const Completion completion =
+      complete(*model, ids, flags.search, flags.tokens, [&](std::string_view text) {
+        if (!flags.json) std::cout << text << std::flush;
+        return !interrupted();
+      });
 
-  const double ttft = milliseconds(loaded, first);
-  const double decode_ms = milliseconds(first, end);
-  const double per_second = written > 1 ? static_cast<double>(written - 1) / decode_ms * 1e3 : 0;
   if (flags.json) {
-    print_json({{"prompt_tokens", ids.size()},
-                {"tokens", written},
-                {"text", text},
-                {"ids", std::vector<TokenId>(
-                            generator.sequence().begin() + static_cast<std::ptrdiff_t>(ids.size()),
-                            generator.sequence().end())},
-                {"ended", ended},
+    print_json({{"prompt_tokens", completion.prompt_tokens},
+                {"tokens", completion.tokens},
+                {"text", completion.text},
+                {"ids", completion.ids},
+                {"ended", to_string(completion.ending)},
                 {"mode", to_string(model->mode())},
-                {"load_ms", milliseconds(start, loaded)},
-                {"ttft_ms", ttft},
-                {"prefill_tokens_per_s", static_cast<double>(ids.size()) / ttft * 1e3},
-                {"decode_tokens_per_s", per_second}});
+                {"load_ms", std::chrono::duration<double, std::milli>(loaded - start).count()},
+                {"ttft_ms", completion.ttft_ms},
+                {"prefill_tokens_per_s",
+                 static_cast<double>(completion.prompt_tokens) / completion.ttft_ms * 1e3},
+                {"decode_tokens_per_s", completion.decode_tokens_per_s}});
   } else {
-    std::cout << '\n';
+    std::cout << std::endl;
     spdlog::info(
         "{} mode, {} threads: {} prompt tokens, first token after {:.1f} ms; {} tokens written, "
         "{:.1f} tokens/s",
-        to_string(model->mode()), model->pool().threads(), ids.size(), ttft, written, per_second);
+        to_string(model->mode()), model->pool().threads(), completion.prompt_tokens,
+        completion.ttft_ms, completion.tokens, completion.decode_tokens_per_s);
   }
-  if (interrupted()) fail(ErrorCode::kCancelled, "[run] interrupted after {} tokens", written);
+  if (interrupted())
+    fail(ErrorCode::kCancelled, "[run] interrupted after {} tokens", completion.tokens);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ file(RENAME ${SCRATCH}/first ${SCRATCH}/prefix)  # an installation holds no abso
 run(${CMAKE_COMMAND} -S ${OUTSIDE} -B ${SCRATCH}/build -G Ninja
   -D CMAKE_PREFIX_PATH=${SCRATCH}/prefix -D CMAKE_CXX_COMPILER=${COMPILER} -D CMAKE_BUILD_TYPE=Release)
 run(${CMAKE_COMMAND} --build ${SCRATCH}/build)
-run(${SCRATCH}/build/outside)
+run(${CMAKE_COMMAND} -E env TANDEM_CACHE=${SCRATCH}/cache ${SCRATCH}/build/outside ${OUTSIDE}/../../../models/demo)
 if(NOT output MATCHES "tandem ${VERSION}")
   message(FATAL_ERROR "install test: the outside project printed '${output}', expected 'tandem ${VERSION}'")
 endif()

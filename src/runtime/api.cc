@@ -1,0 +1,65 @@
+// The public C++ API, on top of LoadedModel and complete().
+#include "base/version.h"
+#include "runtime/complete.h"
+#include "runtime/loaded_model.h"
+#include "tandem/tandem.hpp"
+
+namespace tandem {
+
+const char* version() noexcept { return build_version().data(); }
+
+struct Model::Impl {
+  std::unique_ptr<LoadedModel> model;
+};
+
+Model::Model(const std::string& folder, const ModelOptions& options)
+    : impl_(std::make_unique<Impl>()) {
+  LoadOptions load;
+  if (!options.mode.empty()) load.mode = mode_from_string(options.mode);
+  load.threads = options.threads;
+  if (!options.cache.empty()) load.cache = options.cache;
+  impl_->model = LoadedModel::open(folder, load);
+}
+Model::~Model() = default;
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+
+GenerateResult Model::generate(std::string_view prompt, const GenerateOptions& options,
+                               const std::function<bool(std::string_view)>& on_text) {
+  LoadedModel& model = *impl_->model;
+  SearchOptions search;
+  search.do_sample = options.sample;
+  search.temperature = options.temperature;
+  search.top_k = options.top_k;
+  search.top_p = options.top_p;
+  search.repetition_penalty = options.repetition_penalty;
+  search.seed = options.seed;
+  const std::vector<TokenId> ids =
+      options.chat ? model.encode_chat(prompt, options.system) : model.tokenizer().encode(prompt);
+  Completion completion = complete(model, ids, search, options.max_tokens, on_text);
+  return {std::move(completion.text), completion.prompt_tokens,
+          completion.tokens,          completion.ending == Ending::kEndToken,
+          completion.ttft_ms,         completion.decode_tokens_per_s};
+}
+
+std::vector<std::int32_t> Model::tokenize(std::string_view text) {
+  return impl_->model->tokenizer().encode(text);
+}
+
+std::string Model::detokenize(const std::vector<std::int32_t>& ids) {
+  return impl_->model->tokenizer().decode(ids);
+}
+
+std::vector<float> Model::logits(const std::vector<std::int32_t>& ids) {
+  std::vector<float> all;
+  KvSequence sequence = impl_->model->new_sequence();
+  impl_->model->prefill_all(sequence, ids, [&](std::int64_t, std::span<const float> rows) {
+    all.insert(all.end(), rows.begin(), rows.end());
+  });
+  return all;
+}
+
+std::int64_t Model::vocabulary() const noexcept { return impl_->model->info().vocabulary; }
+std::int64_t Model::context_length() const noexcept { return impl_->model->info().context_length; }
+
+}  // namespace tandem

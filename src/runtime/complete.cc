@@ -1,0 +1,59 @@
+#include "runtime/complete.h"
+
+#include <chrono>
+
+namespace tandem {
+
+std::string_view to_string(Ending ending) noexcept {
+  switch (ending) {
+    case Ending::kEndToken:
+      return "end token";
+    case Ending::kLength:
+      return "length";
+    case Ending::kStopped:
+      return "stopped";
+  }
+  return "unknown";
+}
+
+Completion complete(LoadedModel& model, std::span<const TokenId> prompt,
+                    const SearchOptions& options, std::int64_t max_tokens,
+                    const std::function<bool(std::string_view)>& on_text) {
+  using Clock = std::chrono::steady_clock;
+  Generator generator(model, options);
+  TokenStream stream(model.tokenizer());
+  Completion completion;
+  completion.prompt_tokens = static_cast<std::int64_t>(prompt.size());
+  const auto show = [&](const std::string& piece) {
+    completion.text += piece;
+    return piece.empty() || !on_text || on_text(piece);
+  };
+
+  const auto start = Clock::now();
+  generator.append(prompt);
+  auto first = Clock::now();
+  while (completion.tokens < max_tokens && !generator.done()) {
+    const TokenId id = generator.next();
+    if (++completion.tokens == 1) first = Clock::now();
+    if (generator.is_end(id)) {
+      completion.ending = Ending::kEndToken;
+      break;
+    }
+    completion.ids.push_back(id);
+    if (!show(stream.put(id))) {
+      completion.ending = Ending::kStopped;
+      break;
+    }
+  }
+  const auto end = Clock::now();
+  show(stream.finish());
+
+  completion.ttft_ms = std::chrono::duration<double, std::milli>(first - start).count();
+  if (completion.tokens > 1) {
+    completion.decode_tokens_per_s = static_cast<double>(completion.tokens - 1) /
+                                     std::chrono::duration<double>(end - first).count();
+  }
+  return completion;
+}
+
+}  // namespace tandem
