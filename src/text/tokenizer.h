@@ -17,8 +17,8 @@ using TokenId = std::int32_t;
 
 struct EncodeOptions {
   bool add_special_tokens = true;  // what the post-processor adds, such as <s>
-  bool parse_special_tokens =
-      true;  // "<|im_end|>" in the text becomes that token; false: it is plain text
+  // "<|im_end|>" in the text becomes that token; false: it is plain text.
+  bool parse_special_tokens = true;
 };
 
 class Tokenizer {

@@ -5,7 +5,8 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <new>
+#include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
@@ -19,6 +20,23 @@ namespace {
 constexpr char32_t kFirstMark = 0x300;
 
 int combining_class(utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; }
+
+// Sorts by combining class; marks of one class keep their order.
+void order_marks(std::span<utf8proc_int32_t> codes) {
+  if (codes.size() < 2) return;
+  // Class, place and character of a mark in one number: 8, 32 and 21 bits.
+  std::vector<std::uint64_t> keys;
+  keys.reserve(codes.size());
+  for (const utf8proc_int32_t code : codes) {
+    keys.push_back(static_cast<std::uint64_t>(combining_class(code)) << 53 |
+                   static_cast<std::uint64_t>(keys.size()) << 21 |
+                   static_cast<std::uint64_t>(code));
+  }
+  std::sort(keys.begin(), keys.end());
+  for (std::size_t i = 0; i < codes.size(); ++i) {
+    codes[i] = static_cast<utf8proc_int32_t>(keys[i] & 0x1FFFFF);
+  }
+}
 
 void decompose(std::string_view text, int options, std::vector<utf8proc_int32_t>& codes) {
   constexpr std::size_t kLongest = 18;  // U+FDFA in NFKD
@@ -36,7 +54,6 @@ void decompose(std::string_view text, int options, std::vector<utf8proc_int32_t>
     codes.resize(size + static_cast<std::size_t>(count));
   }
   // Marks behind one base are ordered by combining class, and otherwise keep their order.
-  const auto begin = codes.begin();
   for (std::size_t i = 0; i < codes.size();) {
     if (combining_class(codes[i]) == 0) {
       ++i;
@@ -44,11 +61,7 @@ void decompose(std::string_view text, int options, std::vector<utf8proc_int32_t>
     }
     std::size_t end = i + 1;
     while (end < codes.size() && combining_class(codes[end]) != 0) ++end;
-    if (end - i > 1) {
-      std::stable_sort(begin + static_cast<std::ptrdiff_t>(i),
-                       begin + static_cast<std::ptrdiff_t>(end),
-                       [](auto a, auto b) { return combining_class(a) < combining_class(b); });
-    }
+    order_marks(std::span(codes).subspan(i, end - i));
     i = end;
   }
 }

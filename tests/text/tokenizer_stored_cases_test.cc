@@ -1,4 +1,5 @@
-// Byte-level BPE of GPT-2 against the ids that llama.cpp stores for its own tests.
+// Byte-level BPE of GPT-2 and BPE with bytes as a last resort of Phi-3, against the ids that
+// llama.cpp stores for its own tests.
 #include <gtest/gtest.h>
 
 #include <sstream>
@@ -39,6 +40,18 @@ std::vector<std::vector<TokenId>> read_ids(const fs::path& path) {
   return ids;
 }
 
+void expect_stored_cases(const Tokenizer& tokenizer, const fs::path& folder) {
+  const auto texts = read_cases(folder / "cases.inp");
+  const auto expected = read_ids(folder / "cases.out");
+  ASSERT_EQ(texts.size(), expected.size());
+  ASSERT_GT(texts.size(), 40u);
+  for (std::size_t i = 0; i < texts.size(); ++i) {
+    const auto ids = tokenizer.encode(texts[i], {.add_special_tokens = false});
+    EXPECT_EQ(ids, expected[i]) << "case " << i << ": " << texts[i];
+    EXPECT_EQ(tokenizer.decode(ids), texts[i]);
+  }
+}
+
 // The stored tokenizer.json is that of a model which added runs of white space to GPT-2's tokens;
 // the stored ids are GPT-2's own.
 fs::path write_plain_gpt2(const fs::path& from, const fs::path& to) {
@@ -57,15 +70,7 @@ TEST(TokenizerGpt2, EveryStoredCaseHasTheStoredIds) {
   const fs::path folder = testing::shared_data() / "tokenizers/gpt-2";
   const Tokenizer tokenizer =
       Tokenizer::open(write_plain_gpt2(folder / "tokenizer.json", scratch / "tokenizer.json"));
-  const auto texts = read_cases(folder / "cases.inp");
-  const auto expected = read_ids(folder / "cases.out");
-  ASSERT_EQ(texts.size(), expected.size());
-  ASSERT_GT(texts.size(), 40u);
-  for (std::size_t i = 0; i < texts.size(); ++i) {
-    const auto ids = tokenizer.encode(texts[i], {.add_special_tokens = false});
-    EXPECT_EQ(ids, expected[i]) << "case " << i << ": " << texts[i];
-    EXPECT_EQ(tokenizer.decode(ids), texts[i]);
-  }
+  expect_stored_cases(tokenizer, folder);
 }
 
 TEST(TokenizerGpt2, AddedTokensOfWhiteSpaceComeFirst) {
@@ -87,6 +92,14 @@ TEST(TokenizerGpt2, TellsItsTokens) {
   EXPECT_FALSE(tokenizer.is_special(-1));
   EXPECT_EQ(tokenizer.id_to_token(995), "\xC4\xA0world");
   EXPECT_EQ(tokenizer.token_to_id("no such token"), std::nullopt);
+}
+
+TEST(TokenizerPhi3, EveryStoredCaseHasTheStoredIds) {
+  TANDEM_REQUIRE_SHARED("tokenizers/phi-3/tokenizer.json");
+  const fs::path folder = testing::shared_data() / "tokenizers/phi-3";
+  const Tokenizer tokenizer = Tokenizer::open(folder);
+  expect_stored_cases(tokenizer, folder);
+  EXPECT_EQ(tokenizer.encode("Hello"), (std::vector<TokenId>{1, 15043}));  // behind <s>
 }
 
 }  // namespace
