@@ -30,6 +30,13 @@ std::string packed_key(const Weight& weight, const PanelLayout& layout, ThreadPo
 
 }  // namespace
 
+std::string why_not_static(const Int8Channels& weight) {
+  if (!(weight.input_scale > 0)) return "int8 weight without a static input scale";
+  if (weight.k > kMaxInt8K)
+    return fmt::format("K = {}: int32 sums are exact up to {}", weight.k, kMaxInt8K);
+  return {};
+}
+
 PackedLinear pack_linear(const Node& node, const CompileContext& context) {
   const auto& attributes = node.as<LinearAttributes>();
   PackedLinear packed;

@@ -4,11 +4,18 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 
 #include "devices/device.h"
 #include "kernels/kernels.h"
 
 namespace tandem {
+
+// Input channels of an int8 Linear, at most: beyond, an int32 sum might not be exact.
+inline constexpr std::int64_t kMaxInt8K = 65536;
+
+// Why no device here can run this static int8 weight; empty if one can.
+std::string why_not_static(const Int8Channels& weight);
 
 struct PackedLinear {
   PanelLayout layout;

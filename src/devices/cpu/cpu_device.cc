@@ -42,8 +42,11 @@ Support CpuDevice::supports(const Graph&, const Node& node, Phase) const {
   const Weight& weight = node.as<LinearAttributes>().weight;
   if (std::holds_alternative<Int4Groups>(weight))
     return {true, "int4 weights, int8 activations by group"};
-  if (std::holds_alternative<Int8Channels>(weight))
+  if (const auto* int8 = std::get_if<Int8Channels>(&weight)) {
+    const std::string refusal = why_not_static(*int8);
+    if (!refusal.empty()) return {false, refusal};
     return {true, "int8 weights, static int8 activations"};
+  }
   return {true, "float weights"};
 }
 

@@ -14,7 +14,7 @@ const Int8Channels* int8_weight(const Node& node) {
 
 bool is_static_int8(const Node& node) {
   const Int8Channels* weight = int8_weight(node);
-  return weight != nullptr && weight->input_scale > 0;
+  return weight != nullptr && why_not_static(*weight).empty();
 }
 
 // True if the value is computed by static int8 Linears, through activations and products alone.
@@ -121,9 +121,9 @@ Support NpuHostDevice::supports(const Graph& graph, const Node& node, Phase phas
   if (phase == Phase::kDecode) return {false, "decode: one row would fill a chunk with padding"};
   switch (node.op) {
     case Op::kLinear:
-      if (is_static_int8(node)) return {true, "static int8"};
-      if (int8_weight(node) != nullptr) return {false, "int8 weight without a static input scale"};
-      return {false, "weight is not int8"};
+      if (int8_weight(node) == nullptr) return {false, "weight is not int8"};
+      if (!is_static_int8(node)) return {false, why_not_static(*int8_weight(node))};
+      return {true, "static int8"};
     case Op::kSilu:
     case Op::kMul:
       if (comes_from_int8(graph, node.output)) return {true, "between int8 Linears"};
