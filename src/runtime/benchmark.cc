@@ -89,8 +89,9 @@ BenchmarkResult run_benchmark(LoadedModel& model, const BenchmarkOptions& option
         100 * speed.tokens_per_s * operations * 1e-9 / result.peaks.int8_gops;
   }
   const ModelInfo& info = model.info();
-  const double cache_per_token =
-      4.0 * static_cast<double>(info.layers * info.kv_heads * info.head_dim);  // K, V: 2 bytes
+  const auto cache_per_token = static_cast<double>(  // K and V
+      2 * info.layers * info.kv_heads * info.head_dim *
+      static_cast<std::int64_t>(size_of(model.new_sequence().dtype())));
   const auto weights = static_cast<double>(model.executor(Phase::kDecode).weight_bytes());
   for (DecodeSpeed& speed : result.decode) {
     const double context =

@@ -41,8 +41,11 @@ void Generator::append(std::span<const TokenId> ids) {
   // What was generated last has not been read yet; it is part of the prompt now.
   std::vector<TokenId> grown = sequence_;
   grown.insert(grown.end(), ids.begin(), ids.end());
-  keep(model_.prefill(kv_, std::span(grown).subspan(static_cast<std::size_t>(kv_.length()))));
+  const auto read = static_cast<std::size_t>(kv_.length());
+  keep(model_.prefill(kv_, std::span(grown).subspan(read)));
   sequence_ = std::move(grown);
+  read_in_.resize(read);
+  read_in_.resize(sequence_.size(), Phase::kPrefill);
   done_ = length >= options().max_length;
 }
 
@@ -53,10 +56,15 @@ void Generator::keep(std::span<const float> logits) {
 
 void Generator::compute_logits() {
   const auto length = static_cast<std::int64_t>(sequence_.size());
-  // After a rewind the cache may already hold the last token: read it once more for its logits.
-  if (kv_.length() == length) kv_.rewind(length - 1);
-  while (kv_.length() < length)
-    keep(model_.decode(kv_, sequence_[static_cast<std::size_t>(kv_.length())]));
+  // After a rewind the cache may already hold the last token: read it once more for its logits, in
+  // the phase that read it before, whose weights may be others than those of decode.
+  kv_.rewind(std::min(kv_.length(), length - 1));
+  while (kv_.length() < length) {
+    const auto at = static_cast<std::size_t>(kv_.length());
+    if (at >= read_in_.size()) read_in_.resize(at + 1, Phase::kDecode);
+    keep(read_in_[at] == Phase::kPrefill ? model_.prefill(kv_, std::span(sequence_).subspan(at, 1))
+                                         : model_.decode(kv_, sequence_[at]));
+  }
 }
 
 TokenId Generator::next() {
@@ -86,8 +94,9 @@ void Generator::rewind(std::int64_t length) {
   }
   sequence_.resize(static_cast<std::size_t>(length));
   kv_.rewind(std::min(length, kv_.length()));
+  read_in_.resize(static_cast<std::size_t>(kv_.length()));
   logits_.clear();
-  done_ = false;
+  done_ = length >= options().max_length;
 }
 
 }  // namespace tandem

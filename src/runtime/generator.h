@@ -24,7 +24,7 @@ class Generator {
   TokenId next();
   // True after an end token, or at max_length. append() and rewind() begin anew.
   bool done() const noexcept { return done_; }
-  // Keeps the first `length` tokens.
+  // Keeps the first `length` tokens; what follows is what would have followed then.
   void rewind(std::int64_t length);
 
   std::span<const TokenId> sequence() const noexcept { return sequence_; }
@@ -39,6 +39,7 @@ class Generator {
   Search search_;
   KvSequence kv_;
   std::vector<TokenId> sequence_;  // the cache holds the first kv_.length() of these
+  std::vector<Phase> read_in_;     // the phase that read each token in the cache
   std::vector<float> logits_;      // after the last token; empty: to be computed
   bool done_ = false;
 };

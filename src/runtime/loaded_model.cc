@@ -60,7 +60,8 @@ Mode mode_from_string(const std::string& name) {
 LoadedModel::~LoadedModel() = default;
 
 std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& folder, const LoadOptions& options) {
-  if (!fs::is_directory(folder)) {
+  std::error_code ignored;  // such as a name too long for the system
+  if (!fs::is_directory(folder, ignored)) {
     fail(ErrorCode::kNotFound, "[model] {}: expected the folder of a package or checkpoint",
          folder.string());
   }
@@ -73,7 +74,7 @@ std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& folder, const Loa
   if (cache.empty()) {
     model->cache_ = std::make_unique<NoPackedCache>();
   } else {
-    model->cache_ = std::make_unique<FilePackedCache>(cache);
+    model->cache_ = std::make_unique<FilePackedCache>(cache, *model->pool_);
   }
   const fs::path generation_path = folder / "generation_config.json";
   model->generation_config_ =

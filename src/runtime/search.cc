@@ -82,6 +82,10 @@ TokenId Search::sample(std::vector<float>& scores) {
   std::sort(order_.begin(), order_.end(), better);
 
   const float max = scores[static_cast<std::size_t>(order_.front())];
+  if (!std::isfinite(max)) {
+    fail(ErrorCode::kInternal, "[search] the highest score is {}: expected a finite one to sample",
+         max);
+  }
   std::vector<double> probability(order_.size());
   double total = 0;
   for (std::size_t i = 0; i < order_.size(); ++i) {
