@@ -145,7 +145,7 @@ void add_attention(Machine& machine, const Kernels& table, std::int64_t past, st
   add_benchmark(name, [=, &machine, &table](benchmark::State& state) {
     constexpr std::int64_t kHeads = 32, kKvHeads = 8, kDim = 64;
     const std::int64_t blocks = (past + rows + 63) / 64;
-    const std::int64_t block_bytes = kv_block_bytes(kKvHeads, kDim);
+    const std::int64_t block_bytes = kv_block_bytes(kKvHeads, kDim, DType::kF16);
     Lines<std::byte> storage(blocks * block_bytes);
     std::vector<const std::byte*> pointers;
     for (std::int64_t b = 0; b < blocks; ++b) pointers.push_back(storage.data() + b * block_bytes);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/x86/ahead.h"
 #include "kernels/x86/unroll.h"
 
 namespace tandem {
@@ -29,7 +30,8 @@ struct FloatLinear {
   // acc[r][column + i] over steps [begin, end) of k, for kVectors * kWidth columns.
   template <PanelKind kKind, int kRows, int kVectors>
   static void tile(const std::byte* panel, std::int64_t column, std::int64_t begin,
-                   std::int64_t end, const float* x, std::int64_t x_stride, float* acc) {
+                   std::int64_t end, const float* x, std::int64_t x_stride, float* acc,
+                   const Ahead& ahead) {
     typename V::Float sums[kRows][kVectors];
     unroll<kRows>([&](auto r) TANDEM_INLINE {
       unroll<kVectors>([&](auto v) TANDEM_INLINE {
@@ -37,6 +39,7 @@ struct FloatLinear {
       });
     });
     for (std::int64_t i = begin; i < end; ++i) {
+      ahead.fetch(i - begin);
       typename V::Float w[kVectors];
       unroll<kVectors>([&](auto v) TANDEM_INLINE {
         w[v] = load<kKind>(panel, i * kPanelColumns + column + v * kWidth);
@@ -56,16 +59,20 @@ struct FloatLinear {
   template <PanelKind kKind>
   static void rows_of_block(const std::byte* panel, std::int64_t begin, std::int64_t end,
                             const float* x, std::int64_t x_stride, std::int64_t rows, float* acc) {
+    constexpr std::int64_t kStepBytes = kPanelColumns * (kKind == PanelKind::kF32 ? 4 : 2);
     constexpr int kAll = static_cast<int>(kPanelColumns) / kWidth;
     if (rows == 1) {  // reads the panel in one pass
-      tile<kKind, 1, kAll>(panel, 0, begin, end, x, x_stride, acc);
+      tile<kKind, 1, kAll>(panel, 0, begin, end, x, x_stride, acc, {panel, 0});
       return;
     }
     for_row_blocks(rows, V::kTileRows, [&](std::int64_t first, std::int64_t count) {
+      // The next block of k, in this panel or the one after it.
+      const Ahead ahead =
+          ahead_of(panel + end * kStepBytes, end - begin, kStepBytes, first, rows, V::kTileRows);
       for (std::int64_t c = 0; c < kPanelColumns; c += V::kTileVectors * kWidth)
         with_constant<V::kTileRows>(count, [&](auto constant) {
           tile<kKind, constant, V::kTileVectors>(panel, c, begin, end, x + first * x_stride,
-                                                 x_stride, acc + first * kPanelColumns);
+                                                 x_stride, acc + first * kPanelColumns, ahead);
         });
     });
   }

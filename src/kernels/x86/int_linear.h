@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
+#include "kernels/x86/ahead.h"
 #include "kernels/x86/unroll.h"
 
 namespace tandem {
@@ -26,8 +27,8 @@ TANDEM_INLINE inline void store_int8_row(const std::int32_t* raw, std::int32_t r
     for (std::int64_t c = 0; c < count; ++c) y[c] += bias[c];
 }
 
-// Int8Rows<Tile> runs Tile::sums<rows>(panel, steps of four k, codes, stride, raw [rows][64]), rows
-// up to Tile::kRows, over panels and rows.
+// Runs Tile::sums<rows>(panel, steps of four k, codes, stride, raw [rows][64], what to read ahead),
+// rows up to Tile::kRows, over panels and rows.
 template <typename Tile>
 struct Int8Linear {
   template <typename Store>
@@ -40,11 +41,14 @@ struct Int8Linear {
     for (std::int64_t p = range.begin; p < range.end; ++p) {
       const auto* panel = reinterpret_cast<const std::uint8_t*>(panels + p * panel_bytes);
       const auto* scales = reinterpret_cast<const float*>(panel + steps * 4 * kColumns);
+      const std::byte* next = panels + (p + 1 < range.end ? p + 1 : p) * panel_bytes;
       const std::int64_t left = layout.n - p * kColumns;
       const std::int64_t count = left < kColumns ? left : kColumns;
       for_row_blocks(rows, Tile::kRows, [&](std::int64_t first, std::int64_t block) {
+        const Ahead ahead = ahead_of(next, steps, 4 * kColumns, first, rows, Tile::kRows);
         with_constant<Tile::kRows>(block, [&](auto constant) {
-          Tile::template sums<constant>(panel, steps, x.codes + first * x.stride, x.stride, raw);
+          Tile::template sums<constant>(panel, steps, x.codes + first * x.stride, x.stride, raw,
+                                        ahead);
         });
         for (std::int64_t r = 0; r < block; ++r)
           store(raw + r * kColumns, first + r, p * kColumns, count, scales);

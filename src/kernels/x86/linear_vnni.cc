@@ -31,8 +31,9 @@ TANDEM_INLINE inline __m512i dots(__m512i sums, __m512i weights, __m512i codes) 
 template <int kRows>
 TANDEM_INLINE inline void add_products(const std::uint8_t* weights, std::int64_t steps,
                                        const std::int8_t* codes, std::int64_t stride,
-                                       __m512i (&sums)[kRows][4]) {
+                                       __m512i (&sums)[kRows][4], const Ahead& ahead) {
   for (std::int64_t i = 0; i < steps; ++i) {
+    ahead.fetch(i);
     __m512i w[4];
     unroll<4>([&](auto v) TANDEM_INLINE { w[v] = load_codes(weights + i * 256 + v * 64); });
     unroll<kRows>([&](auto r) TANDEM_INLINE {
@@ -47,12 +48,12 @@ struct Int8Tile {
 
   template <int kCount>
   static void sums(const std::uint8_t* panel, std::int64_t steps, const std::int8_t* codes,
-                   std::int64_t stride, std::int32_t* raw) {
+                   std::int64_t stride, std::int32_t* raw, const Ahead& ahead) {
     __m512i sums[kCount][4];
     unroll<kCount>([&](auto r) TANDEM_INLINE {
       unroll<4>([&](auto v) TANDEM_INLINE { sums[r][v] = _mm512_setzero_si512(); });
     });
-    add_products<kCount>(panel, steps, codes, stride, sums);
+    add_products<kCount>(panel, steps, codes, stride, sums, ahead);
     unroll<kCount>([&](auto r) TANDEM_INLINE {
       unroll<4>([&](auto v)
                     TANDEM_INLINE { _mm512_store_si512(raw + r * 64 + v * 16, sums[r][v]); });
@@ -153,10 +154,10 @@ void unpack_group(const std::uint8_t* panel, std::int64_t group, std::uint8_t* o
 // One unpacked group for up to six rows; acc [rows][64] in memory.
 template <int kRows>
 void int4_group(const std::uint8_t* unpacked, const std::uint8_t* end, std::int64_t group,
-                const GroupRows& a, float* acc) {
+                const GroupRows& a, float* acc, const Ahead& ahead) {
   __m512i sums[kRows][4];
   clear<kRows>(sums);
-  add_products<kRows>(unpacked, group / 4, a.codes, a.stride, sums);
+  add_products<kRows>(unpacked, group / 4, a.codes, a.stride, sums, ahead);
   add_groups<kRows>(sums, end, a, acc);
 }
 
@@ -188,11 +189,14 @@ void linear_int4(const PanelLayout& layout, const std::byte* panels, Range range
       for (std::int64_t i = 0; i < chunk_rows * kColumns; ++i) acc[i] = 0;
       for (std::int64_t g = 0; g < groups; ++g) {
         unpack_group(panel + g * group_bytes, group, unpacked);
+        // The next group, in this panel or the one after it.
+        const std::byte* next = panels + p * panel_bytes + (g + 1) * group_bytes;
         for_row_blocks(chunk_rows, kTileRows, [&](std::int64_t first, std::int64_t count) {
           const GroupRows a = group_rows(x, chunk + first, g, group, groups);
+          const Ahead ahead = ahead_of(next, group / 4, 128, first, chunk_rows, kTileRows);
           with_constant<kTileRows>(count, [&](auto constant) {
             int4_group<constant>(unpacked, panel + g * group_bytes + group * 32, group, a,
-                                 acc + first * kColumns);
+                                 acc + first * kColumns, ahead);
           });
         });
       }
