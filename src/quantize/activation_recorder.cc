@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <limits>
 
 namespace tandem {
 namespace {
@@ -20,6 +21,32 @@ constexpr std::uint32_t bin_of(float x) noexcept {
 
 float upper_edge(std::size_t bin) noexcept {
   return std::bit_cast<float>(static_cast<std::uint32_t>(bin + 1) << kDroppedBits);
+}
+
+// The bound b of symmetric int8 (steps of b / 127) with the least squared error over the histogram:
+// values beyond b are clipped to it, values within are off by a uniform part of a step, values
+// under half a step vanish. Bounds from the maximum down, an eighth of an octave apart: outliers
+// make a lower one better.
+float least_error_bound(const std::vector<std::uint64_t>& histogram, float max) {
+  constexpr int kCandidates = 64;
+  double best_error = std::numeric_limits<double>::infinity();
+  float best = max;
+  for (int i = 0; i < kCandidates; ++i) {
+    const float bound = max * std::exp2(-static_cast<float>(i) / 8);
+    const double step = static_cast<double>(bound) / 127;
+    double error = 0;
+    for (std::size_t bin = 0; bin < kInfinityBin; ++bin) {
+      if (histogram[bin] == 0) continue;
+      const double x = std::min(upper_edge(bin), max);
+      const double off = x > bound ? x - bound : x < step / 2 ? x : step / std::sqrt(12.0);
+      error += static_cast<double>(histogram[bin]) * off * off;
+    }
+    if (error < best_error) {
+      best_error = error;
+      best = bound;
+    }
+  }
+  return best;
 }
 
 BadActivation find_bad(const float* x, std::int64_t rows, std::int64_t channels) noexcept {
@@ -83,6 +110,7 @@ InputStatistics ActivationRecorder::statistics() const {
     below += histogram[bin];
     if (below >= rank) result.percentile = std::min(upper_edge(bin), result.max);
   }
+  result.least_error = least_error_bound(histogram, result.max);
   return result;
 }
 

@@ -16,8 +16,10 @@ namespace tandem {
 
 // Statistics of the input of one Linear over all calibration tokens.
 struct InputStatistics {
-  float max = 0;                   // largest |x|
-  float percentile = 0;            // the 99.9th percentile of |x| (upper edge of its histogram bin)
+  float max = 0;         // largest |x|
+  float percentile = 0;  // the 99.9th percentile of |x| (upper edge of its histogram bin)
+  float least_error =
+      0;  // the largest |x| that an int8 scale should reach to round with the least squared error
   std::vector<float> channel_max;  // largest |x| of each input channel, [k]
 };
 
