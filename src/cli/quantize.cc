@@ -23,8 +23,9 @@ void quantize(QuantizeFlags flags) {
   const auto start = std::chrono::steady_clock::now();
   flags.recipe.lm_head_group_size = flags.lm_head == "float" ? 0 : std::stoll(flags.lm_head);
   ThreadPool pool(flags.threads > 0 ? flags.threads : default_threads());
-  const BuildReport report =
-      build_package(flags.checkpoint, flags.calibration, flags.output, flags.recipe, pool);
+  catch_interrupt();
+  const BuildReport report = build_package(flags.checkpoint, flags.calibration, flags.output,
+                                           flags.recipe, pool, interrupted);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.json) {
@@ -55,7 +56,7 @@ void add_quantize(CLI::App& app) {
       ->required();
   command
       ->add_option("-o,--output", flags->output,
-                   "folder of the package; replaced whole if it exists")
+                   "folder of the package; replaced whole if it is a package or empty")
       ->required();
   command
       ->add_option("--calib", flags->calibration,
@@ -69,13 +70,15 @@ void add_quantize(CLI::App& app) {
   command->add_option("--lm-head", flags->lm_head, "group size of the head's int4, or float")
       ->capture_default_str()
       ->check(CLI::IsMember({"32", "64", "128", "float"}));
-  command->add_option("--exclude", recipe.exclude,
-                      "module that stays float, such as \"*.down_proj\"; may be repeated");
+  command
+      ->add_option("--exclude", recipe.exclude,
+                   "module that stays float, such as \"*.down_proj\"; may be repeated")
+      ->allow_extra_args(false);
   command
       ->add_option("--input-scale", recipe.input_scale,
-                   "static activation scale: max or percentile (99.9) of |x|")
+                   "static activation scale: least_error, max or percentile (99.9) of |x|")
       ->capture_default_str()
-      ->check(CLI::IsMember({"max", "percentile"}));
+      ->check(CLI::IsMember({"least_error", "max", "percentile"}));
   command->add_option("--samples", recipe.samples, "calibration windows, at most")
       ->capture_default_str()
       ->check(CLI::Range(1, 1 << 20));

@@ -4,7 +4,9 @@
 #include <iostream>
 
 #include "base/error.h"
+#include "checkpoint/safetensors.h"
 #include "cli/commands.h"
+#include "package/output_folder.h"
 
 namespace tandem::cli {
 namespace {
@@ -15,6 +17,20 @@ struct SynthFlags {
   std::uint64_t seed = 0;
   int threads = 0;
 };
+
+// The files that synth writes and nothing else, and its mark on the weights.
+std::string objection_to_synth(const fs::path& folder) {
+  const std::string foreign =
+      foreign_entry(folder, {"config.json", "generation_config.json", "tokenizer.json",
+                             "tokenizer_config.json", "model.safetensors"});
+  if (!foreign.empty()) return foreign;
+  try {
+    const auto metadata = SafetensorsFile::open(folder / "model.safetensors").metadata;
+    return metadata.contains(kSynthMark) ? "" : "its weights were not made by synth";
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
 
 }  // namespace
 
@@ -27,12 +43,16 @@ void add_synth(CLI::App& app) {
   command->add_option("--shape", flags->shape, "which model's shape")
       ->required()
       ->check(CLI::IsMember(names));
-  command->add_option("-o,--output", flags->output, "folder to write; replaced whole if it exists")
+  command
+      ->add_option("-o,--output", flags->output,
+                   "folder to write; replaced whole if synth made it or it is empty")
       ->required();
   command->add_option("--seed", flags->seed, "same seed, same weights")->capture_default_str();
   command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));
   command->callback([flags] {
+    require_replaceable(flags->output, "synth", "a checkpoint made by tandem synth",
+                        objection_to_synth);
     ThreadPool pool(flags->threads > 0 ? flags->threads : default_threads());
     const std::int64_t parameters =
         write_synth_checkpoint(flags->shape, flags->output, flags->seed, pool);

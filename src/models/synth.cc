@@ -179,7 +179,8 @@ std::int64_t write_synth_checkpoint(const std::string& name, const fs::path& fol
           "\n");
 
   const std::vector<SafetensorsWriter::Entry> entries = tensors_of(shape);
-  SafetensorsWriter writer(staged.path() / "model.safetensors", entries, {{"format", "pt"}});
+  SafetensorsWriter writer(staged.path() / "model.safetensors", entries,
+                           {{"format", "pt"}, {kSynthMark, "synth"}});
   Progress progress("synth", static_cast<std::int64_t>(entries.size()), "tensors");
   std::int64_t parameters = 0;
   for (const SafetensorsWriter::Entry& entry : entries) {

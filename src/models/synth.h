@@ -24,6 +24,9 @@ struct SynthShape {
 
 std::vector<SynthShape> synth_shapes();
 
+// Key in the metadata of the weights by which a folder made by synth is told from others.
+inline constexpr const char* kSynthMark = "tandem";
+
 // Writes FOLDER/{config.json, generation_config.json, model.safetensors (bf16), tokenizer.json,
 // tokenizer_config.json}. Weights are uniform with the standard deviation 0.02, the same for a seed
 // on every machine; the tokenizer knows bytes only. Throws kInvalidArgument naming the known

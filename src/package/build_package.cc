@@ -6,13 +6,14 @@
 
 #include "base/error.h"
 #include "base/hash.h"
-#include "base/log.h"
+#include "base/printable.h"
 #include "base/progress.h"
 #include "base/version.h"
 #include "checkpoint/checkpoint.h"
 #include "devices/cpu/cpu_device.h"
 #include "devices/npu/npu_device.h"
 #include "devices/placement.h"
+#include "package/output_folder.h"
 #include "package/package.h"
 #include "quantize/calibration.h"
 #include "quantize/rtn.h"
@@ -63,7 +64,8 @@ std::vector<PlannedLinear> plan_linears(const Graph& graph, const Recipe& recipe
 }
 
 void write_decode(const fs::path& path, const Checkpoint& checkpoint,
-                  const std::vector<PlannedLinear>& linears, ThreadPool& pool, Progress& progress) {
+                  const std::vector<PlannedLinear>& linears, ThreadPool& pool,
+                  const std::function<void()>& written) {
   std::vector<SafetensorsWriter::Entry> entries;
   const auto quantized = [&](const std::string& tensor) {
     return std::any_of(linears.begin(), linears.end(), [&](const PlannedLinear& linear) {
@@ -94,13 +96,13 @@ void write_decode(const fs::path& path, const Checkpoint& checkpoint,
       writer.write(linear.module + ".scales", weight.scales.bytes());
       writer.write(linear.module + ".zero_points", weight.zero_points.bytes());
     }
-    progress.advance();
+    written();
   }
   writer.finish();
 }
 
 void write_prefill(const fs::path& path, const std::vector<PlannedLinear>& linears,
-                   ThreadPool& pool, Progress& progress) {
+                   ThreadPool& pool, const std::function<void()>& written) {
   std::vector<SafetensorsWriter::Entry> entries;
   for (const PlannedLinear& linear : linears) {
     if (!linear.int8) continue;
@@ -114,13 +116,13 @@ void write_prefill(const fs::path& path, const std::vector<PlannedLinear>& linea
       writer.write(linear.module + ".codes", weight.codes.bytes());
       writer.write(linear.module + ".scales", weight.scales.bytes());
     }
-    progress.advance();
+    written();
   }
   writer.finish();
 }
 
-// Static scale of each Linear's input: a code of 127 stands for the largest value (or the
-// percentile).
+// Static scale of each Linear's input: a code of 127 stands for the bound that the recipe's rule
+// takes.
 OrderedJson activation_scales(const std::vector<PlannedLinear>& linears,
                               const std::map<std::string, InputStatistics>& statistics,
                               const std::string& rule) {
@@ -128,10 +130,13 @@ OrderedJson activation_scales(const std::vector<PlannedLinear>& linears,
   for (const PlannedLinear& linear : linears) {
     if (!linear.int8) continue;
     const InputStatistics& input = statistics.at(linear.module);
-    const float bound = rule == "percentile" ? input.percentile : input.max;
+    const float bound = rule == "max"          ? input.max
+                        : rule == "percentile" ? input.percentile
+                                               : input.least_error;
     scales[linear.module] = {{"input", std::max(bound, 1e-6f) / 127.0f},
                              {"max", input.max},
-                             {"percentile_99_9", input.percentile}};
+                             {"percentile_99_9", input.percentile},
+                             {"least_error", input.least_error}};
   }
   return scales;
 }
@@ -178,6 +183,30 @@ OrderedJson file_list(const fs::path& folder, ThreadPool& pool) {
   return files;
 }
 
+// With the hash of what it says; a file name that is no UTF-8 is kept as far as JSON can.
+void write_manifest(const fs::path& folder, OrderedJson& manifest) {
+  manifest.erase("hash");
+  const auto text = [&] {
+    return manifest.dump(2, ' ', false, OrderedJson::error_handler_t::replace) + "\n";
+  };
+  manifest["hash"] = manifest_hash(parse_json(text(), kManifestFile));
+  write_text_file(folder / kManifestFile, text());
+}
+
+// A pattern that matches nothing is a slip of the pen, whose result would surprise.
+void check_patterns(const Recipe& recipe, const std::vector<PlannedLinear>& linears) {
+  for (const std::string& pattern : recipe.exclude) {
+    const bool used = std::any_of(linears.begin(), linears.end(), [&](const PlannedLinear& linear) {
+      return ::fnmatch(pattern.c_str(), linear.module.c_str(), 0) == 0;
+    });
+    if (!used) {
+      fail(ErrorCode::kInvalidArgument,
+           "[quantize] exclude: \"{}\" matches no module; modules are named like \"{}\"",
+           printable(pattern), linears.empty() ? "" : linears.front().module);
+    }
+  }
+}
+
 void check(const Recipe& recipe) {
   const auto group_ok = [](std::int64_t group) {
     return group == 32 || group == 64 || group == 128;
@@ -191,18 +220,35 @@ void check(const Recipe& recipe) {
          "[quantize] group size of lm_head: expected 0, 32, 64 or 128, got {}",
          recipe.lm_head_group_size);
   }
-  if (recipe.input_scale != "max" && recipe.input_scale != "percentile") {
+  if (recipe.input_scale != "least_error" && recipe.input_scale != "max" &&
+      recipe.input_scale != "percentile") {
     fail(ErrorCode::kInvalidArgument,
-         "[quantize] input scale: expected \"max\" or \"percentile\", got \"{}\"",
+         "[quantize] input scale: expected \"least_error\", \"max\" or \"percentile\", got \"{}\"",
          recipe.input_scale);
+  }
+  if (recipe.chunk < 1 || recipe.chunk > 4096) {
+    fail(ErrorCode::kInvalidArgument, "[quantize] chunk: expected 1 to 4096 rows, got {}",
+         recipe.chunk);
   }
 }
 
 }  // namespace
 
 BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& calibration,
-                          const fs::path& target, const Recipe& recipe, ThreadPool& pool) {
+                          const fs::path& target, const Recipe& recipe, ThreadPool& pool,
+                          const std::function<bool()>& cancelled) {
   check(recipe);
+  std::error_code ignored;
+  if (fs::equivalent(target, checkpoint_folder, ignored)) {
+    fail(ErrorCode::kInvalidArgument, "[quantize] {}: is the checkpoint: choose another folder",
+         target.string());
+  }
+  require_replaceable(target, "quantize", "a package", objection_to_package);
+  const auto step = [&](Progress& progress) {
+    progress.advance();
+    if (cancelled && cancelled())
+      fail(ErrorCode::kCancelled, "[quantize] interrupted; {} is as it was", target.string());
+  };
   const Checkpoint checkpoint = Checkpoint::open(checkpoint_folder);
   const JsonObject config(checkpoint.config(), (checkpoint_folder / "config.json").string());
   const fs::path generation_path = checkpoint_folder / "generation_config.json";
@@ -212,27 +258,30 @@ BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& cal
   const CheckpointWeights weights(checkpoint);
   const Graph graph = build_graph(config, weights);
   const std::vector<PlannedLinear> linears = plan_linears(graph, recipe);
+  check_patterns(recipe, linears);
 
   const Tokenizer tokenizer = Tokenizer::open(checkpoint_folder);
   const std::string text = read_text_file(calibration);
   const std::vector<TokenId> ids = tokenizer.encode(text);
+  // Before the long work: a folder that can't be written to shows now.
+  StagedFolder staged(target);
   const std::int64_t window = std::min(recipe.window, info.context_length);
   const CalibrationWindows windows = cut_windows(ids, window, recipe.samples);
   std::map<std::string, InputStatistics> statistics;
   {
     Progress progress("calibrate", graph.layers(), "blocks");
-    statistics = calibrate(graph, windows, pool, [&](int, int) { progress.advance(); });
+    statistics = calibrate(graph, windows, pool, [&](int, int) { step(progress); });
   }
 
-  StagedFolder staged(target);
   for (const char* name : kCopiedFiles) {
     if (fs::exists(checkpoint_folder / name))
       fs::copy_file(checkpoint_folder / name, staged.path() / name);
   }
   {
     Progress progress("quantize", 2 * static_cast<std::int64_t>(linears.size()), "weights");
-    write_decode(staged.path() / kDecodeFile, checkpoint, linears, pool, progress);
-    write_prefill(staged.path() / kPrefillFile, linears, pool, progress);
+    const auto written = [&] { step(progress); };
+    write_decode(staged.path() / kDecodeFile, checkpoint, linears, pool, written);
+    write_prefill(staged.path() / kPrefillFile, linears, pool, written);
   }
   write_text_file(staged.path() / "genai_config.json",
                   make_genai_config(info, generation).dump(4) + "\n");
@@ -259,18 +308,20 @@ BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& cal
         {"window_tokens", windows.window}}}};
   manifest["scales"] = activation_scales(linears, statistics, recipe.input_scale);
   manifest["files"] = file_list(staged.path(), pool);
-  write_text_file(staged.path() / kManifestFile, manifest.dump(2) + "\n");
+  write_manifest(staged.path(), manifest);
 
   // The placement comes from the files as written, which checks at the same time that they can be
   // read back.
   const Package package = Package::open(staged.path(), pool);
   manifest["placement"] = placements(package);
-  write_text_file(staged.path() / kManifestFile, manifest.dump(2) + "\n");
+  write_manifest(staged.path(), manifest);
   BuildReport report;
   report.linears = static_cast<std::int64_t>(linears.size());
   report.calibration_tokens = static_cast<std::int64_t>(windows.ids.size());
   report.decode_bytes = static_cast<std::int64_t>(fs::file_size(staged.path() / kDecodeFile));
   report.prefill_bytes = static_cast<std::int64_t>(fs::file_size(staged.path() / kPrefillFile));
+  // Once more: somebody may have put something there since.
+  require_replaceable(target, "quantize", "a package", objection_to_package);
   staged.commit();
   return report;
 }

@@ -5,7 +5,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -20,9 +19,10 @@ struct Recipe {
   std::int64_t lm_head_group_size = 32;  // int4 of the head; 0 leaves the head in float
   std::vector<std::string>
       exclude;  // module names that stay float in decode and on the CPU in prefill; * matches any
-  std::string input_scale =
-      "max";                 // static activation scale: "max" or "percentile" of |x| in calibration
-  std::int64_t chunk = 128;  // rows of an NPU program
+  // Static activation scale from calibration: what rounds with the least squared error
+  // ("least_error"), the largest |x| ("max"), or its 99.9th percentile ("percentile").
+  std::string input_scale = "least_error";
+  std::int64_t chunk = 128;    // rows of an NPU program
   std::int64_t samples = 128;  // calibration windows, at most
   std::int64_t window = 512;   // tokens in each
 };
@@ -34,10 +34,12 @@ struct BuildReport {
   std::int64_t prefill_bytes = 0;
 };
 
-// Reads `checkpoint`, calibrates on the text file `calibration`, writes `target`. Throws
-// kInvalidArgument for a recipe that doesn't fit the model, naming the module. Progress goes to
-// standard error.
+// Reads `checkpoint`, calibrates on the text file `calibration`, writes `target`, which must be
+// absent, empty or a package. Throws kInvalidArgument for a recipe that doesn't fit the model,
+// naming the module, and kCancelled soon after `cancelled` says true; the target is then as it was.
+// Progress goes to standard error.
 BuildReport build_package(const fs::path& checkpoint, const fs::path& calibration,
-                          const fs::path& target, const Recipe& recipe, ThreadPool& pool);
+                          const fs::path& target, const Recipe& recipe, ThreadPool& pool,
+                          const std::function<bool()>& cancelled = {});
 
 }  // namespace tandem

@@ -1,10 +1,11 @@
 #include "package/package.h"
 
 #include <algorithm>
-#include <cctype>
+#include <cmath>
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/printable.h"
 
 namespace tandem {
 namespace {
@@ -31,12 +32,17 @@ class PackageWeights : public WeightSource {
   }
 
   Tensor tensor(const std::string& name, const Shape& expected) const override {
-    return find(shared_, name, expected);
+    Tensor found = find(shared_, name, expected);
+    if (!is_float(found.dtype())) {
+      fail(ErrorCode::kFormat, "[package] {}: tensor \"{}\": expected floats, got {}", where_, name,
+           to_string(found.dtype()));
+    }
+    return found;
   }
 
   Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override {
     Weight weight;
-    if (own_.contains(module + ".codes") && own_.at(module + ".codes").dtype() == DType::kI8) {
+    if (own_.contains(module + ".codes")) {
       weight = int8(module, n, k);
     } else if (shared_.contains(module + ".codes")) {
       weight = int4(module, n, k);
@@ -67,12 +73,22 @@ class PackageWeights : public WeightSource {
       fail(ErrorCode::kFormat, "[package] {}: {}: scales.{}.input is missing or not a number",
            where_, kManifestFile, module);
     }
+    const auto input_scale = (*scale)["input"].get<float>();
+    if (!std::isfinite(input_scale) || input_scale <= 0) {
+      fail(ErrorCode::kFormat,
+           "[package] {}: {}: scales.{}.input: expected a number above 0, got {}", where_,
+           kManifestFile, module, (*scale)["input"].dump());
+    }
     return Int8Channels{n, k, find(own_, module + ".codes", {n, k}),
-                        find(own_, module + ".scales", {n}), (*scale)["input"].get<float>()};
+                        find(own_, module + ".scales", {n}), input_scale};
   }
 
   Weight int4(const std::string& module, std::int64_t n, std::int64_t k) const {
     const std::int64_t group = module == "lm_head" ? head_group_ : group_;
+    if (group < 1) {
+      fail(ErrorCode::kFormat, "[package] {}: {} has int4 codes, but its group size is {}", where_,
+           module, group);
+    }
     if (k % group != 0) {
       fail(ErrorCode::kFormat, "[package] {}: {}: K = {} is not a multiple of the group size {}",
            where_, module, k, group);
@@ -96,9 +112,10 @@ class PackageWeights : public WeightSource {
 
 // Files are named by the manifest: they must lie in the folder itself.
 fs::path listed_file(const fs::path& folder, const std::string& name) {
-  if (name.empty() || name.find('/') != std::string::npos || name == "." || name == "..") {
+  if (name.empty() || name.find_first_of(std::string_view("/\0", 2)) != std::string::npos ||
+      name == "." || name == "..") {
     fail(ErrorCode::kFormat, "[package] {}: files: \"{}\" is not a plain file name",
-         (folder / kManifestFile).string(), name);
+         (folder / kManifestFile).string(), printable(name));
   }
   return folder / name;
 }
@@ -112,7 +129,7 @@ void verify_files(const fs::path& folder, const JsonObject& manifest, ThreadPool
   }
   for (const auto& [name, entry] : files.json().items()) {
     const fs::path path = listed_file(folder, name);
-    const JsonObject expected(entry, fmt::format("{}.{}", files.where(), name));
+    const JsonObject expected(entry, fmt::format("{}.{}", files.where(), printable(name)));
     const auto file = MappedFile::open(path);
     const auto bytes = static_cast<std::int64_t>(file->bytes().size());
     if (bytes != expected.get_int("bytes", 0, std::int64_t{1} << 50)) {
@@ -129,6 +146,11 @@ void verify_files(const fs::path& folder, const JsonObject& manifest, ThreadPool
 }
 
 }  // namespace
+
+std::string manifest_hash(Json manifest) {
+  manifest.erase("hash");
+  return content_hash(manifest.dump());
+}
 
 bool Package::is_package(const fs::path& folder) {
   std::error_code ignored;
@@ -147,6 +169,11 @@ Package Package::open(const fs::path& folder, ThreadPool& pool) {
          "[package] {}: format {}, this version reads {}: quantize the checkpoint again",
          manifest_path.string(), format, kPackageFormat);
   }
+  if (manifest.get_string("hash") != manifest_hash(package.manifest_)) {
+    fail(ErrorCode::kFormat,
+         "[package] {}: content does not match its own hash: the file was changed",
+         manifest_path.string());
+  }
   verify_files(folder, manifest, pool);
   package.config_ = read_json_file(folder / "config.json");
   package.decode_ = SafetensorsFile::open(folder / kDecodeFile).tensors;
@@ -163,7 +190,7 @@ std::unique_ptr<WeightSource> Package::weights(Phase phase) const {
   const JsonObject manifest(manifest_, (folder_ / kManifestFile).string());
   const JsonObject decode = manifest.child("recipe").child("decode");
   const std::int64_t group = decode.get_int("group_size", 1, 4096);
-  const std::int64_t head_group = decode.get_int_or("lm_head_group_size", group, 1, 4096);
+  const std::int64_t head_group = decode.get_int_or("lm_head_group_size", group, 0, 4096);
   return std::make_unique<PackageWeights>(
       folder_.string(), phase == Phase::kPrefill ? prefill_ : std::map<std::string, Tensor>{},
       decode_, manifest.child("scales").json(), group, head_group);
@@ -181,10 +208,11 @@ std::int64_t Package::weight_file_bytes(Phase phase) const {
     return bytes;
   }
   add(prefill_, [](const std::string&) { return true; });
-  // Prefill takes from decode's file what it has no own form of.
+  // Prefill takes from decode's file what it has no own form of: biases too.
   add(decode_, [&](const std::string& name) {
     const std::size_t dot = name.rfind('.');
-    return dot == std::string::npos || !prefill_.contains(name.substr(0, dot) + ".codes");
+    if (dot == std::string::npos || name.substr(dot) == ".bias") return true;
+    return !prefill_.contains(name.substr(0, dot) + ".codes");
   });
   return bytes;
 }
@@ -194,6 +222,8 @@ OrderedJson make_genai_config(const ModelInfo& info, const Json& generation) {
     const auto found = generation.find(key);
     return found != generation.end() && found->is_number() ? found->get<double>() : fallback;
   };
+  // A double beyond the range of an integer must not be converted to one.
+  const double top_k = std::clamp(number_or("top_k", 50), 0.0, 2147483647.0);
   const auto sampled = generation.find("do_sample");
   const bool do_sample =
       sampled != generation.end() && sampled->is_boolean() && sampled->get<bool>();
@@ -238,7 +268,7 @@ OrderedJson make_genai_config(const ModelInfo& info, const Json& generation) {
                         {"past_present_share_buffer", true},
                         {"repetition_penalty", number_or("repetition_penalty", 1.0)},
                         {"temperature", number_or("temperature", 1.0)},
-                        {"top_k", static_cast<std::int64_t>(number_or("top_k", 50))},
+                        {"top_k", static_cast<std::int64_t>(top_k)},
                         {"top_p", number_or("top_p", 1.0)}};
   return {{"model", std::move(model)}, {"search", std::move(search)}};
 }

@@ -1,13 +1,14 @@
 // A deployable folder: what the formats of its files are, and how it is opened and verified.
 //
-//   genai_config.json         for ONNX Runtime GenAI and for us: sizes, token ids, search defaults
-//   config.json, tokenizer.json, tokenizer_config.json, generation_config.json, chat_template.jinja
-//   as in the checkpoint decode.safetensors        int4 Linears (NAME.codes, NAME.scales,
-//   NAME.zero_points in the layout of MatMulNBits) and
-//                             all float tensors under their own names
-//   prefill.safetensors       int8 Linears (NAME.codes, NAME.scales); the tensors they share with
-//   decode lie there tandem.json               recipe, placement, activation scales, versions,
-//   content hashes of all other files
+//   genai_config.json      for ONNX Runtime GenAI and for us: sizes, token ids, search defaults
+//   config.json, generation_config.json, tokenizer.json, tokenizer_config.json,
+//   special_tokens_map.json, chat_template.jinja: as in the checkpoint, where it has them
+//   decode.safetensors     int4 Linears (NAME.codes, NAME.scales, NAME.zero_points in the layout of
+//                          MatMulNBits) and all float tensors under their own names
+//   prefill.safetensors    int8 Linears (NAME.codes, NAME.scales); what it shares with decode lies
+//                          there
+//   tandem.json            recipe, placement, activation scales, versions, content hashes of all
+//                          other files and of itself
 // model.onnx and prefill.onnx have their place beside these: the safetensors files can be their
 // external data.
 #pragma once
@@ -54,6 +55,10 @@ class Package {
   std::map<std::string, Tensor> decode_;
   std::map<std::string, Tensor> prefill_;
 };
+
+// What tandem.json says under "hash": the hash of all its other keys, sorted and without spaces, so
+// that a change of a scale shows like one of a weight.
+std::string manifest_hash(Json manifest);
 
 // genai_config.json for a model: the keys that ONNX Runtime GenAI reads, search defaults from
 // generation_config.json (an empty object if the checkpoint has none).
