@@ -114,6 +114,7 @@ void add_bench(CLI::App& app) {
   flags->model.add_to(*command);
   command->add_option("-p,--prompt", flags->options.prompts, "prompt lengths in tokens")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->capture_default_str();
   command->add_option("-g,--generate", flags->options.generate, "tokens to write after each prompt")
       ->capture_default_str();

@@ -1,6 +1,6 @@
 // What the subcommands share.
+#include <atomic>
 #include <csignal>
-#include <cstdio>
 #include <iostream>
 
 #include "base/error.h"
@@ -9,10 +9,12 @@
 namespace tandem::cli {
 namespace {
 
-volatile std::sig_atomic_t interrupt_count = 0;
+// What a signal handler changes can't be but global; lock-free atomics are safe in one.
+std::atomic<int> interrupt_count = 0;
+static_assert(std::atomic<int>::is_always_lock_free);
 
 void on_interrupt(int signal) {
-  if (++interrupt_count > 1) {
+  if (interrupt_count.fetch_add(1) > 0) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
@@ -21,7 +23,7 @@ void on_interrupt(int signal) {
 }  // namespace
 
 void catch_interrupt() { std::signal(SIGINT, on_interrupt); }
-bool interrupted() noexcept { return interrupt_count > 0; }
+bool interrupted() noexcept { return interrupt_count.load() > 0; }
 
 void ModelFlags::add_to(CLI::App& command, bool with_mode) {
   command.add_option("model", model, "folder of a package or of a float checkpoint")->required();

@@ -143,8 +143,10 @@ void add_compare(CLI::App& app) {
   command->add_option("-p,--prompt", flags->prompt, "prompt length of the speeds, tokens")
       ->expected(1)
       ->capture_default_str();
-  command->add_option("--max-windows", flags->max_windows,
-                      "score no more windows of 512 tokens of each text; 0: all");
+  command
+      ->add_option("--max-windows", flags->max_windows,
+                   "score no more windows of 512 tokens of each text; 0: all")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
   command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));
   command->add_flag("--json", flags->json, "one JSON object on standard output");

@@ -37,6 +37,10 @@ void logits(const LogitsFlags& flags) {
   const std::vector<TokenId> ids = read_ids(flags.ids);
   const auto model = LoadedModel::open(flags.model.model, flags.model.load_options());
   const auto tokens = static_cast<std::int64_t>(ids.size());
+  if (tokens > model->info().context_length) {
+    fail(ErrorCode::kInvalidArgument, "[logits] {}: {} tokens, the model's context is {}",
+         flags.ids, tokens, model->info().context_length);
+  }
   std::byte* data = nullptr;
   const Tensor all = Tensor::allocate(DType::kF32, {tokens, model->info().vocabulary}, &data);
   KvSequence sequence = model->new_sequence();
@@ -44,9 +48,7 @@ void logits(const LogitsFlags& flags) {
     std::copy(rows.begin(), rows.end(),
               reinterpret_cast<float*>(data) + first * model->info().vocabulary);
   });
-  const fs::path beside = flags.output + ".part";
-  write_safetensors(beside, {{"logits", all}});
-  fs::rename(beside, flags.output);
+  write_safetensors(flags.output, {{"logits", all}});
 }
 
 }  // namespace

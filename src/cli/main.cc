@@ -1,6 +1,8 @@
 // The program: parses the command line, runs one subcommand, turns errors into one line and an exit
 // status.
 #include <exception>
+#include <iostream>
+#include <new>
 
 #include "base/error.h"
 #include "base/log.h"
@@ -59,6 +61,11 @@ int main(int argc, char** argv) {
 
   try {
     app.parse(argc, argv);
+    // A full disk shows when the last of the output is written.
+    if (!std::cout.flush()) {
+      spdlog::error("[cli] cannot write to standard output");
+      return 1;
+    }
     return 0;
   } catch (const CLI::ParseError& error) {
     const int status = app.exit(error);
@@ -66,6 +73,9 @@ int main(int argc, char** argv) {
   } catch (const tandem::Error& error) {
     spdlog::error("{}", error.what());
     return exit_status(error.code());
+  } catch (const std::bad_alloc&) {
+    spdlog::error("[cli] out of memory");
+    return 1;
   } catch (const std::exception& error) {
     spdlog::error("unexpected: {}", error.what());
     return 1;

@@ -41,12 +41,14 @@ void run(const RunFlags& flags) {
   if (flags.placement) print_placement(*model);
   if (flags.prompt.empty() && flags.prompt_file.empty()) {
     if (flags.placement) return;
-    fail(ErrorCode::kInvalidArgument, "[run] give a prompt with -p or -f");
+    fail(ErrorCode::kInvalidArgument, "[run] expected a prompt with -p or -f");
   }
   const std::string prompt =
       flags.prompt_file.empty() ? flags.prompt : read_text_file(flags.prompt_file);
   const std::vector<TokenId> ids =
       flags.chat ? model->encode_chat(prompt, flags.system) : model->tokenizer().encode(prompt);
+
+  if (ids.empty()) fail(ErrorCode::kInvalidArgument, "[run] the prompt is empty");
 
   catch_interrupt();
   const auto loaded = Clock::now();

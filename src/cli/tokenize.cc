@@ -1,6 +1,7 @@
 // tandem tokenize and detokenize: text to ids and back.
 #include <iostream>
 #include <iterator>
+#include <optional>
 
 #include "base/error.h"
 #include "cli/commands.h"
@@ -12,7 +13,7 @@ namespace {
 struct TokenizeFlags {
   std::string tokenizer;
   std::string file;
-  std::string prompt;
+  std::optional<std::string> prompt;
   std::vector<TokenId> ids;
   bool no_special = false;
   bool plain = false;
@@ -26,7 +27,7 @@ std::string read_input(const std::string& file) {
 
 void tokenize(const TokenizeFlags& flags) {
   const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer);
-  const std::string text = flags.prompt.empty() ? read_input(flags.file) : flags.prompt;
+  const std::string text = flags.prompt ? *flags.prompt : read_input(flags.file);
   const std::vector<TokenId> ids = tokenizer.encode(
       text, {.add_special_tokens = !flags.no_special, .parse_special_tokens = !flags.plain});
   if (flags.json) {
@@ -49,7 +50,8 @@ std::vector<TokenId> parse_ids(const std::string& text, const std::string& where
     if (!list.is_array())
       fail(ErrorCode::kFormat, "[detokenize] {}: expected an array of token ids", where);
     for (const Json& id : list) {
-      if (!id.is_number_integer()) {
+      // As a double any number of digits can be compared.
+      if (!id.is_number_integer() || id.get<double>() < 0 || id.get<double>() > INT32_MAX) {
         fail(ErrorCode::kFormat, "[detokenize] {}: entry {}: expected a token id, got {}", where,
              ids.size(), id.dump());
       }
@@ -74,7 +76,15 @@ std::vector<TokenId> parse_ids(const std::string& text, const std::string& where
 void detokenize(const TokenizeFlags& flags) {
   const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer);
   const std::vector<TokenId> ids =
-      flags.ids.empty() ? parse_ids(read_input(flags.file), flags.file) : flags.ids;
+      flags.ids.empty()
+          ? parse_ids(read_input(flags.file), flags.file.empty() ? "standard input" : flags.file)
+          : flags.ids;
+  for (const TokenId id : ids) {
+    if (id < 0 || id >= tokenizer.vocabulary_size()) {
+      fail(ErrorCode::kInvalidArgument, "[detokenize] expected ids in [0, {}), got {}",
+           tokenizer.vocabulary_size(), id);
+    }
+  }
   const std::string text = tokenizer.decode(ids, flags.no_special);
   if (flags.json) {
     print_json({{"text", text}});
@@ -103,7 +113,9 @@ void add_detokenize(CLI::App& app) {
   auto* command = app.add_subcommand("detokenize", "token ids to text");
   auto flags = std::make_shared<TokenizeFlags>();
   command->add_option("tokenizer", flags->tokenizer, "model folder or tokenizer.json")->required();
-  auto* ids = command->add_option("--ids", flags->ids, "the ids themselves")->delimiter(',');
+  auto* ids = command->add_option("--ids", flags->ids, "the ids themselves")
+                  ->delimiter(',')
+                  ->allow_extra_args(false);
   command
       ->add_option("--file", flags->file, "file with ids, JSON or plain (default: standard input)")
       ->excludes(ids);
