@@ -27,8 +27,8 @@ using MatchData = std::unique_ptr<pcre2_match_data, Freer<pcre2_match_data_free>
 using Code = std::unique_ptr<pcre2_code, Freer<pcre2_code_free>>;
 
 constexpr std::size_t kMaxExpressionBytes = 64 << 10;
-// Steps of backtracking from one place in the text; about 0.1 s. Expressions in use need under a
-// hundred.
+// Steps of backtracking from one place in the text; measured, they take 0.05 s. The expressions of
+// GPT-2, Qwen2 and Llama 3 stay below it on a megabyte of one kind of character.
 constexpr std::uint32_t kMatchLimit = 4'000'000;
 constexpr std::uint32_t kHeapLimitKib = 64 << 10;
 // Processor time for one search: some hundred times what expressions in use need, so that only one
