@@ -44,13 +44,27 @@ const Kernels& vnni_kernels() {
   return kTable;
 }
 
+const Kernels& amx_kernels() {
+  static const Kernels kTable = [] {
+    Kernels table = vnni_kernels();
+    table.name = "amx";
+    use_linear_amx(table);
+    return table;
+  }();
+  return kTable;
+}
+
 }  // namespace
 
 std::vector<const Kernels*> available_kernels(const CpuFeatures& features) {
   std::vector<const Kernels*> tables = {&ref_kernels()};
-  if (features.avx2) tables.push_back(&avx2_kernels());
-  if (features.avx2 && features.avx512) tables.push_back(&avx512_kernels());
-  if (features.avx2 && features.avx512 && features.avx512_vnni) tables.push_back(&vnni_kernels());
+  if (!features.avx2) return tables;
+  tables.push_back(&avx2_kernels());
+  if (!features.avx512) return tables;
+  tables.push_back(&avx512_kernels());
+  if (!features.avx512_vnni) return tables;
+  tables.push_back(&vnni_kernels());
+  if (features.amx_int8) tables.push_back(&amx_kernels());
   return tables;
 }
 

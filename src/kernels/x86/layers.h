@@ -15,6 +15,15 @@ void use_attention_avx512(Kernels& table) noexcept;
 
 void use_linear_vnni(Kernels& table) noexcept;
 
+// The products of use_linear_vnni(), which other layers call for few rows.
+void vnni_linear_int8(const PanelLayout&, const std::byte* panels, Range range,
+                      const StaticInt8Rows&, std::int64_t rows, const LinearOutput&) noexcept;
+void vnni_linear_int8_sums(const PanelLayout&, const std::byte* panels, Range range,
+                           const StaticInt8Rows&, std::int64_t rows, std::int32_t* sums,
+                           std::int64_t stride) noexcept;
+void vnni_linear_int4(const PanelLayout&, const std::byte* panels, Range range,
+                      const GroupInt8Rows&, std::int64_t rows, const LinearOutput&) noexcept;
+
 void use_linear_amx(Kernels& table) noexcept;
 
 }  // namespace tandem

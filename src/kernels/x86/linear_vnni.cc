@@ -2,7 +2,7 @@
 // signed activations and adds to an int32, for sixteen columns at once. A register tile is 6 rows x
 // 64 columns: 24 accumulators, 4 registers of weights and a broadcast, so that per 4 k there are 24
 // multiply-adds for 10 loads.
-#include "kernels/x86/int_linear.h"
+#include "kernels/x86/int4_groups.h"
 #include "kernels/x86/intrinsics.h"
 #include "kernels/x86/layers.h"
 
@@ -11,8 +11,6 @@ namespace tandem {
 namespace {
 
 constexpr int kTileRows = 6;
-
-TANDEM_INLINE inline __m512i load_codes(const std::uint8_t* p) { return _mm512_loadu_si512(p); }
 
 TANDEM_INLINE inline __m512i broadcast4(const std::int8_t* p) {
   std::int32_t four;
@@ -60,30 +58,6 @@ struct Int8Tile {
     });
   }
 };
-
-// What follows a group's codes: scales and zero points of 64 columns.
-struct GroupEnd {
-  __m512 scales[4];
-  __m512i zeros[4];  // 16-bit in the low half of each lane
-
-  TANDEM_INLINE explicit GroupEnd(const std::uint8_t* end) {
-    unroll<4>([&](auto v) TANDEM_INLINE {
-      scales[v] =
-          _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(end + v * 32)));
-      zeros[v] = _mm512_cvtepu8_epi32(
-          _mm_loadu_si128(reinterpret_cast<const __m128i*>(end + 128 + v * 16)));
-    });
-  }
-};
-
-// acc + float(sums - zero_point * row_sum) * (x_scale * scale). The zero point and the row's sum
-// fit 16 bits (at most 15, and at most 128 * 128), so that one vpdpwssd subtracts their product.
-TANDEM_INLINE inline __m512 add_group(__m512i sums, const GroupEnd& end, int v,
-                                      std::int32_t row_sum, float x_scale, __m512 acc) {
-  sums = _mm512_dpwssd_epi32(sums, end.zeros[v], _mm512_set1_epi32(-row_sum & 0xFFFF));
-  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(sums),
-                         _mm512_mul_ps(_mm512_set1_ps(x_scale), end.scales[v]), acc);
-}
 
 template <int kRows>
 TANDEM_INLINE inline void clear(__m512i (&sums)[kRows][4]) {
@@ -139,18 +113,6 @@ void int4_few_rows(const std::uint8_t* panel, std::int64_t groups, std::int64_t 
   }
 }
 
-// Nibbles of one group to bytes in the order of an int8 panel.
-void unpack_group(const std::uint8_t* panel, std::int64_t group, std::uint8_t* out) {
-  const __m512i low = _mm512_set1_epi8(15);
-  for (std::int64_t i = 0; i < group / 8; ++i)
-    unroll<4>([&](auto v) TANDEM_INLINE {
-      const __m512i pair = load_codes(panel + i * 256 + v * 64);
-      _mm512_store_si512(out + i * 512 + v * 64, _mm512_and_si512(pair, low));
-      _mm512_store_si512(out + i * 512 + 256 + v * 64,
-                         _mm512_and_si512(_mm512_srli_epi16(pair, 4), low));
-    });
-}
-
 // One unpacked group for up to six rows; acc [rows][64] in memory.
 template <int kRows>
 void int4_group(const std::uint8_t* unpacked, const std::uint8_t* end, std::int64_t group,
@@ -163,8 +125,6 @@ void int4_group(const std::uint8_t* unpacked, const std::uint8_t* end, std::int6
 
 // From here up, nibbles are unpacked once per group for all rows.
 constexpr std::int64_t kUnpackRows = 13;
-constexpr std::int64_t kChunkRows = 126;  // 32 KiB of accumulators
-constexpr std::int64_t kMaxGroup = 128;
 
 void linear_int4(const PanelLayout& layout, const std::byte* panels, Range range,
                  const GroupInt8Rows& x, std::int64_t rows, const LinearOutput& out) noexcept {
@@ -221,10 +181,27 @@ std::int64_t peak_loop(std::int64_t iterations, std::int32_t* sink) noexcept {
 
 }  // namespace
 
+void vnni_linear_int8(const PanelLayout& layout, const std::byte* panels, Range range,
+                      const StaticInt8Rows& x, std::int64_t rows,
+                      const LinearOutput& out) noexcept {
+  Int8Linear<Int8Tile>::linear(layout, panels, range, x, rows, out);
+}
+
+void vnni_linear_int8_sums(const PanelLayout& layout, const std::byte* panels, Range range,
+                           const StaticInt8Rows& x, std::int64_t rows, std::int32_t* sums,
+                           std::int64_t stride) noexcept {
+  Int8Linear<Int8Tile>::sums(layout, panels, range, x, rows, sums, stride);
+}
+
+void vnni_linear_int4(const PanelLayout& layout, const std::byte* panels, Range range,
+                      const GroupInt8Rows& x, std::int64_t rows, const LinearOutput& out) noexcept {
+  linear_int4(layout, panels, range, x, rows, out);
+}
+
 void use_linear_vnni(Kernels& table) noexcept {
-  table.linear_int8 = Int8Linear<Int8Tile>::linear;
-  table.linear_int8_sums = Int8Linear<Int8Tile>::sums;
-  table.linear_int4 = linear_int4;
+  table.linear_int8 = vnni_linear_int8;
+  table.linear_int8_sums = vnni_linear_int8_sums;
+  table.linear_int4 = vnni_linear_int4;
   table.int8_peak_loop = peak_loop;
 }
 
