@@ -1,0 +1,122 @@
+// genai_config.json: the keys that ONNX Runtime GenAI needs, and that its own parser takes it.
+#include <gtest/gtest.h>
+
+#include <array>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+
+#include "package/package_fixture.h"
+
+namespace tandem {
+namespace {
+
+using testing::ScratchFolder;
+
+ModelInfo demo_info() {
+  const Json config = read_json_file(testing::demo_dir() / "config.json");
+  const Json generation = read_json_file(testing::demo_dir() / "generation_config.json");
+  return read_model_info(JsonObject(config, "config.json"), &generation);
+}
+
+TEST(GenaiConfig, HasWhatOnnxRuntimeGenaiReads) {
+  const OrderedJson config = make_genai_config(demo_info(), Json::object());
+  const OrderedJson& model = config["model"];
+  EXPECT_EQ(model["type"], "qwen2");
+  EXPECT_EQ(model["context_length"], 512);
+  EXPECT_EQ(model["vocab_size"], 4096);
+  EXPECT_EQ(model["bos_token_id"], 4093);
+  EXPECT_EQ(model["eos_token_id"], OrderedJson::array({4095, 4093}));
+  EXPECT_EQ(model["pad_token_id"], 4093);
+  const OrderedJson& decoder = model["decoder"];
+  EXPECT_EQ(decoder["filename"], "model.onnx");
+  EXPECT_EQ(decoder["hidden_size"], 256);
+  EXPECT_EQ(decoder["head_size"], 64);
+  EXPECT_EQ(decoder["num_attention_heads"], 4);
+  EXPECT_EQ(decoder["num_key_value_heads"], 2);
+  EXPECT_EQ(decoder["num_hidden_layers"], 6);
+  EXPECT_EQ(decoder["inputs"]["past_key_names"], "past_key_values.%d.key");
+  EXPECT_EQ(decoder["inputs"]["past_value_names"], "past_key_values.%d.value");
+  EXPECT_EQ(decoder["outputs"]["present_key_names"], "present.%d.key");
+  EXPECT_EQ(decoder["outputs"]["logits"], "logits");
+  EXPECT_TRUE(decoder["session_options"]["provider_options"].is_array());
+  const OrderedJson& search = config["search"];
+  EXPECT_EQ(search["max_length"], 512);
+  EXPECT_EQ(search["do_sample"], false);
+  EXPECT_EQ(search["top_k"], 50);
+  EXPECT_EQ(search["num_beams"], 1);
+}
+
+TEST(GenaiConfig, TakesSearchDefaultsFromTheCheckpoint) {
+  const Json generation = {{"do_sample", true},
+                           {"temperature", 0.7},
+                           {"top_k", 20},
+                           {"top_p", 0.8},
+                           {"repetition_penalty", 1.1}};
+  const OrderedJson search = make_genai_config(demo_info(), generation)["search"];
+  EXPECT_EQ(search["do_sample"], true);
+  EXPECT_EQ(search["temperature"], 0.7);
+  EXPECT_EQ(search["top_k"], 20);
+  EXPECT_EQ(search["top_p"], 0.8);
+  EXPECT_EQ(search["repetition_penalty"], 1.1);
+}
+
+TEST(GenaiConfig, BoundsWhatTheCheckpointSays) {
+  const auto top_k = [](const Json& value) {
+    const OrderedJson config = make_genai_config(demo_info(), Json{{"top_k", value}});
+    return config["search"]["top_k"].get<std::int64_t>();
+  };
+  EXPECT_EQ(top_k(1e300), std::numeric_limits<std::int32_t>::max());
+  EXPECT_EQ(top_k(-1e300), 0);
+  EXPECT_EQ(top_k("many"), 50);
+  EXPECT_EQ(top_k(nullptr), 50);
+}
+
+TEST(GenaiConfig, ModelsWithoutEndOrBeginHaveNone) {
+  ModelInfo info = demo_info();
+  info.bos.reset();
+  info.pad.reset();
+  info.eos = {7};
+  OrderedJson model = make_genai_config(info, Json::object())["model"];
+  EXPECT_FALSE(model.contains("bos_token_id"));
+  EXPECT_EQ(model["eos_token_id"], 7);
+  EXPECT_EQ(model["pad_token_id"], 7);
+}
+
+// Exit status of a command, its output thrown away into `output`.
+int run(const std::string& command, std::string& output) {
+  std::FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
+  if (pipe == nullptr) return -1;
+  std::array<char, 4096> buffer;
+  output.clear();
+  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
+    output.append(buffer.data(), n);
+  return ::pclose(pipe);
+}
+
+TEST(GenaiConfig, OnnxRuntimeGenaiParsesIt) {
+  const char* chosen = std::getenv("TANDEM_TEST_PYTHON");
+  const std::string python = chosen != nullptr ? chosen : "python3";
+  std::string output;
+  if (run("'" + python + "' -c 'import onnxruntime_genai'", output) != 0)
+    GTEST_SKIP() << python << " has no onnxruntime_genai (set TANDEM_TEST_PYTHON to one that has)";
+  const ScratchFolder folder;
+  testing::write_tiny_checkpoint(folder / "c");
+  testing::build_tiny_package(folder / "c", folder / "p");
+  const std::string script =
+      "import sys, onnxruntime_genai as og\nog.Config(sys.argv[1])\n"
+      "print(\"parsed\")";
+  const auto parse = [&] {
+    return run("'" + python + "' -c '" + script + "' '" + (folder / "p").string() + "'", output);
+  };
+  EXPECT_EQ(parse(), 0) << output;
+  EXPECT_NE(output.find("parsed"), std::string::npos) << output;
+  // That its parser would notice: a key that it does not know.
+  Json config = read_json_file(folder / "p/genai_config.json");
+  config["model"]["no_such_key"] = 1;
+  testing::write_bytes(folder / "p/genai_config.json", config.dump());
+  EXPECT_NE(parse(), 0) << output;
+}
+
+}  // namespace
+}  // namespace tandem
