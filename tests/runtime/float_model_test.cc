@@ -1,0 +1,155 @@
+// Float checkpoints against PyTorch's and transformers' results, with every table of kernels.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "checkpoint/safetensors.h"
+#include "runtime/demo_package.h"
+#include "runtime/evaluate.h"
+#include "runtime/generator.h"
+
+namespace tandem {
+namespace {
+
+using testing::all_logits;
+using testing::demo_dir;
+using testing::demo_ids;
+using testing::open_demo;
+
+std::vector<std::string> table_names() {
+  std::vector<std::string> names;
+  for (const Kernels* kernels : available_kernels(detect_cpu_features()))
+    names.emplace_back(kernels->name);
+  return names;
+}
+
+Json reference() { return read_json_file(demo_dir() / "reference.json"); }
+
+double worst_difference(std::span<const float> got, std::span<const float> want) {
+  if (got.size() != want.size()) return INFINITY;
+  double worst = 0;
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const double difference = std::fabs(static_cast<double>(got[i]) - want[i]);
+    if (!(difference <= worst)) worst = difference;
+  }
+  return worst;
+}
+
+TEST(DemoModel, GivesTheLogitsOfPyTorchWithEveryTable) {
+  const auto ids = reference()["prompt_ids"].get<std::vector<TokenId>>();
+  const auto tensors = SafetensorsFile::open(demo_dir() / "reference_logits.safetensors").tensors;
+
+  const std::vector<float> want = tensors.at("logits").to_floats();
+  for (const std::string& name : table_names()) {
+    const auto model = open_demo(Mode::kFloat, {.kernels = name});
+    EXPECT_EQ(model->kernels().name, name);
+    EXPECT_LT(worst_difference(all_logits(*model, ids), want), 1e-3) << name;
+  }
+}
+
+TEST(DemoModel, ContinuesAsPyTorchDoes) {
+  const Json expected = reference();
+  const auto model = open_demo(Mode::kFloat);
+  const auto want = expected["greedy_ids"].get<std::vector<TokenId>>();
+  Generator generator(*model, {});
+  generator.append(expected["prompt_ids"].get<std::vector<TokenId>>());
+  std::vector<TokenId> got;
+  while (!generator.done() && got.size() < want.size()) got.push_back(generator.next());
+  EXPECT_EQ(got, want);
+  EXPECT_EQ(model->tokenizer().decode(got, true), expected["greedy_text"].get<std::string>());
+  EXPECT_EQ(model->tokenizer().encode(expected["prompt"].get<std::string>()),
+            expected["prompt_ids"].get<std::vector<TokenId>>());
+}
+
+TEST(DemoModel, AnswersAsPyTorchDoes) {
+  const Json expected = reference();
+  const auto model = open_demo(Mode::kFloat);
+  for (const char* name : {"seed", "chat"}) {
+    Generator generator(*model, {});
+    generator.append(
+        model->encode_chat(expected[std::string(name) + "_prompt"].get<std::string>()));
+    const std::size_t prompt = generator.sequence().size();
+    while (!generator.done()) generator.next();
+    const std::string answer =
+        model->tokenizer().decode(generator.sequence().subspan(prompt), true);
+    const std::string want = expected[std::string(name) + "_answer"].get<std::string>();
+    EXPECT_EQ(answer, want.substr(0, want.find("<|im_end|>"))) << name;
+  }
+}
+
+TEST(DemoModel, HasThePerplexityOfPyTorch) {
+  const Json expected = reference()["ppl_stories"];
+  const auto model = open_demo(Mode::kFloat);
+  const TextScore score = score_text(*model, nullptr, demo_ids(*model, "eval_stories.txt"), 512);
+  EXPECT_EQ(score.windows, 92);
+  EXPECT_EQ(score.tokens, expected[1].get<std::int64_t>());
+  EXPECT_NEAR(score.perplexity / expected[0].get<double>(), 1, 1e-3);
+  EXPECT_EQ(score.kl, 0);
+}
+
+TEST(DemoModel, HasThePerplexityOfPyTorchOnRealStories) {
+  TANDEM_REQUIRE_SHARED("../demo/checkpoint/eval_tinystories.txt");
+  const Json expected = reference()["ppl_tinystories"];
+  const auto model = open_demo(Mode::kFloat);
+  const auto ids = model->tokenizer().encode(
+      read_text_file(testing::shared_data() / "../demo/checkpoint/eval_tinystories.txt"));
+  const TextScore score = score_text(*model, nullptr, ids, 512);
+  EXPECT_EQ(score.tokens, expected[1].get<std::int64_t>());
+  EXPECT_NEAR(score.perplexity / expected[0].get<double>(), 1, 1e-3);
+}
+
+TEST(DemoModel, AnswersAsManyQuestionsAsPyTorch) {
+  const auto model = open_demo(Mode::kFloat);
+  const auto questions = read_questions(demo_dir() / "eval_questions.json");
+  ASSERT_EQ(questions.size(), 200U);
+  const QuestionScore score = ask_questions(*model, questions);
+  EXPECT_EQ(score.total, 200);
+  EXPECT_NEAR(static_cast<double>(score.right) / 200, reference()["questions_right"].get<double>(),
+              0.01);
+}
+
+class TinyModel : public ::testing::TestWithParam<const char*> {
+ protected:
+  std::unique_ptr<LoadedModel> open(LoadOptions options = {}) const {
+    options.cache = fs::path();
+    options.threads = 1;
+    return LoadedModel::open(folder(), options);
+  }
+  fs::path folder() const { return testing::fixture("models/fixtures") / GetParam(); }
+};
+
+TEST_P(TinyModel, GivesTheLogitsOfTransformersWithEveryTable) {
+  const auto expected = SafetensorsFile::open(folder() / "reference.safetensors").tensors;
+  for (const std::string& name : table_names()) {
+    const auto model = open({.kernels = name});
+    const auto logits = all_logits(*model, expected.at("ids").as<TokenId>());
+    EXPECT_LT(worst_difference(logits, expected.at("logits").as<float>()), 1e-3) << name;
+  }
+}
+
+TEST_P(TinyModel, ReadsTokenByTokenWhatItReadsAtOnce) {
+  const auto expected = SafetensorsFile::open(folder() / "reference.safetensors").tensors;
+  const std::span<const TokenId> ids = expected.at("ids").as<TokenId>();
+  for (const std::string& name : table_names()) {
+    const auto model = open({.kernels = name});
+    const std::vector<float> whole = all_logits(*model, ids);
+    const auto vocabulary = static_cast<std::size_t>(model->info().vocabulary);
+    KvSequence sequence = model->new_sequence();
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      const auto one = model->decode(sequence, ids[i]);
+      ASSERT_EQ(std::memcmp(one.data(), whole.data() + i * vocabulary, one.size_bytes()), 0)
+          << name << " token " << i;
+    }
+    for (const std::int64_t chunk : {1, 3, 8})
+      EXPECT_EQ(all_logits(*open({.chunk = chunk, .kernels = name}), ids), whole)
+          << name << " chunk " << chunk;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, TinyModel,
+                         ::testing::Values("llama_rope", "llama_biased", "qwen2_window",
+                                           "llama_head_dim"));
+
+}  // namespace
+}  // namespace tandem
