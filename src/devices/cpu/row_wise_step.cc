@@ -44,7 +44,12 @@ class RowWiseStep : public Step {
     if (rows * width_ < kSmallStep) {
       run_rows(context, {0, rows});
     } else {
-      context.pool.parallel_for(rows, 1, [&](Range range) { run_rows(context, range); });
+      context.pool.parallel_for(rows, 1, [&](Range range) {
+        // Row by row, so that what one operator writes is still in the cache when the next reads
+        // it.
+        for (std::int64_t row = range.begin; row < range.end; ++row)
+          run_rows(context, {row, row + 1});
+      });
     }
   }
 

@@ -29,20 +29,21 @@ bool comes_from_int8(const Graph& graph, ValueId value) {
   return is_static_int8(*producer);
 }
 
-// One stage of a program: Linears that share an input, or an element-wise node. Every stage
-// computes all rows of the chunk, as the hardware would.
+// One stage of a program: element-wise nodes, then the Linears that read their result (or an input
+// of the segment). Every stage computes all rows of the chunk, as the hardware would; between
+// stages the threads meet.
 struct Stage {
-  const Node* node = nullptr;  // element-wise, or null
-  std::int64_t width = 0;      // of the node's output
-  ValueId input = -1;          // of the Linears
+  std::vector<const Node*> element_wise;
+  ValueId input = -1;  // of the Linears
   std::vector<PackedLinear> linears;
 };
 
 class NpuHostProgram : public Program {
  public:
-  NpuHostProgram(const Kernels& kernels, std::int64_t chunk, std::shared_ptr<Scratch> scratch,
-                 std::vector<Stage> stages)
-      : kernels_(kernels),
+  NpuHostProgram(const Graph& graph, const Kernels& kernels, std::int64_t chunk,
+                 std::shared_ptr<Scratch> scratch, std::vector<Stage> stages)
+      : graph_(graph),
+        kernels_(kernels),
         chunk_(chunk),
         scratch_(std::move(scratch)),
         stages_(std::move(stages)) {}
@@ -52,11 +53,20 @@ class NpuHostProgram : public Program {
       fail(ErrorCode::kInternal, "[npu] {} rows given to a program of {}", context.rows(), chunk_);
     }
     for (const Stage& stage : stages_) {
-      if (stage.node == nullptr) {
-        run_linears(context, stage);
-      } else {
-        run_element_wise(context, stage);
-      }
+      context.pool.parallel_for(chunk_, 1, [&](Range range) {
+        // Row by row, so that what one operator writes is still in the cache when the next reads
+        // it.
+        for (std::int64_t row = range.begin; row < range.end; ++row) {
+          for (const Node* node : stage.element_wise) run_element_wise(context, *node, row);
+          if (!stage.linears.empty()) quantize_input(context, stage, row);
+        }
+      });
+      if (stage.linears.empty()) continue;
+      const PackedLinear& first = stage.linears.front();
+      run_int8_linears(
+          kernels_, stage.linears,
+          {scratch_->codes(), padded_k(first.layout.k), scratch_->sums(), first.input_scale},
+          chunk_, context);
     }
   }
 
@@ -69,42 +79,32 @@ class NpuHostProgram : public Program {
   }
 
  private:
-  void run_linears(const RunContext& context, const Stage& stage) {
+  void quantize_input(const RunContext& context, const Stage& stage, std::int64_t row) const {
     const PackedLinear& first = stage.linears.front();
     const std::int64_t k = first.layout.k;
-    const std::int64_t stride = padded_k(k);
-    const float* x = context.values[static_cast<std::size_t>(stage.input)];
-    context.pool.parallel_for(chunk_, 1, [&](Range range) {
-      for (std::int64_t r = range.begin; r < range.end; ++r) {
-        if (r < context.rows()) {
-          kernels_.quantize_static(x + r * k, k, first.input_scale, scratch_->codes() + r * stride,
-                                   scratch_->sums() + r);
-        } else {
-          std::fill_n(scratch_->codes() + r * stride, stride, std::int8_t{0});
-          scratch_->sums()[r] = 0;
-        }
-      }
-    });
-    run_int8_linears(kernels_, stage.linears,
-                     {scratch_->codes(), stride, scratch_->sums(), first.input_scale}, chunk_,
-                     context);
+    std::int8_t* codes = scratch_->codes() + row * padded_k(k);
+    if (row < context.rows()) {
+      const float* x = context.values[static_cast<std::size_t>(stage.input)];
+      kernels_.quantize_static(x + row * k, k, first.input_scale, codes, scratch_->sums() + row);
+    } else {
+      std::fill_n(codes, padded_k(k), std::int8_t{0});
+      scratch_->sums()[row] = 0;
+    }
   }
 
-  void run_element_wise(const RunContext& context, const Stage& stage) {
-    const auto value = [&](ValueId id) { return context.values[static_cast<std::size_t>(id)]; };
-    float* y = value(stage.node->output);
-    context.pool.parallel_for(chunk_, 1, [&](Range range) {
-      const std::int64_t begin = range.begin * stage.width;
-      const std::int64_t count = range.size() * stage.width;
-      const float* a = value(stage.node->inputs[0]) + begin;
-      if (stage.node->op == Op::kSilu) {
-        kernels_.silu(a, count, y + begin);
-      } else {
-        kernels_.mul(a, value(stage.node->inputs[1]) + begin, count, y + begin);
-      }
-    });
+  void run_element_wise(const RunContext& context, const Node& node, std::int64_t row) const {
+    const std::int64_t width = graph_.value(node.output).width;
+    const auto value = [&](ValueId id) {
+      return context.values[static_cast<std::size_t>(id)] + row * width;
+    };
+    if (node.op == Op::kSilu) {
+      kernels_.silu(value(node.inputs[0]), width, value(node.output));
+    } else {
+      kernels_.mul(value(node.inputs[0]), value(node.inputs[1]), width, value(node.output));
+    }
   }
 
+  const Graph& graph_;
   const Kernels& kernels_;
   std::int64_t chunk_;
   std::shared_ptr<Scratch> scratch_;
@@ -153,20 +153,22 @@ std::unique_ptr<Program> NpuHostDevice::compile(const Graph& graph, NodeId begin
   for (NodeId id = begin; id < end; ++id) {
     const Node& node = graph.node(id);
     if (node.op != Op::kLinear) {
-      stages.push_back({&node, graph.value(node.output).width, -1, {}});
+      if (stages.empty() || !stages.back().linears.empty()) stages.emplace_back();
+      stages.back().element_wise.push_back(&node);
       continue;
     }
     // Linears share a quantized input only where their static scales agree too.
-    const bool joins = !stages.empty() && stages.back().node == nullptr &&
-                       stages.back().input == node.inputs[0] &&
-                       stages.back().linears.front().input_scale == int8_weight(node)->input_scale;
-    if (!joins) {
-      scratch_->reserve_rows(chunk_, int8_weight(node)->k, 1);
-      stages.push_back({nullptr, 0, node.inputs[0], {}});
-    }
+    const auto joins = [&](const Stage& stage) {
+      return stage.linears.empty() ||
+             (stage.input == node.inputs[0] &&
+              stage.linears.front().input_scale == int8_weight(node)->input_scale);
+    };
+    if (stages.empty() || !joins(stages.back())) stages.emplace_back();
+    stages.back().input = node.inputs[0];
+    scratch_->reserve_rows(chunk_, int8_weight(node)->k, 1);
     stages.back().linears.push_back(pack_linear(node, context));
   }
-  return std::make_unique<NpuHostProgram>(kernels_, chunk_, scratch_, std::move(stages));
+  return std::make_unique<NpuHostProgram>(graph, kernels_, chunk_, scratch_, std::move(stages));
 }
 
 }  // namespace tandem
