@@ -62,7 +62,7 @@ void Scratch::Region::reserve(std::int64_t bytes) {
 }
 
 void Scratch::reserve_rows(std::int64_t rows, std::int64_t k, std::int64_t groups) {
-  codes_.reserve(rows * padded_k(k));
+  codes_.reserve(rows * code_stride(k));
   scales_.reserve(rows * groups * static_cast<std::int64_t>(sizeof(float)));
   sums_.reserve(rows * groups * static_cast<std::int64_t>(sizeof(std::int32_t)));
 }

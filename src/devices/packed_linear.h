@@ -28,6 +28,13 @@ struct PackedLinear {
 // Packs the weight of a Linear node, or takes it from the cache under the hash of its content.
 PackedLinear pack_linear(const Node& node, const CompileContext& context);
 
+// Bytes from one row of int8 activations to the next: an odd number of cache lines, since rows a
+// power of two apart would fall into the same few sets of the cache.
+constexpr std::int64_t code_stride(std::int64_t k) noexcept {
+  const std::int64_t bytes = padded_k(k);
+  return bytes / 64 % 2 == 0 ? bytes + 64 : bytes;
+}
+
 // Memory that programs of one device share, since they run one after the other: quantized
 // activations, and a region per thread for attention. Grows while programs are compiled, never
 // while they run.

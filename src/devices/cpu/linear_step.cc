@@ -82,7 +82,7 @@ class LinearStep : public Step {
   void run_int4(const RunContext& context, const float* x, std::int64_t rows) {
     const PanelLayout& layout = linears_.front().layout;
     const std::int64_t groups = layout.k / layout.group;
-    const std::int64_t stride = padded_k(layout.k);
+    const std::int64_t stride = code_stride(layout.k);
     for_rows(context.pool, rows, [&](std::int64_t r) {
       kernels_.quantize_groups(x + r * layout.k, layout.k, layout.group,
                                scratch_->codes() + r * stride, scratch_->scales() + r * groups,
@@ -97,7 +97,7 @@ class LinearStep : public Step {
 
   void run_int8(const RunContext& context, const float* x, std::int64_t rows) {
     const PackedLinear& first = linears_.front();
-    const std::int64_t stride = padded_k(first.layout.k);
+    const std::int64_t stride = code_stride(first.layout.k);
     for_rows(context.pool, rows, [&](std::int64_t r) {
       kernels_.quantize_static(x + r * first.layout.k, first.layout.k, first.input_scale,
                                scratch_->codes() + r * stride, scratch_->sums() + r);

@@ -65,7 +65,7 @@ class NpuHostProgram : public Program {
       const PackedLinear& first = stage.linears.front();
       run_int8_linears(
           kernels_, stage.linears,
-          {scratch_->codes(), padded_k(first.layout.k), scratch_->sums(), first.input_scale},
+          {scratch_->codes(), code_stride(first.layout.k), scratch_->sums(), first.input_scale},
           chunk_, context);
     }
   }
@@ -82,7 +82,7 @@ class NpuHostProgram : public Program {
   void quantize_input(const RunContext& context, const Stage& stage, std::int64_t row) const {
     const PackedLinear& first = stage.linears.front();
     const std::int64_t k = first.layout.k;
-    std::int8_t* codes = scratch_->codes() + row * padded_k(k);
+    std::int8_t* codes = scratch_->codes() + row * code_stride(k);
     if (row < context.rows()) {
       const float* x = context.values[static_cast<std::size_t>(stage.input)];
       kernels_.quantize_static(x + row * k, k, first.input_scale, codes, scratch_->sums() + row);
