@@ -2,13 +2,10 @@
 //
 // One table per instruction set; select_kernels() picks one at start. Two rules hold for every
 // table:
-//  * A row's result does not depend on how many rows run with it, nor on which tile it falls in. A
-//  prompt gives
-//    the same bits in one chunk, in many chunks and with a padded tail.
+//  * A row's result does not depend on how many rows run with it, nor on which tile it falls in.
+//    A prompt gives the same bits in one chunk, in many chunks and with a padded tail.
 //  * Integer sums are exact. `linear_int4`, `linear_int8` and `linear_float` also round like ref/
-//  to the last bit:
-//    each output is one chain of fused multiply-adds in the order of k (or of groups) that linear.h
-//    states.
+//    to the last bit: each output is one chain of operations in the order that is stated below.
 #pragma once
 
 #include <cstddef>
@@ -58,8 +55,8 @@ struct AttentionArgs {
   std::int64_t q_stride = 0;
   float* out = nullptr;  // like q
   std::int64_t out_stride = 0;
-  std::int64_t first_position =
-      0;  // of row 0; row r attends to tokens [max(0, p - window + 1), p], p = first_position + r
+  // Of row 0. Row r is at p = first_position + r and attends to tokens [max(0, p - window + 1), p].
+  std::int64_t first_position = 0;
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
   float scale = 0;                           // applied to q · k
   std::int64_t window = 0;                   // sliding window in tokens; 0: none
@@ -75,16 +72,16 @@ struct Kernels {
   // acc = 0; for k: acc = fma(x[k], w[k], acc); y = acc (+ bias).
   void (*linear_float)(const PanelLayout&, const std::byte* panels, Range range, const float* x,
                        std::int64_t x_stride, std::int64_t rows, const LinearOutput&) noexcept;
-  // y = float(sum_k x[k] * w[k]) * (x.scale * w.scale[c]) (+ bias); the sum in int32, exact for k
-  // <= 65536.
+  // y = float(sum_k x[k] * w[k]) * (x.scale * w.scale[c]) (+ bias); the sum in int32, exact for
+  // k <= 65536.
   void (*linear_int8)(const PanelLayout&, const std::byte* panels, Range range,
                       const StaticInt8Rows&, std::int64_t rows, const LinearOutput&) noexcept;
   // The int32 sums themselves, [rows, n] with `stride` elements between rows.
   void (*linear_int8_sums)(const PanelLayout&, const std::byte* panels, Range range,
                            const StaticInt8Rows&, std::int64_t rows, std::int32_t* sums,
                            std::int64_t stride) noexcept;
-  // acc = 0; for each group: acc = fma(float(sum_k code * x - zero_point * x.sum), x.scale *
-  // w.scale, acc); (+ bias).
+  // acc = 0; for each group:
+  // acc = fma(float(sum_k code * x - zero_point * x.sum), x.scale * w.scale, acc); (+ bias).
   void (*linear_int4)(const PanelLayout&, const std::byte* panels, Range range,
                       const GroupInt8Rows&, std::int64_t rows, const LinearOutput&) noexcept;
 
@@ -92,8 +89,8 @@ struct Kernels {
   // codes.
   void (*quantize_static)(const float* x, std::int64_t k, float scale, std::int8_t* codes,
                           std::int32_t* sum) noexcept;
-  // Per group: scale = max|x| / 127 (0 for a group of zeros), codes = round_half_even(x * (1 /
-  // scale)).
+  // Per group: scale = max|x| / 127 (0 for a group of zeros, or where that is below the normal
+  // floats), codes = round_half_even(x * (1 / scale)).
   void (*quantize_groups)(const float* x, std::int64_t k, std::int64_t group, std::int8_t* codes,
                           float* scales, std::int32_t* sums) noexcept;
 

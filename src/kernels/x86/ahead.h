@@ -11,6 +11,14 @@
 namespace tandem {
 namespace {
 
+inline constexpr std::int64_t kFarBytes = 8192;
+
+// For a panel that is read once: asks for what its stream holds 8 KiB later. The processor's own
+// prefetchers stop at every page, which cost a fifth of the speed.
+TANDEM_INLINE inline void fetch_far(const void* p) {
+  _mm_prefetch(static_cast<const char*>(p) + kFarBytes, _MM_HINT_T1);
+}
+
 // What a tile asks for: in step i, the line at from + i * stride. A stride of 0 asks for nothing
 // new.
 struct Ahead {
@@ -22,14 +30,15 @@ struct Ahead {
   }
 };
 
-// The share of the tile that starts at row `first` of `rows`, cut in blocks of at most `most`, in
-// the `steps` * `step_bytes` at `next`. One or two blocks are themselves bound by memory, and leave
-// it to the processor.
-TANDEM_INLINE inline Ahead ahead_of(const std::byte* next, std::int64_t steps,
-                                    std::int64_t step_bytes, std::int64_t first, std::int64_t rows,
-                                    std::int64_t most) {
+// For the tile that starts at row `first` of `rows`, cut in blocks of at most `most`: its share of
+// what lies at `next`, which is as large as what it reads itself, `steps` * `step_bytes` at
+// `current`. One or two blocks wait for memory all the time, and look further along their own
+// stream.
+TANDEM_INLINE inline Ahead ahead_of(const std::byte* current, const std::byte* next,
+                                    std::int64_t steps, std::int64_t step_bytes, std::int64_t first,
+                                    std::int64_t rows, std::int64_t most) {
   const std::int64_t blocks = (rows + most - 1) / most;
-  if (blocks < 3) return {next, 0};
+  if (blocks < 3) return {current + kFarBytes, step_bytes};
   const std::int64_t stride = step_bytes / blocks > 16 ? step_bytes / blocks : 16;
   const std::int64_t offset = first * blocks / rows * steps * stride;
   return {next + offset, offset < steps * step_bytes ? stride : 0};

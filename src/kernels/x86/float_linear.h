@@ -62,13 +62,14 @@ struct FloatLinear {
     constexpr std::int64_t kStepBytes = kPanelColumns * (kKind == PanelKind::kF32 ? 4 : 2);
     constexpr int kAll = static_cast<int>(kPanelColumns) / kWidth;
     if (rows == 1) {  // reads the panel in one pass
-      tile<kKind, 1, kAll>(panel, 0, begin, end, x, x_stride, acc, {panel, 0});
+      tile<kKind, 1, kAll>(panel, 0, begin, end, x, x_stride, acc,
+                           {panel + begin * kStepBytes + kFarBytes, kStepBytes});
       return;
     }
     for_row_blocks(rows, V::kTileRows, [&](std::int64_t first, std::int64_t count) {
       // The next block of k, in this panel or the one after it.
-      const Ahead ahead =
-          ahead_of(panel + end * kStepBytes, end - begin, kStepBytes, first, rows, V::kTileRows);
+      const Ahead ahead = ahead_of(panel + begin * kStepBytes, panel + end * kStepBytes,
+                                   end - begin, kStepBytes, first, rows, V::kTileRows);
       for (std::int64_t c = 0; c < kPanelColumns; c += V::kTileVectors * kWidth)
         with_constant<V::kTileRows>(count, [&](auto constant) {
           tile<kKind, constant, V::kTileVectors>(panel, c, begin, end, x + first * x_stride,

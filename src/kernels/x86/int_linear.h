@@ -45,7 +45,8 @@ struct Int8Linear {
       const std::int64_t left = layout.n - p * kColumns;
       const std::int64_t count = left < kColumns ? left : kColumns;
       for_row_blocks(rows, Tile::kRows, [&](std::int64_t first, std::int64_t block) {
-        const Ahead ahead = ahead_of(next, steps, 4 * kColumns, first, rows, Tile::kRows);
+        const Ahead ahead =
+            ahead_of(panels + p * panel_bytes, next, steps, 4 * kColumns, first, rows, Tile::kRows);
         with_constant<Tile::kRows>(block, [&](auto constant) {
           Tile::template sums<constant>(panel, steps, x.codes + first * x.stride, x.stride, raw,
                                         ahead);

@@ -91,6 +91,7 @@ void int4_few_rows(const std::uint8_t* panel, std::int64_t groups, std::int64_t 
     __m512i sums[kRows][4];
     clear<kRows>(sums);
     for (std::int64_t i = 0; i < group / 8; ++i) {
+      unroll<4>([&](auto v) TANDEM_INLINE { fetch_far(panel + i * 256 + v * 64); });
       __m512i w[4];
       unroll<4>([&](auto v) TANDEM_INLINE {
         w[v] = _mm512_and_si512(load_codes(panel + i * 256 + v * 64), low);
@@ -153,7 +154,8 @@ void linear_int4(const PanelLayout& layout, const std::byte* panels, Range range
         const std::byte* next = panels + p * panel_bytes + (g + 1) * group_bytes;
         for_row_blocks(chunk_rows, kTileRows, [&](std::int64_t first, std::int64_t count) {
           const GroupRows a = group_rows(x, chunk + first, g, group, groups);
-          const Ahead ahead = ahead_of(next, group / 4, 128, first, chunk_rows, kTileRows);
+          const Ahead ahead =
+              ahead_of(next - group_bytes, next, group / 4, 128, first, chunk_rows, kTileRows);
           with_constant<kTileRows>(count, [&](auto constant) {
             int4_group<constant>(unpacked, panel + g * group_bytes + group * 32, group, a,
                                  acc + first * kColumns, ahead);
