@@ -1,0 +1,93 @@
+// The command line itself: help, unknown words, exit status.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "base/version.h"
+#include "cli/program.h"
+
+namespace tandem {
+namespace {
+
+using testing::Outcome;
+using testing::run_program;
+
+const std::vector<std::string> kModelFlags = {"model",     "--mode",  "-t,--threads", "--chunk",
+                                              "--kernels", "--cache", "--no-cache"};
+
+// Every flag that the documents name; help must say each.
+std::map<std::string, std::vector<std::string>> flags() {
+  std::map<std::string, std::vector<std::string>> all = {
+      {"inspect", {"folder", "--tensors", "--graph", "--json"}},
+      {"quantize",
+       {"checkpoint", "-o,--output", "--calib", "--group-size", "--lm-head", "--exclude",
+        "--input-scale", "--samples", "--seq-len", "--chunk", "-t,--threads", "--json"}},
+      {"run",
+       {"-p,--prompt", "-f,--file", "-n,--tokens", "--chat", "--system", "--sample",
+        "--temperature", "--top-k", "--top-p", "--repetition-penalty", "--seed", "--max-length",
+        "--min-length", "--ignore-eos", "--placement", "--json"}},
+      {"logits", {"--ids", "-o,--output"}},
+      {"tokenize", {"tokenizer", "-p,--prompt", "--file", "--no-special", "--plain", "--json"}},
+      {"detokenize", {"tokenizer", "--ids", "--file", "--no-special", "--json"}},
+      {"eval",
+       {"--text", "--questions", "--against", "--handover", "--window", "--max-windows", "--json"}},
+      {"compare",
+       {"checkpoint", "package", "--text", "--questions", "-p,--prompt", "--max-windows",
+        "-t,--threads", "--json"}},
+      {"bench", {"-p,--prompt", "-g,--generate", "-r,--repetitions", "--json"}},
+      {"devices", {"-t,--threads", "--json"}},
+      {"synth", {"--shape", "-o,--output", "--seed", "-t,--threads"}},
+  };
+  for (const char* command : {"run", "logits", "eval", "bench"})
+    all[command].insert(all[command].end(), kModelFlags.begin(), kModelFlags.end());
+  return all;
+}
+
+TEST(Help, NamesEveryCommandAndFlag) {
+  const Outcome program = run_program({"--help"});
+  EXPECT_EQ(program.status, 0);
+  for (const auto& [command, names] : flags()) {
+    EXPECT_NE(program.out.find("\n  " + command + " "), std::string::npos) << command;
+    const Outcome help = run_program({command, "--help"});
+    EXPECT_EQ(help.status, 0);
+    EXPECT_EQ(help.err, "");
+    for (const std::string& name : names)
+      EXPECT_NE(help.out.find("  " + name), std::string::npos) << command << " " << name;
+  }
+}
+
+TEST(Help, VersionIsThatOfTheBuild) {
+  const Outcome outcome = run_program({"--version"});
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_EQ(outcome.out, std::string(build_version()) + "\n");
+}
+
+TEST(Help, UnknownWordsEndWithStatus2) {
+  const std::vector<std::vector<std::string>> wrong = {
+      {},
+      {"frobnicate"},
+      {"inspect"},
+      {"inspect", testing::demo(), "--nonsense"},
+      {"run", testing::demo(), "-p", "x", "--mode", "quantum"},
+      {"run", testing::demo(), "-p", "x", "-n", "many"},
+      {"run", testing::demo(), "-p", "x", "-f", "y"},
+      {"run", testing::demo(), "-p", "x", "--system", "be kind"},
+      {"run", testing::demo(), "-p", "x", "-t", "0"},
+      {"quantize", testing::demo(), "-o", "x"},
+      {"quantize", testing::demo(), "-o", "x", "--calib", "y", "--group-size", "48"},
+      {"eval", testing::demo()},
+      {"eval", testing::demo(), "--text", "x", "--max-windows", "-1"},
+      {"compare", testing::demo(), "p", "--text", "x", "--max-windows", "-1"},
+      {"synth", "--shape", "gpt-5", "-o", "x"},
+      {"inspect", testing::demo(), "--json", "--graph"},
+  };
+  for (const auto& arguments : wrong) {
+    const Outcome outcome = run_program(arguments);
+    EXPECT_EQ(outcome.status, 2) << ::testing::PrintToString(arguments);
+    EXPECT_EQ(outcome.out, "");
+    EXPECT_FALSE(outcome.err.empty());
+  }
+}
+
+}  // namespace
+}  // namespace tandem
