@@ -1,6 +1,8 @@
 // The command line itself: help, unknown words, exit status.
 #include <gtest/gtest.h>
+#include <sys/wait.h>
 
+#include <cstdlib>
 #include <map>
 
 #include "base/version.h"
@@ -9,6 +11,7 @@
 namespace tandem {
 namespace {
 
+namespace fs = std::filesystem;
 using testing::Outcome;
 using testing::run_program;
 
@@ -60,6 +63,14 @@ TEST(Help, VersionIsThatOfTheBuild) {
   const Outcome outcome = run_program({"--version"});
   EXPECT_EQ(outcome.status, 0);
   EXPECT_EQ(outcome.out, std::string(build_version()) + "\n");
+}
+
+TEST(Output, FullDiskIsAnError) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "needs /dev/full";
+  const std::string command = std::string(TANDEM_PROGRAM) + " tokenize " + testing::demo() +
+                              " -p hi 2>/dev/null >/dev/full";
+  const int status = std::system(command.c_str());
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 1) << status;
 }
 
 TEST(Help, UnknownWordsEndWithStatus2) {
