@@ -1,4 +1,5 @@
-// What tests share: where fixtures are, a scratch folder, and how to skip when other people's data is missing.
+// What tests share: where fixtures are, a scratch folder, and how to skip when other people's data
+// is missing.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -26,9 +27,9 @@ inline fs::path shared_data() {
 }
 
 // Skips the running test, saying what is missing, unless `relative` exists below shared_data().
-#define TANDEM_REQUIRE_SHARED(relative)                                                         \
-  if (!std::filesystem::exists(::tandem::testing::shared_data() / (relative)))                  \
-  GTEST_SKIP() << "needs " << (::tandem::testing::shared_data() / (relative)).string()          \
+#define TANDEM_REQUIRE_SHARED(relative)                                                \
+  if (!std::filesystem::exists(::tandem::testing::shared_data() / (relative)))         \
+  GTEST_SKIP() << "needs " << (::tandem::testing::shared_data() / (relative)).string() \
                << " (set TANDEM_TEST_DATA to the folder with other people's test data)"
 
 // A folder of this test's own, removed at the end.

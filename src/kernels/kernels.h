@@ -126,6 +126,8 @@ std::int64_t attention_scratch_floats(std::int64_t heads, std::int64_t kv_heads,
 // The fastest table that `features` allows; all tables that it allows, slowest first ("ref" is
 // always there).
 const Kernels& select_kernels(const CpuFeatures& features) noexcept;
+// The fastest that needs no matrix unit (AMX): what a vector machine of the same kind would run.
+const Kernels& select_vector_kernels(const CpuFeatures& features) noexcept;
 std::vector<const Kernels*> available_kernels(const CpuFeatures& features);
 
 }  // namespace tandem

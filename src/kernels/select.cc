@@ -72,6 +72,12 @@ const Kernels& select_kernels(const CpuFeatures& features) noexcept {
   return *available_kernels(features).back();
 }
 
+const Kernels& select_vector_kernels(const CpuFeatures& features) noexcept {
+  CpuFeatures vector = features;
+  vector.amx_int8 = false;
+  return select_kernels(vector);
+}
+
 std::int64_t attention_scratch_floats(std::int64_t heads, std::int64_t kv_heads,
                                       std::int64_t head_dim) noexcept {
   const std::int64_t tile = std::max(kAttentionTileRows, heads / kv_heads);

@@ -75,18 +75,20 @@ BenchmarkResult run_benchmark(LoadedModel& model, const BenchmarkOptions& option
       first_token.push_back(first * 1e3);
       if (options.generate > 0) decode.push_back(static_cast<double>(options.generate) / written);
     }
-    result.prefill.push_back({prompt, median(prefill), 0, median(first_token)});
+    result.prefill.push_back({prompt, median(prefill), 0, 0, median(first_token)});
     if (options.generate > 0) result.decode.push_back({prompt, median(decode)});
   }
 
   // The machine's speed drifts: a bound measured only before could lie below what came after.
   const Peaks after = measure_peaks(model.kernels(), model.pool());
   result.peaks.int8_gops = std::max(result.peaks.int8_gops, after.int8_gops);
+  result.peaks.int8_vector_gops = std::max(result.peaks.int8_vector_gops, after.int8_vector_gops);
   result.peaks.read_gbps = std::max(result.peaks.read_gbps, after.read_gbps);
   const double operations = 2 * static_cast<double>(model.block_parameters());
   for (PrefillSpeed& speed : result.prefill) {
-    speed.percent_of_int8_peak =
-        100 * speed.tokens_per_s * operations * 1e-9 / result.peaks.int8_gops;
+    const double gops = speed.tokens_per_s * operations * 1e-9;
+    speed.percent_of_int8_peak = 100 * gops / result.peaks.int8_gops;
+    speed.percent_of_int8_vector_peak = 100 * gops / result.peaks.int8_vector_gops;
   }
   const ModelInfo& info = model.info();
   const auto cache_per_token = static_cast<double>(  // K and V

@@ -19,7 +19,8 @@ struct PrefillSpeed {
   std::int64_t tokens = 0;
   double tokens_per_s = 0;          // median
   double percent_of_int8_peak = 0;  // 2 operations per parameter of the blocks' Linears and token
-  double ttft_ms = 0;               // median: reading the prompt and choosing the first token
+  double percent_of_int8_vector_peak = 0;  // likewise; can exceed 100 on a matrix unit
+  double ttft_ms = 0;  // median: reading the prompt and choosing the first token
 };
 
 struct DecodeSpeed {

@@ -16,27 +16,6 @@ double seconds(const auto& body) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-double measure_int8(const Kernels& kernels, ThreadPool& pool) {
-  std::vector<std::int64_t> operations(static_cast<std::size_t>(pool.threads()));
-  std::vector<std::int32_t> sinks(static_cast<std::size_t>(pool.threads()));
-  std::int64_t iterations = 1000;
-  double best = 0;
-  for (int round = 0; round < 12; ++round) {
-    const double time = seconds([&] {
-      pool.run([&](int thread) {
-        const auto t = static_cast<std::size_t>(thread);
-        operations[t] = kernels.int8_peak_loop(iterations, &sinks[t]);
-      });
-    });
-    std::int64_t total = 0;
-    for (const std::int64_t n : operations) total += n;
-    best = std::max(best, static_cast<double>(total) / time * 1e-9);
-    if (time < 0.02)
-      iterations *= 4;  // grow until a round is long enough for the clock and the frequency
-  }
-  return best;
-}
-
 // Reads a buffer far larger than any cache share of ours, in order, as a decode step reads its
 // weights.
 double measure_read(ThreadPool& pool) {
@@ -68,8 +47,35 @@ double measure_read(ThreadPool& pool) {
 
 }  // namespace
 
+double measure_int8_gops(const Kernels& kernels, ThreadPool& pool) {
+  std::vector<std::int64_t> operations(static_cast<std::size_t>(pool.threads()));
+  std::vector<std::int32_t> sinks(static_cast<std::size_t>(pool.threads()));
+  std::int64_t iterations = 1000;
+  double best = 0;
+  for (int round = 0; round < 12; ++round) {
+    const double time = seconds([&] {
+      pool.run([&](int thread) {
+        const auto t = static_cast<std::size_t>(thread);
+        operations[t] = kernels.int8_peak_loop(iterations, &sinks[t]);
+      });
+    });
+    std::int64_t total = 0;
+    for (const std::int64_t n : operations) total += n;
+    best = std::max(best, static_cast<double>(total) / time * 1e-9);
+    if (time < 0.02)
+      iterations *= 4;  // grow until a round is long enough for the clock and the frequency
+  }
+  return best;
+}
+
 Peaks measure_peaks(const Kernels& kernels, ThreadPool& pool) {
-  return {measure_int8(kernels, pool), measure_read(pool), std::string(kernels.name)};
+  Peaks peaks;
+  peaks.int8_kernels = kernels.name;
+  peaks.int8_gops = measure_int8_gops(kernels, pool);
+  const Kernels& vector = select_vector_kernels(detect_cpu_features());
+  peaks.int8_vector_gops = &vector == &kernels ? peaks.int8_gops : measure_int8_gops(vector, pool);
+  peaks.read_gbps = measure_read(pool);
+  return peaks;
 }
 
 }  // namespace tandem
