@@ -38,11 +38,12 @@ inline const fs::path& demo_package() {
   return package.folder();
 }
 
-// Packs weights anew and keeps nothing on disk.
+// Packs weights anew and keeps nothing on disk. One thread unless a test asks for more: hundreds of
+// meetings per token take long while other programs run.
 inline std::unique_ptr<LoadedModel> open_demo(Mode mode, LoadOptions options = {}) {
   options.mode = mode;
   options.cache = fs::path();
-  if (options.threads == 0) options.threads = 2;
+  if (options.threads == 0) options.threads = 1;
   return LoadedModel::open(mode == Mode::kFloat ? demo_dir() : demo_package(), options);
 }
 
