@@ -47,8 +47,9 @@ std::int64_t assign_offsets(std::vector<Lifetime>& values) {
   for (Lifetime& value : values) {
     if (value.first >= 0) order.push_back(&value);
   }
-  std::stable_sort(order.begin(), order.end(),
-                   [](const auto* a, const auto* b) { return a->first < b->first; });
+  std::sort(order.begin(), order.end(), [](const Lifetime* a, const Lifetime* b) {
+    return a->first != b->first ? a->first < b->first : a < b;  // elements of one vector
+  });
   std::int64_t total = 0;
   for (Lifetime* value : order) {
     std::sort(placed.begin(), placed.end(),

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -51,8 +52,9 @@ std::map<TokenId, double> distribution(const std::vector<float>& logits,
   std::vector<TokenId> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   const auto logit = [&](TokenId id) { return logits[static_cast<std::size_t>(id)]; };
-  std::stable_sort(order.begin(), order.end(),
-                   [&](TokenId a, TokenId b) { return logit(a) > logit(b); });
+  std::sort(order.begin(), order.end(), [&](TokenId a, TokenId b) {
+    return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
+  });
   if (options.top_k > 0)
     order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
   double total = 0;
