@@ -30,11 +30,7 @@ OrderedJson measure(const CompareFlags& flags, LoadedModel& model, LoadedModel* 
   OrderedJson column = {{"mode", to_string(model.mode())}};
   column["texts"] = OrderedJson::array();
   for (const std::string& file : flags.texts) {
-    std::vector<TokenId> ids =
-        model.tokenizer().encode(read_text_file(file), {.add_special_tokens = false});
-    const std::int64_t window = std::min<std::int64_t>(512, model.info().context_length);
-    const auto limit = static_cast<std::size_t>(flags.max_windows * window);
-    if (limit > 0 && ids.size() > limit) ids.resize(limit);
+    const auto [ids, window] = read_windows(model, file, 512, flags.max_windows);
     const TextScore score = score_text(model, reference, ids, window);
     column["texts"].push_back({{"file", file},
                                {"tokens", score.tokens},
@@ -46,8 +42,7 @@ OrderedJson measure(const CompareFlags& flags, LoadedModel& model, LoadedModel* 
     const QuestionScore score = ask_questions(model, questions);
     column["questions"] = {{"right", score.right}, {"total", score.total}};
   }
-  // What the mode reads from disk: in hybrid mode both phases' files, with the tensors they share
-  // counted once.
+  // What each phase reads; a hybrid package's phases share the embedding, the head and the norms.
   column["prefill_weight_bytes"] = model.weight_file_bytes(Phase::kPrefill);
   column["decode_weight_bytes"] = model.weight_file_bytes(Phase::kDecode);
   BenchmarkOptions bench;

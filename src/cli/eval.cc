@@ -27,11 +27,7 @@ EvaluationProgress draw(Progress& progress) {
 
 OrderedJson evaluate_text(const EvalFlags& flags, LoadedModel& model, LoadedModel* reference,
                           const std::string& file) {
-  std::vector<TokenId> ids =
-      model.tokenizer().encode(read_text_file(file), {.add_special_tokens = false});
-  const std::int64_t window = std::min(flags.window, model.info().context_length);
-  const auto limit = static_cast<std::size_t>(flags.max_windows * window);
-  if (limit > 0 && ids.size() > limit) ids.resize(limit);
+  const auto [ids, window] = read_windows(model, file, flags.window, flags.max_windows);
   const std::int64_t windows = static_cast<std::int64_t>(ids.size()) / window;
   OrderedJson result = {{"file", file}};
   {

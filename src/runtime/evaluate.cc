@@ -52,6 +52,16 @@ void finish(TextScore& score, double sum) {
 
 }  // namespace
 
+TextWindows read_windows(LoadedModel& model, const fs::path& text, std::int64_t window,
+                         std::int64_t max_windows) {
+  TextWindows windows;
+  windows.ids = model.tokenizer().encode(read_text_file(text), {.add_special_tokens = false});
+  windows.window = std::min(window, model.info().context_length);
+  const auto limit = static_cast<std::size_t>(max_windows * windows.window);
+  if (limit > 0 && windows.ids.size() > limit) windows.ids.resize(limit);
+  return windows;
+}
+
 TextScore score_text(LoadedModel& model, LoadedModel* reference, std::span<const TokenId> ids,
                      std::int64_t window, const EvaluationProgress& progress) {
   TextScore score;

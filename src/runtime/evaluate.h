@@ -24,6 +24,15 @@ struct QuestionScore {
   std::int64_t total = 0;
 };
 
+// A text as it is scored: tokenized once, without added tokens, at most `max_windows` windows of it
+// (0: all).
+struct TextWindows {
+  std::vector<TokenId> ids;
+  std::int64_t window = 0;  // tokens: what was asked for, or the model's context if that is shorter
+};
+TextWindows read_windows(LoadedModel& model, const fs::path& text, std::int64_t window = 512,
+                         std::int64_t max_windows = 0);
+
 // Called after each window or question: (done, total).
 using EvaluationProgress = std::function<void(std::int64_t, std::int64_t)>;
 
