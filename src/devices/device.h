@@ -26,6 +26,9 @@ struct SequenceSlice {
   // `rows` exist.
   std::span<const std::vector<std::byte*>> kv_blocks;
   DType kv_dtype = DType::kF16;  // of the blocks: F16 or F32
+  // Tokens that the sequence will hold once all that is being read is in it, this run's and those
+  // of later runs: at least position + rows; 0 where nobody asks.
+  std::int64_t total = 0;
 };
 
 // One pass over a batch of tokens. The runtime owns all memory; programs keep none between runs but
