@@ -1,9 +1,6 @@
 // Reading "added_tokens", and the search: leftmost, then longest, then the token's own conditions.
 #include "text/added_tokens.h"
 
-#include <algorithm>
-#include <deque>
-
 #include "base/error.h"
 #include "text/tokenizer_json.h"
 
@@ -41,74 +38,7 @@ bool starts_with_word(std::string_view text) {
   return !text.empty() && is_word_character(next_character(text, at));
 }
 
-// Where the white space at the end of text[0, end) begins, but not before `from`.
-std::size_t skip_white_space_back(std::string_view text, std::size_t from, std::size_t end) {
-  while (end > from) {
-    const std::size_t begin = previous_boundary(text, end);
-    std::size_t at = begin;
-    if (!is_white_space(next_character(text, at))) break;
-    end = begin;
-  }
-  return end;
-}
-
-std::size_t skip_white_space(std::string_view text, std::size_t at) {
-  while (at < text.size()) {
-    std::size_t next = at;
-    if (!is_white_space(next_character(text, next))) break;
-    at = next;
-  }
-  return at;
-}
-
 }  // namespace
-
-void AddedTokens::Trie::build(std::vector<std::pair<std::string, TokenId>> contents) {
-  if (contents.empty()) return;
-  std::sort(contents.begin(), contents.end());
-  // Level by level: a node stands for the contents [begin, end) that share their first `depth`
-  // bytes, so that a node's edges lie side by side.
-  struct Group {
-    std::size_t begin, end, depth;
-  };
-  std::deque<Group> groups{{0, contents.size(), 0}};
-  nodes_.resize(1);
-  for (std::size_t node = 0; !groups.empty(); ++node) {
-    auto [begin, end, depth] = groups.front();
-    groups.pop_front();
-    for (; begin < end && contents[begin].first.size() == depth; ++begin) {
-      nodes_[node].token = contents[begin].second;
-    }
-    nodes_[node].edges_begin = static_cast<std::uint32_t>(edges_.size());
-    while (begin < end) {
-      const char byte = contents[begin].first[depth];
-      std::size_t next = begin + 1;
-      while (next < end && contents[next].first[depth] == byte) ++next;
-      edges_.push_back(
-          {static_cast<unsigned char>(byte), static_cast<std::uint32_t>(nodes_.size())});
-      nodes_.emplace_back();
-      groups.push_back({begin, next, depth + 1});
-      begin = next;
-    }
-    nodes_[node].edges_end = static_cast<std::uint32_t>(edges_.size());
-  }
-  for (std::uint32_t i = 0; i < nodes_[0].edges_end; ++i) first_[edges_[i].byte] = true;
-}
-
-std::pair<std::size_t, TokenId> AddedTokens::Trie::longest(std::string_view text) const noexcept {
-  std::pair<std::size_t, TokenId> best{0, -1};
-  const Node* node = nodes_.data();
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const Edge* end = edges_.data() + node->edges_end;
-    const Edge* edge = std::lower_bound(edges_.data() + node->edges_begin, end, byte,
-                                        [](const Edge& e, unsigned char b) { return e.byte < b; });
-    if (edge == end || edge->byte != byte) break;
-    node = &nodes_[edge->node];
-    if (node->token >= 0) best = {i + 1, node->token};
-  }
-  return best;
-}
 
 AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
                          const Normalizer* normalizer) {
@@ -151,7 +81,7 @@ AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
 
 std::vector<AddedTokenPart> AddedTokens::split(std::string_view text, bool normalized,
                                                bool parse_special) const {
-  const Trie& trie = normalized ? normalized_ : raw_;
+  const ByteTrie& trie = normalized ? normalized_ : raw_;
   std::vector<AddedTokenPart> parts;
   std::size_t done = 0;
   for (std::size_t at = 0; !trie.empty() && at < text.size();) {

@@ -1,13 +1,13 @@
 // Tokens found in the text as a whole before anything else is done: "<|im_end|>" and its like.
 #pragma once
 
-#include <array>
 #include <map>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "text/byte_trie.h"
 #include "text/normalizer.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
@@ -47,34 +47,10 @@ class AddedTokens {
   TokenId highest_id() const noexcept;
 
  private:
-  // All contents at once, byte by byte: the longest that begins at a given place.
-  class Trie {
-   public:
-    void build(std::vector<std::pair<std::string, TokenId>> contents);
-    // Length and token of the longest content at the start of `text`; length 0 if there is none.
-    std::pair<std::size_t, TokenId> longest(std::string_view text) const noexcept;
-    bool may_start(char c) const noexcept { return first_[static_cast<unsigned char>(c)]; }
-    bool empty() const noexcept { return nodes_.empty(); }
-
-   private:
-    struct Node {
-      std::uint32_t edges_begin = 0;  // in edges_, sorted by byte
-      std::uint32_t edges_end = 0;
-      TokenId token = -1;
-    };
-    struct Edge {
-      unsigned char byte;
-      std::uint32_t node;
-    };
-    std::array<bool, 256> first_{};
-    std::vector<Node> nodes_;
-    std::vector<Edge> edges_;
-  };
-
   std::map<TokenId, AddedToken> by_id_;
   std::map<std::string, TokenId, std::less<>> by_content_;
-  Trie raw_;
-  Trie normalized_;
+  ByteTrie raw_;
+  ByteTrie normalized_;
 };
 
 }  // namespace tandem

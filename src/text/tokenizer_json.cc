@@ -36,6 +36,19 @@ std::vector<JsonObject> get_objects(const JsonObject& object, std::string_view k
   return objects;
 }
 
+std::vector<std::string> get_strings(const JsonObject& object, std::string_view key) {
+  std::vector<std::string> strings;
+  if (!object.has(key)) return strings;
+  const Json& array = object.at(key);
+  const std::string place = key_place(object, key);
+  if (!array.is_array()) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected an array of strings, got {}", place,
+         describe(array));
+  }
+  for (const Json& json : array) strings.emplace_back(expect_string(json, place));
+  return strings;
+}
+
 std::string_view expect_string(const Json& json, std::string_view place) {
   if (!json.is_string()) {
     fail(ErrorCode::kFormat, "[tokenizer] {}: expected a string, got {}", place, describe(json));

@@ -20,6 +20,9 @@ std::string key_place(const JsonObject& object, std::string_view key);
 // The array of objects at `key`. Throws kFormat unless it is one, kNotFound if it is missing.
 std::vector<JsonObject> get_objects(const JsonObject& object, std::string_view key);
 
+// The array of strings at `key`, none if it is missing. Throws kFormat unless it is one.
+std::vector<std::string> get_strings(const JsonObject& object, std::string_view key);
+
 // The text of `json`, or kFormat naming `place`.
 std::string_view expect_string(const Json& json, std::string_view place);
 
