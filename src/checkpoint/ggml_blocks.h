@@ -67,4 +67,18 @@ std::optional<DType> plain_dtype(GgmlType type) noexcept;
 // dimension, a product beyond int64, or an innermost dimension that is not a multiple of the block.
 std::optional<std::int64_t> checked_ggml_bytes(GgmlType type, const Shape& shape) noexcept;
 
+// True for the types whose float values are known here: all but the codebook types (IQ, TQ, MXFP4)
+// and those of activations (Q8_1, Q8_K).
+bool can_dequantize(GgmlType type) noexcept;
+
+// The float32 values of whole blocks, bit for bit those of ggml; `out` has as many elements as
+// `bytes` holds. Only for types that can_dequantize() (and of the plain ones, the floats).
+void dequantize_blocks(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
+
+// Whole blocks of F32, F16, BF16, Q8_0, Q4_0 or Q4_1 from finite values, rounded as ggml's
+// reference quantizers do. kUnsupported naming `name` for a value that is not finite or a scale
+// beyond F16.
+void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std::byte> out,
+                     std::string_view name);
+
 }  // namespace tandem
