@@ -2,10 +2,12 @@
 // templates.
 #include "text/chat_template.h"
 
+#include <algorithm>
 #include <map>
 #include <utility>
 
 #include "base/error.h"
+#include "checkpoint/gguf.h"
 #include "text/jinja_evaluator.h"
 #include "text/jinja_json.h"
 #include "text/jinja_parser.h"
@@ -57,6 +59,28 @@ std::optional<Sources> read_config(const fs::path& path) {
   return sources;
 }
 
+// "tokenizer.chat_template" of a GGUF, if it is there.
+std::optional<Sources> read_gguf(const fs::path& path) {
+  const Json metadata = GgufFile::open(path).metadata;
+  const JsonObject object(metadata, path.string());
+  const auto read = [&](const std::string& key) {
+    return Source{object.get_string(key), path.string() + ": " + key};
+  };
+  const std::string chat = "tokenizer.chat_template";
+  if (!object.has(chat)) return std::nullopt;
+  Sources sources{read(chat), std::nullopt};
+  if (object.has(chat + ".tool_use")) sources.tools = read(chat + ".tool_use");
+  return sources;
+}
+
+std::vector<fs::path> gguf_files(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == ".gguf") files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
 std::optional<Sources> read_folder(const fs::path& folder) {
   const auto read = [](const fs::path& file) {
     return Source{read_text_file(file), file.string()};
@@ -71,14 +95,38 @@ std::optional<Sources> read_folder(const fs::path& folder) {
     if (!fs::exists(folder / name)) continue;
     if (auto sources = read_config(folder / name)) return sources;
   }
+  for (const fs::path& file : gguf_files(folder))
+    if (auto sources = read_gguf(file)) return sources;
   return std::nullopt;
 }
 
 std::optional<Sources> find_sources(const fs::path& path) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) return read_folder(path);
+  if (is_gguf(path)) return read_gguf(path);
   if (path.extension() == ".json") return read_config(path);
   return Sources{{read_text_file(path, kMaxTemplateFile), path.string()}, std::nullopt};
+}
+
+// Ids of a GGUF's special tokens, by their texts.
+OrderedJson gguf_special_tokens(const fs::path& path) {
+  const Json metadata = GgufFile::open(path).metadata;
+  const JsonObject object(metadata, path.string());
+  OrderedJson result = OrderedJson::object();
+  if (!object.has("tokenizer.ggml.tokens")) return result;
+  const Json& tokens = object.at("tokenizer.ggml.tokens");
+  for (const auto& [name, key] : {std::pair{"bos_token", "bos"},
+                                  {"eos_token", "eos"},
+                                  {"unk_token", "unknown"},
+                                  {"sep_token", "seperator"},  // as the format spells it
+                                  {"pad_token", "padding"}}) {
+    const std::string place = fmt::format("tokenizer.ggml.{}_token_id", key);
+    if (!object.has(place) || !tokens.is_array() || tokens.empty()) continue;
+    const Json& token = tokens[static_cast<std::size_t>(
+        object.get_int(place, 0, static_cast<std::int64_t>(tokens.size()) - 1))];
+    if (token.is_string()) result[name] = token.get<std::string>();
+  }
+  return result;
 }
 
 jinja::Body parse(const Source& source) { return jinja::parse(source.text, source.name); }
@@ -87,6 +135,7 @@ jinja::Body parse(const Source& source) { return jinja::parse(source.text, sourc
 
 OrderedJson read_special_tokens(const fs::path& path) {
   std::error_code ignored;
+  if (is_gguf(path)) return gguf_special_tokens(path);
   const fs::path folder = fs::is_directory(path, ignored) ? path : path.parent_path();
   OrderedJson tokens = OrderedJson::object();
   for (const char* file : {"special_tokens_map.json", "tokenizer_config.json"}) {

@@ -41,8 +41,8 @@ struct RenderedChat {
 };
 
 // "bos_token", "eos_token" and the like of a folder's tokenizer_config.json or
-// special_tokens_map.json (a text, or an object with "content"), as templates see them. A path of a
-// file means its folder; no such files, no tokens. Throws kFormat.
+// special_tokens_map.json (a text, or an object with "content"), or of a GGUF, as templates see
+// them. A path of another file means its folder; no such files, no tokens. Throws kFormat.
 OrderedJson read_special_tokens(const fs::path& path);
 
 class ChatTemplate {
@@ -50,7 +50,8 @@ class ChatTemplate {
   // Compiles template text; `name` appears in errors ("NAME:3:17: expected …"). Throws kFormat.
   static ChatTemplate compile(std::string_view source, std::string name);
   // A template file (.jinja); a tokenizer_config.json or chat_template.json with a
-  // "chat_template" (a text, or a list of {name, template}); or a model folder with any of them. Of
+  // "chat_template" (a text, or a list of {name, template}); a GGUF with "tokenizer.chat_template";
+  // or a model folder with any of them. Of
   // several templates "default" is the one, and "tool_use" takes its place where tools are given,
   // as transformers does. Throws kNotFound if there is none.
   static ChatTemplate open(const fs::path& path);

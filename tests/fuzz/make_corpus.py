@@ -112,10 +112,54 @@ TOKENIZERS = {
                   "vocab": [["<unk>", 0.0], ["▁", -2.5], ["Hel", -3.0], ["lo", -3.25], ["▁Hello", -9.5], ["日本", -5.0]]}},
 }
 
+def gguf_string(text):
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def gguf_value(value):
+    """(number of the type, bytes)"""
+    if isinstance(value, bool):
+        return 7, struct.pack("<?", value)
+    if isinstance(value, int):
+        return 4, struct.pack("<I", value)
+    if isinstance(value, float):
+        return 6, struct.pack("<f", value)
+    if isinstance(value, str):
+        return 8, gguf_string(value)
+    kinds = [gguf_value(item) for item in value]
+    return 9, struct.pack("<IQ", kinds[0][0], len(kinds)) + b"".join(data for _, data in kinds)
+
+
+def gguf(metadata, tensors, version=3):
+    """tensors: name -> (number of the type, dimensions innermost first, bytes)"""
+    out = b"GGUF" + struct.pack("<IQQ", version, len(tensors), len(metadata))
+    for key, value in metadata.items():
+        kind, data = gguf_value(value)
+        out += gguf_string(key) + struct.pack("<I", kind) + data
+    offset = 0
+    body = b""
+    for name, (kind, dimensions, data) in tensors.items():
+        out += gguf_string(name) + struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, kind, offset)
+        body += data + bytes(-len(data) % 32)
+        offset = len(body)
+    return out + bytes(-len(out) % 32) + body
+
+
+GGUF = {
+    "blocks": gguf({"general.architecture": "llama", "general.alignment": 32},
+                   {"q4_0": (2, [32, 2], bytes(range(36))), "q8_0": (8, [32], bytes(range(34))), "f16": (1, [3], bytes(6)),
+                    "q4_k": (12, [256], bytes(144)), "q6_k": (14, [256], bytes(210))}),
+    "metadata": gguf({"a": True, "b": 0.5, "c": ["x", ""], "d": [1, 2, 3], "tokenizer.chat_template": "{{ messages[0].content }}",
+                      "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.tokens": ["<unk>", "<s>"]}, {"f32": (0, [2, 2], bytes(16))}),
+    "version2": gguf({"e": [[1], [2, 3]], "tokenizer.ggml.tokens": ["<s>", "a"]}, {}, version=2),
+}
+
 CORPUS = {
     "template": {name + ".jinja": text.encode() for name, text in TEMPLATES.items()},
     "tokenizer_json": {name + ".json": json.dumps({"version": "1.0", **value}, ensure_ascii=False, separators=(",", ":")).encode()
                        + b"\0Hello now 12 <s>\xff" for name, value in TOKENIZERS.items()},
+    "gguf": {name + ".gguf": data for name, data in GGUF.items()},
     "safetensors": {name + ".safetensors": data for name, data in SAFETENSORS.items()},
 }
 
