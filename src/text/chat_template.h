@@ -12,14 +12,9 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "text/text_span.h"
 
 namespace tandem {
-
-// Bytes [begin, end) of a text.
-struct TextSpan {
-  std::size_t begin;
-  std::size_t end;
-};
 
 struct RenderOptions {
   std::optional<std::tm> now;  // what strftime_now sees; the clock's local time if empty
