@@ -195,6 +195,7 @@ std::vector<TokenId> LoadedModel::encode_messages(const OrderedJson& messages,
   context["add_generation_prompt"] = options.add_generation_prompt;
   const RenderedChat chat = chat_template().render_marked(context);
   EncodeOptions encode{.add_special_tokens = false};
+  if (!options.parse_special_tokens) encode.plain = chat.from_chat;
   return tokenizer().encode(chat.text, encode);
 }
 

@@ -1,6 +1,8 @@
 // Reading "added_tokens", and the search: leftmost, then longest, then the token's own conditions.
 #include "text/added_tokens.h"
 
+#include <algorithm>
+
 #include "base/error.h"
 #include "text/tokenizer_json.h"
 
@@ -38,6 +40,15 @@ bool starts_with_word(std::string_view text) {
   return !text.empty() && is_word_character(next_character(text, at));
 }
 
+// Whether any of `spans` shares a byte with `range`.
+bool touches(std::span<const TextSpan> spans, const TextSpan& range) {
+  // The first span that ends behind the beginning of `range`.
+  const auto it =
+      std::upper_bound(spans.begin(), spans.end(), range.begin,
+                       [](std::size_t place, const TextSpan& span) { return place < span.end; });
+  return it != spans.end() && it->begin < range.end;
+}
+
 }  // namespace
 
 AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
@@ -72,6 +83,7 @@ AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
            key_place(config, "content"), sought.size(), kMaxContentBytes * 4);
     }
     if (!sought.empty()) (token.normalized ? normalized : raw).emplace_back(sought, token.id);
+    normalizes_control_ = normalizes_control_ || (token.normalized && token.is_control());
     by_content_.emplace(token.content, token.id);
     by_id_.emplace(token.id, std::move(token));
   }
@@ -80,7 +92,7 @@ AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
 }
 
 std::vector<AddedTokenPart> AddedTokens::split(std::string_view text, bool normalized,
-                                               bool parse_special) const {
+                                               const AddedTokenRules& rules) const {
   const ByteTrie& trie = normalized ? normalized_ : raw_;
   std::vector<AddedTokenPart> parts;
   std::size_t done = 0;
@@ -89,24 +101,30 @@ std::vector<AddedTokenPart> AddedTokens::split(std::string_view text, bool norma
       ++at;
       continue;
     }
-    const auto [length, id] = trie.longest(text.substr(at));
-    if (length == 0) {
+    const AddedToken* token = nullptr;
+    TextSpan range{at, at};
+    trie.prefixes(text.substr(at), [&](std::size_t length, TokenId id) {
+      const AddedToken& candidate = by_id_.find(id)->second;
+      const TextSpan place{at, at + length};
+      if (candidate.is_control() && touches(rules.plain, place)) return;
+      token = &candidate;
+      range = place;
+    });
+    if (token == nullptr) {
       ++at;
       continue;
     }
-    TextRange range{at, at + length};
     // Whether or not the token is taken, the search goes on behind it, as in the reference.
     at = range.end;
-    const AddedToken& token = by_id_.find(id)->second;
-    if (token.special && !parse_special) continue;
-    if (token.single_word &&
+    if (token->special && !rules.parse_special) continue;
+    if (token->single_word &&
         (ends_with_word(text.substr(0, range.begin)) || starts_with_word(text.substr(range.end)))) {
       continue;
     }
-    if (token.left_strip) range.begin = skip_white_space_back(text, done, range.begin);
-    if (token.right_strip) range.end = skip_white_space(text, range.end);
+    if (token->left_strip) range.begin = skip_white_space_back(text, done, range.begin);
+    if (token->right_strip) range.end = skip_white_space(text, range.end);
     if (range.begin > done) parts.push_back({{done, range.begin}, std::nullopt});
-    parts.push_back({range, id});
+    parts.push_back({range, token->id});
     done = range.end;
   }
   if (done < text.size()) parts.push_back({{done, text.size()}, std::nullopt});

@@ -3,6 +3,7 @@
 
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -23,11 +24,23 @@ struct AddedToken {
   bool left_strip = false;   // takes the white space before it
   bool right_strip = false;  // and behind it
   bool single_word = false;  // not inside a word
+
+  // Special, or spelled like one: some files leave the mark from "</s>" or "<tool_call>".
+  bool is_control() const {
+    return special || (content.starts_with('<') && content.ends_with('>'));
+  }
+};
+
+// Which tokens a search may find.
+struct AddedTokenRules {
+  bool parse_special = true;  // false: special tokens are plain text
+  std::span<const TextSpan> plain =
+      {};  // ascending, apart, not empty: no control token touches these
 };
 
 // A part of a text: a token, or a range to tokenize.
 struct AddedTokenPart {
-  TextRange range;
+  TextSpan range;
   std::optional<TokenId> token;
 };
 
@@ -37,10 +50,11 @@ class AddedTokens {
   // among others for an id that `vocabulary` gives to another token.
   AddedTokens(const JsonObject& root, const Vocabulary& vocabulary, const Normalizer* normalizer);
 
-  // Cuts `text` at the tokens whose `normalized` is as given. Without `parse_special`, special ones
-  // are plain text.
+  // Cuts `text` at the tokens whose `normalized` is as given.
   std::vector<AddedTokenPart> split(std::string_view text, bool normalized,
-                                    bool parse_special) const;
+                                    const AddedTokenRules& rules) const;
+  // Whether control tokens are sought in normalized text.
+  bool normalizes_control() const noexcept { return normalizes_control_; }
 
   const AddedToken* find(TokenId id) const noexcept;
   const AddedToken* find(std::string_view content) const noexcept;
@@ -51,6 +65,7 @@ class AddedTokens {
   std::map<std::string, TokenId, std::less<>> by_content_;
   ByteTrie raw_;
   ByteTrie normalized_;
+  bool normalizes_control_ = false;
 };
 
 }  // namespace tandem

@@ -13,14 +13,9 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "text/text_span.h"
 
 namespace tandem {
-
-// Bytes [begin, end) of a text.
-struct TextSpan {
-  std::size_t begin;
-  std::size_t end;
-};
 
 // What a rendering may do before it is an error: 1 for each step of the evaluator and each 16 bytes
 // that it makes or searches. A chat of a million tokens takes about one million; this limit is

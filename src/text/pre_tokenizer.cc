@@ -17,10 +17,10 @@ namespace {
 // Splits every piece at the matches of `pattern`.
 void split_pieces(const Pattern& pattern, SplitBehavior behavior, bool invert, PieceList& list) {
   PatternSearch search(pattern);
-  std::vector<TextRange> matches;
-  std::vector<TextRange> pieces;
+  std::vector<TextSpan> matches;
+  std::vector<TextSpan> pieces;
   pieces.reserve(list.pieces.size());
-  for (const TextRange& piece : list.pieces) {
+  for (const TextSpan& piece : list.pieces) {
     matches.clear();
     search.find_all(piece.of(list.text), matches);
     append_split(piece.size(), matches, behavior, invert, piece.begin, pieces);
@@ -34,7 +34,7 @@ void rewrite_pieces(PieceList& list, Append append) {
   std::string text;
   text.reserve(list.text.size() + list.text.size() / 4 + 8);
   const bool at_start = list.at_start && !list.pieces.empty() && list.pieces[0].begin == 0;
-  for (TextRange& piece : list.pieces) {
+  for (TextSpan& piece : list.pieces) {
     const std::size_t begin = text.size();
     append(piece.of(list.text), text);
     piece = {begin, text.size()};

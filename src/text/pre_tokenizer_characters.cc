@@ -20,9 +20,9 @@ class CharacterPreTokenizer : public PreTokenizer {
       : matches_(std::move(matches)), behavior_(behavior) {}
 
   void apply(PieceList& list) const override {
-    std::vector<TextRange> found;
-    std::vector<TextRange> pieces;
-    for (const TextRange& piece : list.pieces) {
+    std::vector<TextSpan> found;
+    std::vector<TextSpan> pieces;
+    for (const TextSpan& piece : list.pieces) {
       found.clear();
       const std::string_view text = piece.of(list.text);
       for (std::size_t at = 0; at < text.size();) {
@@ -43,8 +43,8 @@ class CharacterPreTokenizer : public PreTokenizer {
 class WhitespacePreTokenizer : public PreTokenizer {
  public:
   void apply(PieceList& list) const override {
-    std::vector<TextRange> pieces;
-    for (const TextRange& piece : list.pieces) {
+    std::vector<TextSpan> pieces;
+    for (const TextSpan& piece : list.pieces) {
       Class previous = Class::kSpace;
       for (std::size_t at = piece.begin; at < piece.end;) {
         const std::size_t begin = at;

@@ -72,6 +72,19 @@ std::int32_t expect_token_id(const Json& json, std::string_view place) {
        kMaxTokenId, describe(json));
 }
 
+std::vector<std::int32_t> get_token_ids(const JsonObject& object, std::string_view key) {
+  std::vector<std::int32_t> ids;
+  if (!object.has(key)) return ids;
+  const Json& array = object.at(key);
+  const std::string place = key_place(object, key);
+  if (!array.is_array()) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected an array of token ids, got {}", place,
+         describe(array));
+  }
+  for (const Json& json : array) ids.push_back(expect_token_id(json, place));
+  return ids;
+}
+
 char32_t get_character(const JsonObject& object, std::string_view key) {
   const std::string_view text = expect_string(object.at(key), key_place(object, key));
   std::size_t at = 0;

@@ -32,6 +32,9 @@ std::optional<std::int32_t> as_token_id(const Json& json) noexcept;
 // The same, or kFormat naming `place`.
 std::int32_t expect_token_id(const Json& json, std::string_view place);
 
+// The array of token ids at `key`, none if it is missing. Throws kFormat unless it is one.
+std::vector<std::int32_t> get_token_ids(const JsonObject& object, std::string_view key);
+
 // One character, such as the "replacement" of Metaspace.
 char32_t get_character(const JsonObject& object, std::string_view key);
 

@@ -6,15 +6,9 @@
 #include <string>
 #include <string_view>
 
-namespace tandem {
+#include "text/text_span.h"
 
-// A half-open range of bytes in some text.
-struct TextRange {
-  std::size_t begin = 0;
-  std::size_t end = 0;
-  std::size_t size() const noexcept { return end - begin; }
-  std::string_view of(std::string_view text) const { return text.substr(begin, end - begin); }
-};
+namespace tandem {
 
 enum class Utf8State : std::uint8_t {
   kValid,

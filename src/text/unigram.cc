@@ -44,17 +44,11 @@ std::vector<std::string> read_pieces(const JsonObject& config) {
 // Which ids the array at `key` names.
 std::vector<bool> read_id_set(const JsonObject& config, std::string_view key, std::size_t size) {
   std::vector<bool> set(size);
-  if (!config.has(key)) return set;
-  const Json& ids = config.at(key);
-  const std::string place = key_place(config, key);
-  if (!ids.is_array()) {
-    fail(ErrorCode::kFormat, "[tokenizer] {}: expected an array of token ids, got {}", place,
-         describe(ids));
-  }
-  for (const Json& json : ids) {
-    const auto id = static_cast<std::size_t>(expect_token_id(json, place));
+  for (const TokenId token : get_token_ids(config, key)) {
+    const auto id = static_cast<std::size_t>(token);
     if (id >= size) {
-      fail(ErrorCode::kFormat, "[tokenizer] {}: expected ids below {}, got {}", place, size, id);
+      fail(ErrorCode::kFormat, "[tokenizer] {}: expected ids below {}, got {}",
+           key_place(config, key), size, id);
     }
     set[id] = true;
   }
@@ -164,7 +158,7 @@ class UnigramEncoder : public PieceEncoder {
     }
     for (std::size_t i = path_.size(); i-- > 0;) {
       const Node& node = nodes_[path_[i]];
-      const TextRange range{base + node.begin, base + path_[i]};
+      const TextSpan range{base + node.begin, base + path_[i]};
       if (node.token == model_.unknown_id_) {
         if (unknown_.size() == 0) unknown_.begin = range.begin;
         unknown_.end = range.end;
@@ -199,7 +193,7 @@ class UnigramEncoder : public PieceEncoder {
   const UnigramModel& model_;
   std::vector<Node> nodes_;
   std::vector<std::uint32_t> path_;
-  TextRange unknown_;  // a run of unknown characters that may go on
+  TextSpan unknown_;  // a run of unknown characters that may go on
 };
 
 std::unique_ptr<PieceEncoder> UnigramModel::start() const {
