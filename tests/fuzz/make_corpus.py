@@ -3,6 +3,7 @@
 
 Usage: make_corpus.py [NAME...]
 """
+import base64
 import json
 import pathlib
 import struct
@@ -155,10 +156,44 @@ GGUF = {
     "version2": gguf({"e": [[1], [2, 3]], "tokenizer.ggml.tokens": ["<s>", "a"]}, {}, version=2),
 }
 
+def varint(value):
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
+
+
+def field(number, value):
+    """One field of a protobuf message."""
+    if isinstance(value, float):
+        return varint(number << 3 | 5) + struct.pack("<f", value)
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def sentencepiece(kind, pieces, normalizer):
+    """kind: 1 unigram, 2 BPE; pieces: (text, score, type)"""
+    out = b"".join(field(1, field(1, text.encode()) + field(2, score) + field(3, piece)) for text, score, piece in pieces)
+    return out + field(2, field(3, kind) + field(35, 1)) + field(3, normalizer)
+
+
+PIECES = [("<unk>", 0.0, 2), ("<s>", 0.0, 3), ("</s>", 0.0, 3)] + [(f"<0x{byte:02X}>", 0.0, 6) for byte in (0x0A, 0xC3, 0xE6)] + [
+    ("▁H", -1.0, 1), ("el", -2.0, 1), ("▁Hel", -3.0, 1), ("lo", -4.0, 1), ("▁", -5.0, 1), ("H", -6.0, 1), ("e", -7.0, 1), ("l", -8.0, 1),
+    ("o", -9.0, 1), ("42", -2.5, 4)]
+TOKENIZER_MODELS = {
+    "bpe": sentencepiece(2, PIECES, field(1, b"identity") + field(3, 1) + field(4, 0) + field(5, 1)),
+    "unigram": sentencepiece(1, PIECES, field(1, b"nmt_nfkc") + field(3, 1) + field(4, 1) + field(5, 1)),
+    "tiktoken": b"".join(base64.b64encode(token) + b" %d\n" % rank for rank, token in enumerate(
+        [bytes([byte]) for byte in range(256)] + [b"ll", b"He", b"llo", b"Hello", b" n"])),
+}
+
 CORPUS = {
     "template": {name + ".jinja": text.encode() for name, text in TEMPLATES.items()},
     "tokenizer_json": {name + ".json": json.dumps({"version": "1.0", **value}, ensure_ascii=False, separators=(",", ":")).encode()
                        + b"\0Hello now 12 <s>\xff" for name, value in TOKENIZERS.items()},
+    "tokenizer_model": {name + ".model": data for name, data in TOKENIZER_MODELS.items()},
     "gguf": {name + ".gguf": data for name, data in GGUF.items()},
     "safetensors": {name + ".safetensors": data for name, data in SAFETENSORS.items()},
 }

@@ -159,7 +159,9 @@ TEST_P(BatchTest, ContinuesPromptsAsEachAlone) {
       EXPECT_EQ(generator.prompt_length(r), static_cast<std::int64_t>(questions[r].size()));
       const std::size_t answer = want[r].size() - questions[r].size();
       EXPECT_EQ(given[r].size(), answer + (ended[r] ? 1 : 0)) << r;
-      if (ended[r]) EXPECT_EQ(given[r].back(), 4095);
+      if (ended[r]) {
+        EXPECT_EQ(given[r].back(), 4095);
+      }
     }
     EXPECT_NE(error_of([&] { generator.next(); }).find("all 4 answers have ended"),
               std::string::npos);
