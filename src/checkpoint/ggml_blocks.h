@@ -1,0 +1,84 @@
+// The element types of ggml: blocks of codes with their scales, as they lie in GGUF and .mllm
+// files.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "tensor/tensor.h"
+
+namespace tandem {
+
+// The numbers are those of the files.
+enum class GgmlType : std::uint32_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ8_1 = 9,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kQ8_K = 15,
+  kIQ2_XXS = 16,
+  kIQ2_XS = 17,
+  kIQ3_XXS = 18,
+  kIQ1_S = 19,
+  kIQ4_NL = 20,
+  kIQ3_S = 21,
+  kIQ2_S = 22,
+  kIQ4_XS = 23,
+  kI8 = 24,
+  kI16 = 25,
+  kI32 = 26,
+  kI64 = 27,
+  kF64 = 28,
+  kIQ1_M = 29,
+  kBF16 = 30,
+  kTQ1_0 = 34,
+  kTQ2_0 = 35,
+  kMXFP4 = 39,
+};
+
+struct GgmlTypeInfo {
+  GgmlType type;
+  std::string_view name;        // "Q4_K"
+  std::int64_t block_elements;  // consecutive elements along the innermost dimension
+  std::int64_t block_bytes;
+};
+
+// Nothing for a number that no file of a known version uses.
+std::optional<GgmlTypeInfo> find_ggml_type(std::uint32_t number) noexcept;
+GgmlTypeInfo ggml_info(GgmlType type) noexcept;
+inline std::string_view to_string(GgmlType type) noexcept { return ggml_info(type).name; }
+
+// The element type of tensors for those that are no blocks: F32, F16, BF16, F64, I8 to I64.
+std::optional<DType> plain_dtype(GgmlType type) noexcept;
+
+// Bytes of a tensor whose shape comes from a file; nothing if it is not possible: a negative
+// dimension, a product beyond int64, or an innermost dimension that is not a multiple of the block.
+std::optional<std::int64_t> checked_ggml_bytes(GgmlType type, const Shape& shape) noexcept;
+
+// True for the types whose float values are known here: all but the codebook types (IQ, TQ, MXFP4)
+// and those of activations (Q8_1, Q8_K).
+bool can_dequantize(GgmlType type) noexcept;
+
+// The float32 values of whole blocks, bit for bit those of ggml; `out` has as many elements as
+// `bytes` holds. Only for types that can_dequantize() (and of the plain ones, the floats).
+void dequantize_blocks(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
+
+// Whole blocks of F32, F16, BF16, Q8_0, Q4_0 or Q4_1 from finite values, rounded as ggml's
+// reference quantizers do. kUnsupported naming `name` for a value that is not finite or a scale
+// beyond F16.
+void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std::byte> out,
+                     std::string_view name);
+
+}  // namespace tandem

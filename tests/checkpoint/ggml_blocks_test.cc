@@ -1,0 +1,97 @@
+// ggml's blocks against llama.cpp's Python package, bit for bit.
+#include "checkpoint/ggml_blocks.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <string>
+
+#include "checkpoint/safetensors.h"
+#include "support.h"
+
+namespace tandem {
+namespace {
+
+GgmlType type_of(std::string_view name) {
+  for (std::uint32_t number = 0; number < 64; ++number) {
+    const auto found = find_ggml_type(number);
+    if (found && found->name == name) return found->type;
+  }
+  ADD_FAILURE() << name;
+  return GgmlType::kF32;
+}
+
+class GgmlBlocks : public ::testing::Test {
+ protected:
+  std::map<std::string, Tensor> tensors_ =
+      SafetensorsFile::open(testing::fixture("checkpoint/fixtures/ggml_blocks.safetensors"))
+          .tensors;
+};
+
+TEST_F(GgmlBlocks, DequantizeAsThePythonPackage) {
+  for (const char* name :
+       {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}) {
+    const Tensor& blocks = tensors_.at(std::string(name) + ".bytes");
+    const std::vector<float> want = tensors_.at(std::string(name) + ".values").to_floats();
+    std::vector<float> got(want.size());
+    ASSERT_TRUE(can_dequantize(type_of(name)));
+    dequantize_blocks(type_of(name), blocks.bytes(), got);
+    for (std::size_t i = 0; i < want.size(); ++i)
+      ASSERT_EQ(std::bit_cast<std::uint32_t>(got[i]), std::bit_cast<std::uint32_t>(want[i]))
+          << name << " element " << i;
+  }
+}
+
+TEST_F(GgmlBlocks, QuantizeAsThePythonPackage) {
+  const std::vector<float> source = tensors_.at("source").to_floats();
+  for (const char* name : {"F16", "BF16", "Q8_0", "Q4_0", "Q4_1"}) {
+    const auto want = tensors_.at("quantized." + std::string(name)).bytes();
+    std::vector<std::byte> got(want.size());
+    quantize_blocks(type_of(name), source, got, "w");
+    EXPECT_TRUE(std::ranges::equal(got, want)) << name;
+  }
+}
+
+TEST_F(GgmlBlocks, RefuseWhatHasNoForm) {
+  std::vector<float> values(32, 1.0f);
+  std::vector<std::byte> out(64);
+  const auto error = [&](GgmlType type, float value, std::size_t bytes) {
+    values[7] = value;
+    return testing::error_of(
+        [&] { quantize_blocks(type, values, std::span(out).first(bytes), "w"); });
+  };
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  EXPECT_EQ(error(GgmlType::kF16, 7e4f, 64),
+            "[ggml] w: 70000 has no F16 form: expected magnitudes up to 65504");
+  EXPECT_EQ(error(GgmlType::kQ4_0, kInfinity, 18),
+            "[ggml] w: inf has no Q4_0 form: expected magnitudes up to 524032");
+  EXPECT_NE(error(GgmlType::kQ8_0, std::numeric_limits<float>::quiet_NaN(), 34), "");
+  EXPECT_EQ(error(GgmlType::kQ6_K, 1, 64), "[ggml] w: type Q6_K is not written here");
+  EXPECT_FALSE(can_dequantize(GgmlType::kIQ4_XS));
+  EXPECT_FALSE(can_dequantize(GgmlType::kI32));
+}
+
+TEST_F(GgmlBlocks, TinyValuesBecomeZero) {
+  std::vector<float> values(32, std::numeric_limits<float>::denorm_min());
+  for (const auto& [type, size] : {std::pair{GgmlType::kQ4_0, 18}, {GgmlType::kQ8_0, 34}}) {
+    std::vector<std::byte> block(static_cast<std::size_t>(size));
+    quantize_blocks(type, values, block, "w");
+    std::vector<float> back(32, 1);
+    dequantize_blocks(type, block, back);
+    EXPECT_EQ(back, std::vector<float>(32, 0)) << to_string(type);
+  }
+}
+
+TEST_F(GgmlBlocks, SizesAreChecked) {
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kQ4_K, {3, 512}), 3 * 2 * 144);
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kQ4_K, {3, 500}), std::nullopt);
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kF32, {}), 4);
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kF32, {-1}), std::nullopt);
+  EXPECT_EQ(find_ggml_type(4), std::nullopt);
+  EXPECT_EQ(find_ggml_type(0xffffffff), std::nullopt);
+}
+
+}  // namespace
+}  // namespace tandem
