@@ -20,6 +20,10 @@ struct TokenizeFlags {
   bool json = false;
 };
 
+constexpr const char* kTokenizerHelp =
+    "model folder, tokenizer file (tokenizer.json, tokenizer.model, vocab.json, *.tiktoken, "
+    "*vocab.mllm) or GGUF";
+
 std::string read_input(const std::string& file) {
   if (!file.empty() && file != "-") return read_text_file(file);
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
@@ -98,7 +102,7 @@ void detokenize(const TokenizeFlags& flags) {
 void add_tokenize(CLI::App& app) {
   auto* command = app.add_subcommand("tokenize", "text to token ids");
   auto flags = std::make_shared<TokenizeFlags>();
-  command->add_option("tokenizer", flags->tokenizer, "model folder or tokenizer.json")->required();
+  command->add_option("tokenizer", flags->tokenizer, kTokenizerHelp)->required();
   auto* prompt = command->add_option("-p,--prompt", flags->prompt, "the text itself");
   command->add_option("--file", flags->file, "file with the text (default: standard input)")
       ->excludes(prompt);
@@ -112,7 +116,7 @@ void add_tokenize(CLI::App& app) {
 void add_detokenize(CLI::App& app) {
   auto* command = app.add_subcommand("detokenize", "token ids to text");
   auto flags = std::make_shared<TokenizeFlags>();
-  command->add_option("tokenizer", flags->tokenizer, "model folder or tokenizer.json")->required();
+  command->add_option("tokenizer", flags->tokenizer, kTokenizerHelp)->required();
   auto* ids = command->add_option("--ids", flags->ids, "the ids themselves")
                   ->delimiter(',')
                   ->allow_extra_args(false);
