@@ -31,7 +31,7 @@ const Kernels& find_kernels(const std::string& name) {
 std::int64_t checkpoint_bytes(const Checkpoint& checkpoint) {
   std::int64_t bytes = 0;
   for (const auto& [name, tensor] : checkpoint.tensors())
-    bytes += static_cast<std::int64_t>(tensor.bytes().size());
+    bytes += tensor.bytes;
   return bytes;
 }
 
