@@ -73,7 +73,7 @@ void write_decode(const fs::path& path, const Checkpoint& checkpoint,
     });
   };
   for (const auto& [name, tensor] : checkpoint.tensors()) {
-    if (!quantized(name)) entries.push_back({name, tensor.dtype(), tensor.shape()});
+    if (!quantized(name)) entries.push_back({name, tensor.dtype, tensor.shape});
   }
   const std::size_t float_tensors = entries.size();
   for (const PlannedLinear& linear : linears) {
@@ -86,7 +86,7 @@ void write_decode(const fs::path& path, const Checkpoint& checkpoint,
   }
   SafetensorsWriter writer(path, entries);
   for (std::size_t i = 0; i < float_tensors; ++i) {
-    writer.write(entries[i].name, checkpoint.tensors().at(entries[i].name).bytes());
+    writer.write(entries[i].name, checkpoint.load(entries[i].name).bytes());
   }
   for (const PlannedLinear& linear : linears) {
     if (linear.int4_group > 0) {
