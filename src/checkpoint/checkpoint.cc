@@ -1,14 +1,23 @@
-// Opening a model folder.
+// Opening a model: which files there are, which format they have, and what their tensors are
+// called.
 #include "checkpoint/checkpoint.h"
 
+#include <algorithm>
+#include <fstream>
+#include <set>
 #include <utility>
 
 #include "base/error.h"
 #include "base/printable.h"
+#include "checkpoint/gguf_checkpoint.h"
+#include "checkpoint/mllm_file.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/torch_file.h"
 
 namespace tandem {
 namespace {
+
+constexpr std::string_view kWeight = ".weight";
 
 // Shards may lie in folders below the model's, never outside.
 bool stays_inside(const fs::path& relative) {
@@ -18,75 +27,210 @@ bool stays_inside(const fs::path& relative) {
   return true;
 }
 
-struct Weights {
-  std::map<std::string, Tensor> tensors;
-  std::vector<fs::path> files;
+std::shared_ptr<const TensorStore> open_safetensors(const fs::path& path) {
+  return std::make_shared<PlainStore>(SafetensorsFile::open(path).tensors);
+}
+
+using OpenFile = std::shared_ptr<const TensorStore> (*)(const fs::path&);
+
+// The tensors that an index names, each from the shard that it is said to be in.
+class ShardedStore : public TensorStore {
+ public:
+  ShardedStore(const fs::path& folder, const fs::path& index_path, OpenFile open_shard,
+               std::vector<fs::path>& files) {
+    const Json json = read_json_file(index_path);
+    const JsonObject index = JsonObject(json, index_path.string()).child("weight_map");
+    std::map<std::string, std::shared_ptr<const TensorStore>> shards;
+    for (const auto& [name, value] : index.json().items()) {
+      const std::string shard = index.get_string(name);
+      auto opened = shards.find(shard);
+      if (opened == shards.end()) {
+        if (!stays_inside(shard))
+          fail(ErrorCode::kFormat, "[checkpoint] {}: {}: shard \"{}\" is not inside the folder",
+               index_path.string(), printable(name), printable(shard));
+        const fs::path path = folder / shard;
+        if (!fs::exists(path))
+          fail(ErrorCode::kNotFound, "[checkpoint] {}: {}: shard \"{}\" is missing",
+               index_path.string(), printable(name), printable(shard));
+        opened = shards.emplace(shard, open_shard(path)).first;
+        files.push_back(path);
+      }
+      const auto tensor = opened->second->tensors().find(name);
+      if (tensor == opened->second->tensors().end())
+        fail(ErrorCode::kFormat, "[checkpoint] {}: {}: is not in shard \"{}\"", index_path.string(),
+             printable(name), printable(shard));
+      tensors_.emplace(name, tensor->second);
+      shard_of_.emplace(name, opened->second);
+    }
+  }
+
+  Tensor load(const std::string& name) const override { return shard_of_.at(name)->load(name); }
+
+ private:
+  std::map<std::string, std::shared_ptr<const TensorStore>> shard_of_;
 };
 
-Weights read_shards(const fs::path& folder, const fs::path& index_path) {
-  const Json json = read_json_file(index_path);
-  const JsonObject index = JsonObject(json, index_path.string()).child("weight_map");
-  Weights weights;
-  std::map<std::string, std::map<std::string, Tensor>> shards;
-  for (const auto& [name, value] : index.json().items()) {
-    const std::string shard = index.get_string(name);
-    auto opened = shards.find(shard);
-    if (opened == shards.end()) {
-      if (!stays_inside(shard))
-        fail(ErrorCode::kFormat, "[checkpoint] {}: {}: shard \"{}\" is not inside the folder",
-             index_path.string(), printable(name), printable(shard));
-      const fs::path path = folder / shard;
-      if (!fs::exists(path))
-        fail(ErrorCode::kNotFound, "[checkpoint] {}: {}: shard \"{}\" is missing",
-             index_path.string(), printable(name), printable(shard));
-      opened = shards.emplace(shard, SafetensorsFile::open(path).tensors).first;
-      weights.files.push_back(path);
-    }
-    const auto tensor = opened->second.find(name);
-    if (tensor == opened->second.end())
-      fail(ErrorCode::kFormat, "[checkpoint] {}: {}: is not in shard \"{}\"", index_path.string(),
-           printable(name), printable(shard));
-    weights.tensors.emplace(name, tensor->second);
-  }
-  return weights;
+// The one file in `folder` that ends in `suffix`; nothing if there is none, kInvalidArgument if
+// there are several.
+fs::path only_file(const fs::path& folder, std::string_view suffix) {
+  std::set<fs::path> found;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().extension() == suffix && entry.is_regular_file()) found.insert(entry.path());
+  if (found.size() > 1)
+    fail(ErrorCode::kInvalidArgument, "[checkpoint] {}: holds {} files {}: name one of them",
+         folder.string(), found.size(), suffix);
+  return found.empty() ? fs::path() : *found.begin();
 }
 
 }  // namespace
 
-Checkpoint Checkpoint::open(const fs::path& folder) {
+Checkpoint Checkpoint::open(const fs::path& path, const fs::path& config) {
   std::error_code ignored;
-  if (!fs::is_directory(folder, ignored))
-    fail(ErrorCode::kNotFound, "[checkpoint] {}: no such folder", folder.string());
   Checkpoint checkpoint;
-  checkpoint.folder_ = folder;
-  checkpoint.config_ = read_json_file(folder / "config.json");
-  JsonObject(checkpoint.config_, (folder / "config.json").string());
-
-  const fs::path whole = folder / "model.safetensors";
-  const fs::path index = folder / "model.safetensors.index.json";
-  if (fs::exists(whole)) {
-    checkpoint.tensors_ = SafetensorsFile::open(whole).tensors;
-    checkpoint.weight_files_ = {whole};
-  } else if (fs::exists(index)) {
-    Weights weights = read_shards(folder, index);
-    checkpoint.tensors_ = std::move(weights.tensors);
-    checkpoint.weight_files_ = std::move(weights.files);
+  checkpoint.path_ = path;
+  if (fs::is_directory(path, ignored)) {
+    checkpoint.folder_ = path;
+    checkpoint.open_folder(config);
+  } else if (fs::is_regular_file(path, ignored)) {
+    checkpoint.folder_ = path.has_parent_path() ? path.parent_path() : fs::path(".");
+    checkpoint.open_file(config);
   } else {
-    fail(ErrorCode::kNotFound,
-         "[checkpoint] {}: expected model.safetensors or model.safetensors.index.json",
-         folder.string());
+    fail(ErrorCode::kNotFound, "[checkpoint] {}: no such file or folder", path.string());
   }
+  checkpoint.packed_ = PackedSettings(checkpoint.config_object());
   return checkpoint;
 }
 
-const Tensor& Checkpoint::tensor(const std::string& name, const Shape& expected) const {
-  const auto found = tensors_.find(name);
-  if (found == tensors_.end())
-    fail(ErrorCode::kNotFound, "[checkpoint] {}: tensor \"{}\" is missing", folder_.string(), name);
-  if (found->second.shape() != expected)
-    fail(ErrorCode::kFormat, "[checkpoint] {}: {}: expected {}, got {}", folder_.string(), name,
-         to_string(expected), to_string(found->second.shape()));
-  return found->second;
+void Checkpoint::read_config(const fs::path& config) {
+  config_file_ = config.empty() ? folder_ / "config.json" : config;
+  config_ = read_json_file(config_file_);
+  config_object();
+}
+
+void Checkpoint::open_folder(const fs::path& config) {
+  const auto open_whole = [&](const char* name, OpenFile open_it) {
+    const fs::path file = folder_ / name;
+    if (!fs::exists(file)) return false;
+    read_config(config);
+    store_ = open_it(file);
+    weight_files_ = {file};
+    return true;
+  };
+  const auto open_shards = [&](const char* name, OpenFile open_it) {
+    const fs::path index = folder_ / name;
+    if (!fs::exists(index)) return false;
+    read_config(config);
+    store_ = std::make_shared<ShardedStore>(folder_, index, open_it, weight_files_);
+    return true;
+  };
+  if (open_whole("model.safetensors", open_safetensors) ||
+      open_shards("model.safetensors.index.json", open_safetensors) ||
+      open_whole("pytorch_model.bin", open_torch_file) ||
+      open_shards("pytorch_model.bin.index.json", open_torch_file))
+    return;
+  if (const fs::path file = only_file(folder_, ".gguf"); !file.empty()) return open_gguf(file);
+  if (const fs::path file = only_file(folder_, ".mllm"); !file.empty()) {
+    read_config(config);
+    store_ = open_mllm(file);
+    weight_files_ = {file};
+    return;
+  }
+  fail(ErrorCode::kNotFound,
+       "[checkpoint] {}: expected model.safetensors, model.safetensors.index.json, "
+       "pytorch_model.bin, pytorch_model.bin.index.json, or a .gguf or .mllm file",
+       folder_.string());
+}
+
+void Checkpoint::open_file(const fs::path& config) {
+  if (is_gguf(path_)) return open_gguf(path_);
+  const auto file = MappedFile::open(path_);
+  read_config(config);
+  if (looks_like_mllm(file->bytes())) {
+    store_ = open_mllm(path_);
+  } else if (looks_like_torch_file(file->bytes())) {
+    store_ = open_torch_file(path_);
+  } else {
+    store_ = open_safetensors(path_);
+  }
+  weight_files_ = {path_};
+}
+
+void Checkpoint::open_gguf(const fs::path& file) {
+  GgufFile content = GgufFile::open(file);
+  config_file_ = file;
+  const GgufArchitecture architecture = architecture_of(content, file.string());
+  config_ = config_from_gguf(content, architecture, file.string());
+  store_ = open_gguf_tensors(std::move(content), architecture, config_object(), file.string());
+  weight_files_ = {file};
+}
+
+std::string Checkpoint::stored_name(const std::string& name) const {
+  if (tensors().contains(name)) return name;
+  // Quark's mode "awq" calls float weights so, too.
+  if (name.ends_with(kWeight)) {
+    std::string renamed = name.substr(0, name.size() - kWeight.size()) + ".qweight";
+    if (tensors().contains(renamed)) return renamed;
+  }
+  return {};
+}
+
+std::map<std::string, Shape> Checkpoint::contents() const {
+  std::map<std::string, Shape> contents;
+  for (const auto& [name, tensor] : tensors()) {
+    const bool renamed = name.ends_with(".qweight");
+    const std::string module = name.substr(0, name.rfind('.'));
+    if (!is_packed_part(*store_, name)) {
+      contents.emplace(renamed ? module + std::string(kWeight) : name, tensor.shape);
+    } else if (renamed || name.ends_with(kWeight)) {
+      contents.emplace(module + std::string(kWeight), packed_shape(*store_, packed_, module));
+    }
+  }
+  return contents;
+}
+
+bool Checkpoint::has(const std::string& name) const { return !stored_name(name).empty(); }
+
+Tensor Checkpoint::load(const std::string& name) const {
+  const std::string stored = stored_name(name);
+  if (stored.empty())
+    fail(ErrorCode::kNotFound, "[checkpoint] {}: tensor \"{}\" is missing", path_.string(), name);
+  return store_->load(stored);
+}
+
+Tensor Checkpoint::tensor(const std::string& name, const Shape& expected) const {
+  const std::string stored = stored_name(name);
+  if (stored.empty())
+    fail(ErrorCode::kNotFound, "[checkpoint] {}: tensor \"{}\" is missing", path_.string(), name);
+  const Shape& shape = tensors().at(stored).shape;
+  const bool flat = !has_shapes() && element_count(shape) == element_count(expected);
+  if (shape != expected && !flat)
+    fail(ErrorCode::kFormat, "[checkpoint] {}: {}: expected {}, got {}", path_.string(), name,
+         to_string(expected), to_string(shape));
+  Tensor tensor = store_->load(stored);
+  if (!flat) return tensor;
+  const auto bytes = tensor.bytes();
+  const DType dtype = tensor.dtype();
+  return Tensor(dtype, expected, bytes, std::make_shared<Tensor>(std::move(tensor)));
+}
+
+Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_t k) const {
+  if (is_packed(*store_, module))
+    return read_packed_linear(*store_, packed_, module, n, k, path_.string());
+  const std::string name = module + std::string(kWeight);
+  const std::string stored = stored_name(name);
+  if (!stored.empty()) {
+    const Shape& shape = tensors().at(stored).shape;
+    if (shape == Shape{n, k} || (!has_shapes() && element_count(shape) == n * k)) {
+      if (auto weight = store_->load_quantized(stored, n, k)) return std::move(*weight);
+    }
+  }
+  const Tensor values = tensor(name, {n, k});
+  if (values.dtype() != DType::kF32 && values.dtype() != DType::kF16 &&
+      values.dtype() != DType::kBF16)
+    fail(ErrorCode::kUnsupported,
+         "[checkpoint] {}: tensor \"{}\": expected F32, F16 or BF16, got {}", path_.string(), name,
+         to_string(values.dtype()));
+  return FloatWeight{values};
 }
 
 }  // namespace tandem

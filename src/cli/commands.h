@@ -22,6 +22,7 @@ void add_compare(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_devices(CLI::App& app);
 void add_synth(CLI::App& app);
+void add_convert(CLI::App& app);
 
 // Options of every command that loads a model: --mode, -t, --chunk, --kernels, --cache, --no-cache.
 struct ModelFlags {

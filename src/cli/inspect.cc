@@ -121,7 +121,12 @@ void inspect(const InspectFlags& flags) {
     report["kind"] = "checkpoint";
     report["model"] = info_json(read_model_info(config, &generation));
     add_graph("float", build_graph(config, CheckpointWeights(checkpoint)));
-    append_tensors(report["tensors"], checkpoint.tensors());
+    for (const auto& [name, tensor] : checkpoint.tensors()) {
+      report["tensors"].push_back({{"name", name},
+                                   {"dtype", tensor.type},
+                                   {"shape", tensor.shape},
+                                   {"bytes", tensor.bytes}});
+    }
   }
   if (flags.json) {
     print_json(report);

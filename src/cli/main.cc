@@ -59,6 +59,7 @@ int main(int argc, char** argv) {
   tandem::cli::add_bench(app);
   tandem::cli::add_devices(app);
   tandem::cli::add_synth(app);
+  tandem::cli::add_convert(app);
 
   try {
     app.parse(argc, argv);

@@ -42,7 +42,7 @@ class WeightSource {
   virtual Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const = 0;
 };
 
-// Float weights of a checkpoint, mapped: `module` + ".weight".
+// Weights of a checkpoint: float ones mapped, packed ones as Checkpoint::linear() gives them.
 class CheckpointWeights : public WeightSource {
  public:
   explicit CheckpointWeights(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}

@@ -205,7 +205,7 @@ TEST_F(DamagedModel, NamesATensorOfTheWrongType) {
   Tensor integers = Tensor::allocate(DType::kI16, tensors_.at(projection).shape(), &data);
   std::fill_n(data, integers.bytes().size(), std::byte{0});
   std::swap(tensors_.at(projection), integers);
-  EXPECT_EQ(build_error(), "[models] " + scratch_.path().string() + ": tensor \"" + projection +
+  EXPECT_EQ(build_error(), "[checkpoint] " + scratch_.path().string() + ": tensor \"" + projection +
                                "\": expected F32, F16 or BF16, got I16");
   std::swap(tensors_.at(projection), integers);
 

@@ -1,0 +1,454 @@
+// Unpacking: words to codes, codes to the weight that can be computed with.
+#include "checkpoint/packed_linears.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <optional>
+
+#include "base/error.h"
+#include "tensor/half.h"
+
+namespace tandem {
+namespace {
+
+using Method = PackedScheme::Method;
+
+// Column 8c + j of a reordered word lies in nibble kReordered[j].
+constexpr std::array<int, 8> kReordered = {0, 4, 1, 5, 2, 6, 3, 7};
+// What writers call the scales.
+constexpr std::initializer_list<const char*> kScales = {".scales", ".qscales", ".weight_scale"};
+// Rows that are unpacked at once: 16 words of 8 codes, one cache line of the file.
+constexpr std::int64_t kRowBlock = 128;
+
+// A packed weight with its codes one a byte. w[r][c] = (code - zero) * scale of group (r, of c).
+struct Unpacked {
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  std::int64_t groups = 0;             // along k
+  std::vector<std::uint8_t> codes;     // [n, k], signed ones shifted up by half their range
+  std::vector<std::int16_t> zeros;     // [n, groups]
+  std::vector<float> scales;           // [n, groups]
+  std::vector<std::int32_t> group_of;  // of each column; empty where groups are consecutive
+
+  std::int64_t group() const { return k / groups; }
+  std::int64_t group_index(std::int64_t column) const {
+    return group_of.empty() ? column / group() : group_of[static_cast<std::size_t>(column)];
+  }
+};
+
+// The tensors of one packed module.
+class PackedReader {
+ public:
+  PackedReader(const TensorStore& store, const std::string& module, const PackedScheme& scheme,
+               std::int64_t n, std::int64_t k, const std::string& place)
+      : store_(store), module_(module), scheme_(scheme), n_(n), k_(k), place_(place) {}
+
+  Weight read() {
+    if (scheme_.method == Method::kNone)
+      fail(ErrorCode::kFormat,
+           "[packed] {}: {}: is packed, but quantization_config in config.json does not say how",
+           place_, module_);
+    if (find({".weight_scale_2", ".weight_zero_point_2"}) != nullptr)
+      fail(ErrorCode::kUnsupported, "[packed] {}: {}: weights in two stages are not read here",
+           place_, module_);
+    codes_ = load({".qweight", ".weight"}, "codes");
+    scales_ = load(kScales, "scales");
+    if (const std::string* name = find({".qzeros", ".qqzeros", ".weight_zero_point"}))
+      zeros_ = store_.load(*name);
+    if (scheme_.method == Method::kQuark && codes_.dtype() != DType::kI32) return read_bytes();
+    expect_dtype(codes_, DType::kI32, "codes");
+    if (!is_float(scales_.dtype())) reject("scales", "floats", scales_);
+    if (scheme_.method != Method::kGptq && scheme_.bits != 4)
+      fail(ErrorCode::kUnsupported, "[packed] {}: {}: {} bits packed in words are not read here",
+           place_, module_, scheme_.bits);
+    return finish(scheme_.method == Method::kGptq ? read_gptq()
+                  : scales_.shape().size() == 1   ? read_per_channel()
+                                                  : read_transposed());
+  }
+
+ private:
+  [[noreturn]] void reject(std::string_view part, const std::string& expected, const Tensor& got) {
+    fail(ErrorCode::kFormat, "[packed] {}: {}: {}: expected {}, got {} {}", place_, module_, part,
+         expected, to_string(got.dtype()), to_string(got.shape()));
+  }
+
+  const std::string* find(std::initializer_list<const char*> suffixes) const {
+    for (const char* suffix : suffixes) {
+      const auto found = store_.tensors().find(module_ + suffix);
+      if (found != store_.tensors().end()) return &found->first;
+    }
+    return nullptr;
+  }
+
+  Tensor load(std::initializer_list<const char*> suffixes, std::string_view part) const {
+    const std::string* name = find(suffixes);
+    if (name == nullptr)
+      fail(ErrorCode::kNotFound, "[packed] {}: {}: the {} are missing", place_, module_, part);
+    return store_.load(*name);
+  }
+
+  void expect_dtype(const Tensor& tensor, DType dtype, std::string_view part) {
+    if (tensor.dtype() != dtype) reject(part, std::string(to_string(dtype)), tensor);
+  }
+
+  void expect_shape(const Tensor& tensor, const Shape& shape, std::string_view part) {
+    if (tensor.shape() != shape) reject(part, to_string(shape), tensor);
+  }
+
+  std::int64_t words(std::int64_t codes) const { return (codes * scheme_.bits + 31) / 32; }
+
+  // Groups along k, from scales [groups, n].
+  std::int64_t read_groups() {
+    const Shape& shape = scales_.shape();
+    if (shape.size() != 2 || shape[1] != n_ || shape[0] < 1 || k_ % shape[0] != 0)
+      reject("scales", fmt::format("[k / group, {}] with k = {}", n_, k_), scales_);
+    return shape[0];
+  }
+
+  // Scales [groups, n] as [n, groups].
+  std::vector<float> transposed_scales(std::int64_t groups) {
+    const std::vector<float> stored = scales_.to_floats();
+    std::vector<float> scales(stored.size());
+    for (std::int64_t g = 0; g < groups; ++g)
+      for (std::int64_t r = 0; r < n_; ++r)
+        scales[static_cast<std::size_t>(r * groups + g)] =
+            stored[static_cast<std::size_t>(g * n_ + r)];
+    return scales;
+  }
+
+  // Code `i` of consecutive codes in words `stride` apart, lowest bits first.
+  int code_at(std::span<const std::int32_t> from, std::int64_t i, std::int64_t stride) const {
+    const std::int64_t bit = i * scheme_.bits;
+    const auto word = [&](std::int64_t w) {
+      return static_cast<std::uint64_t>(
+          static_cast<std::uint32_t>(from[static_cast<std::size_t>(w * stride)]));
+    };
+    std::uint64_t value = word(bit / 32) >> (bit % 32);
+    if (bit % 32 + scheme_.bits > 32) value |= word(bit / 32 + 1) << (32 - bit % 32);
+    return static_cast<int>(value & ((std::uint64_t{1} << scheme_.bits) - 1));
+  }
+
+  // Code of column `j` in a row of words of eight nibbles.
+  int nibble(std::span<const std::int32_t> row, std::int64_t j) const {
+    const auto lane = static_cast<std::size_t>(j % 8);
+    const int position = scheme_.reordered ? kReordered[lane] : static_cast<int>(lane);
+    const auto word = static_cast<std::uint32_t>(row[static_cast<std::size_t>(j / 8)]);
+    return static_cast<int>((word >> (4 * position)) & 15);
+  }
+
+  // Two's complement becomes offset binary, for codes and zero points alike.
+  int unsign(int code) const { return scheme_.is_signed ? code ^ 8 : code; }
+
+  Unpacked begin(std::int64_t groups) const {
+    Unpacked w{.n = n_, .k = k_, .groups = groups};
+    w.codes.resize(static_cast<std::size_t>(n_ * k_));
+    w.zeros.resize(static_cast<std::size_t>(n_ * groups));
+    return w;
+  }
+
+  // AWQ and Quark's per-group layout: codes [k, n / 8], zero points [groups, n / 8].
+  Unpacked read_transposed() {
+    const std::int64_t groups = read_groups();
+    expect_shape(codes_, {k_, words(n_)}, "codes");
+    Unpacked w = begin(groups);
+    w.scales = transposed_scales(groups);
+    const auto stored = codes_.as<std::int32_t>();
+    const auto stride = static_cast<std::size_t>(words(n_));
+    for (std::int64_t first = 0; first < n_; first += kRowBlock) {
+      for (std::int64_t c = 0; c < k_; ++c) {
+        const auto row = stored.subspan(static_cast<std::size_t>(c) * stride, stride);
+        for (std::int64_t r = first; r < std::min(n_, first + kRowBlock); ++r)
+          w.codes[static_cast<std::size_t>(r * k_ + c)] =
+              static_cast<std::uint8_t>(unsign(nibble(row, r)));
+      }
+    }
+    if (zeros_.empty()) {
+      if (!scheme_.is_signed)
+        fail(ErrorCode::kFormat, "[packed] {}: {}: the zero points are missing", place_, module_);
+      std::ranges::fill(w.zeros, std::int16_t{8});
+      return w;
+    }
+    expect_dtype(zeros_, DType::kI32, "zero points");
+    expect_shape(zeros_, {groups, words(n_)}, "zero points");
+    const auto zeros = zeros_.as<std::int32_t>();
+    for (std::int64_t g = 0; g < groups; ++g)
+      for (std::int64_t r = 0; r < n_; ++r)
+        w.zeros[static_cast<std::size_t>(r * groups + g)] = static_cast<std::int16_t>(
+            unsign(nibble(zeros.subspan(static_cast<std::size_t>(g) * stride, stride), r)));
+    return w;
+  }
+
+  // Quark's per-channel layout: codes [n, k / 8], one scale and zero point a row.
+  Unpacked read_per_channel() {
+    expect_shape(scales_, {n_}, "scales");
+    expect_shape(codes_, {n_, words(k_)}, "codes");
+    Unpacked w = begin(1);
+    w.scales = scales_.to_floats();
+    const auto stored = codes_.as<std::int32_t>();
+    const auto stride = static_cast<std::size_t>(words(k_));
+    for (std::int64_t r = 0; r < n_; ++r) {
+      const auto row = stored.subspan(static_cast<std::size_t>(r) * stride, stride);
+      for (std::int64_t c = 0; c < k_; ++c)
+        w.codes[static_cast<std::size_t>(r * k_ + c)] =
+            static_cast<std::uint8_t>(unsign(nibble(row, c)));
+    }
+    if (!zeros_.empty()) {
+      expect_dtype(zeros_, DType::kI32, "zero points");
+      expect_shape(zeros_, {words(n_)}, "zero points");
+    }
+    for (std::int64_t r = 0; r < n_; ++r)
+      w.zeros[static_cast<std::size_t>(r)] = static_cast<std::int16_t>(
+          unsign(zeros_.empty() ? 0 : nibble(zeros_.as<std::int32_t>(), r)));
+    return w;
+  }
+
+  // GPTQ: codes [k / 8, n] packed along k, zero points [groups, n / 8], perhaps a group for each
+  // column.
+  Unpacked read_gptq() {
+    if (scales_.shape().size() != 2 || scales_.dim(0) < 1 || scales_.dim(1) != n_)
+      reject("scales", fmt::format("[groups, {}]", n_), scales_);
+    const std::int64_t groups = scales_.dim(0);
+    expect_shape(codes_, {words(k_), n_}, "codes");
+    Unpacked w = begin(groups);
+    w.scales = transposed_scales(groups);
+    read_group_index(w);
+    const auto stored = codes_.as<std::int32_t>();
+    for (std::int64_t r = 0; r < n_; ++r)
+      for (std::int64_t c = 0; c < k_; ++c)
+        w.codes[static_cast<std::size_t>(r * k_ + c)] =
+            static_cast<std::uint8_t>(code_at(stored.subspan(static_cast<std::size_t>(r)), c, n_));
+    if (zeros_.empty())
+      fail(ErrorCode::kFormat, "[packed] {}: {}: the zero points are missing", place_, module_);
+    expect_dtype(zeros_, DType::kI32, "zero points");
+    expect_shape(zeros_, {groups, words(n_)}, "zero points");
+    const auto zeros = zeros_.as<std::int32_t>();
+    const int mask = (1 << scheme_.bits) - 1;
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const auto row = zeros.subspan(static_cast<std::size_t>(g * words(n_)));
+      for (std::int64_t r = 0; r < n_; ++r)
+        w.zeros[static_cast<std::size_t>(r * groups + g)] = static_cast<std::int16_t>(
+            (code_at(row, r, 1) + (scheme_.zeros_minus_one ? 1 : 0)) & mask);
+    }
+    return w;
+  }
+
+  // g_idx gives each column's group where columns were quantized in another order than they lie.
+  void read_group_index(Unpacked& w) {
+    const std::string* name = find({".g_idx"});
+    if (name == nullptr) {
+      if (k_ % w.groups != 0) reject("scales", fmt::format("a divisor of {} groups", k_), scales_);
+      return;
+    }
+    const Tensor index = store_.load(*name);
+    expect_dtype(index, DType::kI32, "g_idx");
+    expect_shape(index, {k_}, "g_idx");
+    const auto groups = index.as<std::int32_t>();
+    bool consecutive = k_ % w.groups == 0;
+    for (std::int64_t c = 0; c < k_; ++c) {
+      const std::int32_t g = groups[static_cast<std::size_t>(c)];
+      if (g < 0 || g >= w.groups)
+        fail(ErrorCode::kFormat, "[packed] {}: {}: g_idx: expected groups in [0, {}), got {}",
+             place_, module_, w.groups, g);
+      consecutive = consecutive && g == c / w.group();
+    }
+    if (!consecutive) w.group_of.assign(groups.begin(), groups.end());
+  }
+
+  // Quark's int8 and uint8: [n, k] with a scale per tensor or per row, or transposed [k, n] with
+  // scales [groups, n].
+  Weight read_bytes() {
+    const DType dtype = scheme_.is_signed ? DType::kI8 : DType::kU8;
+    expect_dtype(codes_, dtype, "codes");
+    if (!is_float(scales_.dtype())) reject("scales", "floats", scales_);
+    const bool transposed = scales_.shape().size() == 2;
+    const std::int64_t groups = transposed ? read_groups() : 1;
+    const std::int64_t rows = scales_.elements() == 1 ? 1 : n_;
+    if (!transposed && scales_.shape() != Shape{} && scales_.shape() != Shape{rows})
+      reject("scales", fmt::format("[] or [{}]", n_), scales_);
+    expect_shape(codes_, transposed ? Shape{k_, n_} : Shape{n_, k_}, "codes");
+    if (!zeros_.empty() && (zeros_.dtype() != dtype || zeros_.shape() != scales_.shape()))
+      reject("zero points", fmt::format("{} {}", to_string(dtype), to_string(scales_.shape())),
+             zeros_);
+    const auto zero_bytes = zeros_.as<std::uint8_t>();
+    const bool symmetric = std::ranges::all_of(zero_bytes, [](std::uint8_t z) { return z == 0; });
+    const auto signed_codes = codes_.as<std::int8_t>();
+    if (scheme_.is_signed && symmetric && !transposed &&
+        std::ranges::find(signed_codes, std::int8_t{-128}) == signed_codes.end()) {
+      Int8Channels w{.n = n_, .k = k_, .codes = codes_};
+      w.scales = Tensor::from_floats(scales_.to_floats(), {rows});
+      w.input_scale = read_input_scale();
+      validate(w, module_);
+      return w;
+    }
+    Unpacked w = begin(groups);
+    // int8 in offset binary, as the codes of words.
+    const std::uint8_t sign = scheme_.is_signed ? 0x80 : 0;
+    const auto stored = codes_.as<std::uint8_t>();
+    const std::vector<float> scales = scales_.to_floats();
+    for (std::int64_t r = 0; r < n_; ++r) {
+      for (std::int64_t c = 0; c < k_; ++c)
+        w.codes[static_cast<std::size_t>(r * k_ + c)] =
+            stored[static_cast<std::size_t>(transposed ? c * n_ + r : r * k_ + c)] ^ sign;
+      for (std::int64_t g = 0; g < groups; ++g) {
+        const auto at = static_cast<std::size_t>(transposed ? g * n_ + r : rows == 1 ? 0 : r);
+        const std::uint8_t zero = zero_bytes.empty() ? std::uint8_t{0} : zero_bytes[at];
+        w.zeros[static_cast<std::size_t>(r * groups + g)] = zero ^ sign;
+        w.scales.push_back(scales[at]);
+      }
+    }
+    return dequantized(w);
+  }
+
+  // A code of the input's static int8 form stands for this much; 0 where the file has none.
+  float read_input_scale() {
+    const std::string* name = find({".input_scale"});
+    if (name == nullptr) return 0;
+    const Tensor scale = store_.load(*name);
+    if (!is_float(scale.dtype()) || scale.elements() != 1)
+      reject("input scale", "one float", scale);
+    return scale.to_floats()[0];
+  }
+
+  Weight finish(const Unpacked& w) {
+    const std::int64_t group = int4_group(w);
+    if (group == 0 || !scales_fit(w)) return dequantized(w);
+    const std::int64_t groups = k_ / group;
+    Int4Groups result{.n = n_, .k = k_, .group = group};
+    std::byte* codes = nullptr;
+    std::byte* scales = nullptr;
+    std::byte* zeros = nullptr;
+    result.codes = Tensor::allocate(DType::kU8, {n_, k_ / 2}, &codes);
+    result.scales = Tensor::allocate(DType::kF16, {n_, groups}, &scales);
+    result.zero_points = Tensor::allocate(DType::kU8, {n_, (groups + 1) / 2}, &zeros);
+    for (std::int64_t i = 0; i < n_ * k_ / 2; ++i) {
+      const auto* pair = &w.codes[static_cast<std::size_t>(2 * i)];
+      codes[i] = static_cast<std::byte>(pair[0] | pair[1] << 4);
+    }
+    std::memset(zeros, 0, result.zero_points.bytes().size());
+    for (std::int64_t r = 0; r < n_; ++r) {
+      for (std::int64_t g = 0; g < groups; ++g) {
+        const auto from = static_cast<std::size_t>(r * w.groups + w.group_index(g * group));
+        const std::uint16_t scale = float_to_f16(w.scales[from]);
+        std::memcpy(scales + (r * groups + g) * 2, &scale, sizeof scale);
+        zeros[r * ((groups + 1) / 2) + g / 2] |=
+            static_cast<std::byte>(w.zeros[from] << (g % 2 * 4));
+      }
+    }
+    return result;
+  }
+
+  // The group to give an Int4Groups: the widest that divides that of the file; 0 if none does.
+  std::int64_t int4_group(const Unpacked& w) const {
+    if (scheme_.bits != 4 || !w.group_of.empty()) return 0;
+    for (const std::int64_t group : {128, 64, 32})
+      if (w.group() % group == 0) return group;
+    return 0;
+  }
+
+  static bool scales_fit(const Unpacked& w) {
+    return std::ranges::all_of(w.scales, [](float scale) {
+      const float half = f16_to_float(float_to_f16(scale));
+      return std::isfinite(half) && (half != 0) == (scale != 0);
+    });
+  }
+
+  // F16 where no value leaves its range.
+  Weight dequantized(const Unpacked& w) {
+    std::byte* memory = nullptr;
+    const Tensor values = Tensor::allocate(DType::kF32, {n_, k_}, &memory);
+    auto* out = reinterpret_cast<float*>(memory);
+    bool fits = true;
+    for (std::int64_t r = 0; r < n_; ++r) {
+      for (std::int64_t c = 0; c < k_; ++c) {
+        const auto group = static_cast<std::size_t>(r * w.groups + w.group_index(c));
+        const auto at = static_cast<std::size_t>(r * k_ + c);
+        out[at] = static_cast<float>(w.codes[at] - w.zeros[group]) * w.scales[group];
+        const float half = f16_to_float(float_to_f16(out[at]));
+        fits = fits && std::isfinite(half) && (half != 0) == (out[at] != 0);
+      }
+    }
+    if (!fits) return FloatWeight{values};
+    std::byte* halves = nullptr;
+    FloatWeight result{Tensor::allocate(DType::kF16, {n_, k_}, &halves)};
+    for (std::int64_t i = 0; i < n_ * k_; ++i) {
+      const std::uint16_t half = float_to_f16(out[i]);
+      std::memcpy(halves + i * 2, &half, sizeof half);
+    }
+    return result;
+  }
+
+  const TensorStore& store_;
+  const std::string& module_;
+  const PackedScheme scheme_;
+  const std::int64_t n_;
+  const std::int64_t k_;
+  const std::string& place_;
+  Tensor codes_;
+  Tensor scales_;
+  Tensor zeros_;
+};
+
+}  // namespace
+
+bool is_packed(const TensorStore& store, const std::string& module) {
+  const auto is_codes = [&](const char* suffix) {
+    const auto found = store.tensors().find(module + suffix);
+    return found != store.tensors().end() && !is_float(found->second.dtype);
+  };
+  if (!is_codes(".qweight") && !is_codes(".weight")) return false;
+  return std::ranges::any_of(
+      kScales, [&](const char* suffix) { return store.tensors().contains(module + suffix); });
+}
+
+bool is_packed_part(const TensorStore& store, const std::string& name) {
+  constexpr const char* kParts[] = {".qweight",
+                                    ".weight",
+                                    ".scales",
+                                    ".qscales",
+                                    ".weight_scale",
+                                    ".qzeros",
+                                    ".qqzeros",
+                                    ".weight_zero_point",
+                                    ".g_idx",
+                                    ".input_scale",
+                                    ".input_zero_point",
+                                    ".output_scale",
+                                    ".output_zero_point"};
+  return std::ranges::any_of(kParts, [&](std::string_view part) {
+    return name.ends_with(part) && is_packed(store, name.substr(0, name.size() - part.size()));
+  });
+}
+
+Shape packed_shape(const TensorStore& store, const PackedSettings& settings,
+                   const std::string& module) {
+  const auto shape_of = [&](std::initializer_list<const char*> suffixes) {
+    for (const char* suffix : suffixes) {
+      const auto found = store.tensors().find(module + suffix);
+      if (found != store.tensors().end()) return found->second;
+    }
+    return StoredTensor{};
+  };
+  const StoredTensor codes = shape_of({".qweight", ".weight"});
+  const Shape scales = shape_of(kScales).shape;
+  const PackedScheme scheme = settings.scheme(module);
+  const bool grouped = scales.size() == 2;
+  if (codes.shape.size() != 2) return codes.shape;
+  if (codes.dtype != DType::kI32)
+    return grouped ? Shape{codes.shape[1], codes.shape[0]} : codes.shape;
+  if (scheme.method == Method::kGptq)
+    return {codes.shape[1], codes.shape[0] * 32 / std::max(scheme.bits, 1)};
+  if (grouped) return {scales[1], codes.shape[0]};
+  return {codes.shape[0], codes.shape[1] * 8};
+}
+
+Weight read_packed_linear(const TensorStore& store, const PackedSettings& settings,
+                          const std::string& module, std::int64_t n, std::int64_t k,
+                          const std::string& place) {
+  if (n < 1 || k < 1)
+    fail(ErrorCode::kInvalidArgument, "[packed] {}: [{}, {}] is not a matrix", module, n, k);
+  return PackedReader(store, module, settings.scheme(module), n, k, place).read();
+}
+
+}  // namespace tandem

@@ -1,0 +1,20 @@
+// Checkpoints of torch.save: .bin, .pth and .pt.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "base/files.h"
+#include "checkpoint/tensor_store.h"
+
+namespace tandem {
+
+// The tensors of a state dict, or of the one that a checkpoint keeps under "state_dict", "model",
+// "model_state_dict" or "module". Zip files of PyTorch 1.6 and later, and the format before it.
+// Every view is checked against its storage; contiguous tensors are mapped, others are copied when
+// they are loaded. Names that begin with "_" and values that are no tensors are left out.
+std::shared_ptr<const TensorStore> open_torch_file(const fs::path& path);
+
+bool looks_like_torch_file(std::span<const std::byte> bytes) noexcept;
+
+}  // namespace tandem

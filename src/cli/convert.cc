@@ -1,0 +1,284 @@
+// tandem convert: a checkpoint from one file format to another.
+#include <algorithm>
+#include <array>
+#include <functional>
+
+#include "base/error.h"
+#include "base/printable.h"
+#include "base/progress.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/float_rows.h"
+#include "checkpoint/gguf.h"
+#include "checkpoint/gguf_export.h"
+#include "checkpoint/mllm_file.h"
+#include "checkpoint/safetensors.h"
+#include "checkpoint/torch_file.h"
+#include "cli/commands.h"
+
+namespace tandem::cli {
+namespace {
+
+struct ConvertFlags {
+  std::string input;
+  std::string output;
+  std::string type;
+  std::string dtype;
+  std::string config;
+  int mllm_version = 1;
+};
+
+// Files that a model folder takes along, where they exist.
+constexpr std::array kBeside = {"generation_config.json", "tokenizer.json",
+                                "tokenizer_config.json",  "special_tokens_map.json",
+                                "tokenizer.model",        "chat_template.jinja"};
+
+struct NamedType {
+  std::string_view name;
+  GgmlType type;
+};
+
+constexpr std::array kTypes = {
+    NamedType{"f32", GgmlType::kF32},   NamedType{"f16", GgmlType::kF16},
+    NamedType{"bf16", GgmlType::kBF16}, NamedType{"q8_0", GgmlType::kQ8_0},
+    NamedType{"q4_0", GgmlType::kQ4_0}, NamedType{"q4_1", GgmlType::kQ4_1}};
+
+std::optional<GgmlType> find_type(const std::string& name) {
+  if (name.empty()) return std::nullopt;
+  std::string known;
+  for (const NamedType& entry : kTypes) {
+    if (entry.name == name) return entry.type;
+    known += fmt::format("{}{}", known.empty() ? "" : ", ", entry.name);
+  }
+  fail(ErrorCode::kInvalidArgument, "[convert] --dtype: expected one of {}, got \"{}\"", known,
+       name);
+}
+
+// What --type says of the input, in the words of mllm's converter; its content must agree.
+void check_kind(const std::string& type, const Checkpoint& checkpoint) {
+  if (type.empty()) return;
+  const fs::path& file = checkpoint.weight_files().front();
+  const auto mapped = MappedFile::open(file);
+  const std::string kind = is_gguf(file)                            ? "gguf"
+                           : looks_like_mllm(mapped->bytes())       ? "mllm"
+                           : looks_like_torch_file(mapped->bytes()) ? "torch"
+                                                                    : "safetensor";
+  if (type != kind && !(type == "safetensors" && kind == "safetensor"))
+    fail(ErrorCode::kInvalidArgument, "[convert] {}: --type says {}, its content is {}",
+         file.string(), type, kind);
+}
+
+class Converter {
+ public:
+  Converter(const Checkpoint& checkpoint, std::optional<GgmlType> type)
+      : checkpoint_(checkpoint),
+        type_(type),
+        contents_(checkpoint.contents()),
+        progress_("convert", static_cast<std::int64_t>(contents_.size()), "tensors") {}
+
+  void to_gguf(const fs::path& output) {
+    write_gguf(output, checkpoint_, type_.value_or(GgmlType::kF16), [&] { step(); });
+  }
+
+  // As mllm's converters: version 1 turns every number into F32 but for bool, int8 and uint8, and
+  // spells the ends of names with dots; version 2 leaves types as they are.
+  void to_mllm(const fs::path& output, int version) {
+    struct Planned {
+      std::string name;
+      Shape shape;
+      std::optional<DType> kept;  // integers stay as they are
+      GgmlType type = GgmlType::kF32;
+    };
+    std::vector<MllmWriter::Entry> entries;
+    std::vector<Planned> planned;
+    for (const auto& [name, shape] : contents_) {
+      Planned plan{name, shape};
+      const auto stored = checkpoint_.tensors().find(name);
+      const bool plain = stored != checkpoint_.tensors().end() && stored->second.shape == shape;
+      if (plain && !is_float(stored->second.dtype)) {
+        plan.kept = stored->second.dtype;
+      } else {
+        plan.type =
+            choose(name, shape, version == 1 || !plain ? DType::kF32 : stored->second.dtype);
+      }
+      const auto type = plan.kept ? MllmWriter::type_of(*plan.kept, version)
+                                  : std::optional(MllmWriter::type_of(plan.type));
+      if (!type)
+        fail(ErrorCode::kUnsupported, "[convert] {}: {} has no form in .mllm version {}",
+             printable(name), to_string(*plan.kept), version);
+      entries.push_back({version == 1 ? mllm_name(name) : name, *type, shape});
+      planned.push_back(std::move(plan));
+    }
+    MllmWriter writer(output, std::move(entries), version);
+    for (std::size_t i = 0; i < planned.size(); ++i) {
+      const Planned& plan = planned[i];
+      if (plan.kept) {
+        writer.write(i, checkpoint_.load(plan.name).bytes());
+      } else {
+        const std::vector<std::byte> bytes = encode(plan.name, plan.shape, plan.type);
+        writer.write(i, bytes);
+      }
+      step();
+    }
+    writer.finish();
+  }
+
+  void to_safetensors(const fs::path& output) {
+    if (type_ && !plain_dtype(*type_))
+      fail(ErrorCode::kInvalidArgument,
+           "[convert] --dtype: safetensors hold f32, f16 and bf16, got {}", to_string(*type_));
+    std::vector<SafetensorsWriter::Entry> entries;
+    for (const auto& [name, shape] : contents_) {
+      const auto stored = checkpoint_.tensors().find(name);
+      const bool plain = stored != checkpoint_.tensors().end() && stored->second.shape == shape;
+      DType dtype = plain ? stored->second.dtype : DType::kF16;
+      if (type_ && is_float(dtype)) dtype = *plain_dtype(*type_);
+      entries.push_back({name, dtype, shape});
+    }
+    // The writer puts wide elements first.
+    std::ranges::stable_sort(entries, std::greater<>(),
+                             [](const auto& entry) { return size_of(entry.dtype); });
+    SafetensorsWriter writer(output, entries, {{"format", "pt"}});
+    for (const SafetensorsWriter::Entry& entry : entries) {
+      const auto stored = checkpoint_.tensors().find(entry.name);
+      if (stored != checkpoint_.tensors().end() && stored->second.dtype == entry.dtype &&
+          stored->second.shape == entry.shape) {
+        writer.write(entry.name, checkpoint_.load(entry.name).bytes());
+      } else {
+        const GgmlType type = entry.dtype == DType::kF32   ? GgmlType::kF32
+                              : entry.dtype == DType::kF16 ? GgmlType::kF16
+                                                           : GgmlType::kBF16;
+        const std::vector<std::byte> bytes = encode(entry.name, entry.shape, type);
+        writer.write(entry.name, bytes);
+      }
+      step();
+    }
+    writer.finish();
+  }
+
+  // A folder that other programs open as a model: config.json, model.safetensors and what else
+  // lies beside the input.
+  void to_folder(const fs::path& output) {
+    if (fs::exists(output))
+      fail(ErrorCode::kInvalidArgument, "[convert] {}: exists already", output.string());
+    StagedFolder staged(output);
+    to_safetensors(staged.path() / "model.safetensors");
+    Json config = checkpoint_.config();
+    config.erase("quantization_config");
+    write_text_file(staged.path() / "config.json", config.dump(2) + "\n");
+    for (const char* name : kBeside)
+      if (fs::exists(checkpoint_.folder() / name))
+        fs::copy_file(checkpoint_.folder() / name, staged.path() / name);
+    staged.commit();
+  }
+
+ private:
+  void step() {
+    progress_.advance();
+    if (interrupted()) fail(ErrorCode::kCancelled, "[convert] interrupted; nothing was written");
+  }
+
+  static std::string mllm_name(std::string name) {
+    for (const auto& [from, to] : {std::pair{"_weight", ".weight"}, {"_bias", ".bias"}})
+      for (std::size_t at = 0; (at = name.find(from, at)) != std::string::npos;)
+        name.replace(at, std::string_view(from).size(), to);
+    return name;
+  }
+
+  // Vectors and what mllm's quantizer leaves in F32 keep their type; matrices take the one asked
+  // for.
+  GgmlType choose(const std::string& name, const Shape& shape, DType dtype) const {
+    const GgmlType own = dtype == DType::kF16    ? GgmlType::kF16
+                         : dtype == DType::kBF16 ? GgmlType::kBF16
+                                                 : GgmlType::kF32;
+    if (!type_) return own;
+    if (plain_dtype(*type_)) return *type_;
+    const bool is_matrix = shape.size() == 2 && shape[1] % 32 == 0 &&
+                           name.find("norm") == std::string::npos && name.ends_with(".weight");
+    return is_matrix ? *type_ : GgmlType::kF32;
+  }
+
+  std::vector<std::byte> encode(const std::string& name, const Shape& shape, GgmlType type) const {
+    const FloatRows source(checkpoint_, name, shape);
+    const GgmlTypeInfo format = ggml_info(type);
+    std::vector<std::byte> bytes(static_cast<std::size_t>(*checked_ggml_bytes(type, shape)));
+    std::size_t at = 0;
+    for (std::int64_t row = 0; row < source.rows(); row += source.rows_at_once()) {
+      const std::vector<float> values =
+          source.read(row, std::min(source.rows_at_once(), source.rows() - row));
+      const auto size = values.size() / static_cast<std::size_t>(format.block_elements) *
+                        static_cast<std::size_t>(format.block_bytes);
+      quantize_blocks(type, values, std::span(bytes).subspan(at, size), name);
+      at += size;
+    }
+    return bytes;
+  }
+
+  const Checkpoint& checkpoint_;
+  const std::optional<GgmlType> type_;
+  const std::map<std::string, Shape> contents_;
+  Progress progress_;
+};
+
+void convert(const ConvertFlags& flags) {
+  catch_interrupt();
+  const std::optional<GgmlType> type = find_type(flags.dtype);
+  const fs::path output = flags.output;
+  const Checkpoint checkpoint = Checkpoint::open(flags.input, flags.config);
+  check_kind(flags.type, checkpoint);
+  std::error_code ignored;
+  for (const fs::path& file : checkpoint.weight_files())
+    if (fs::equivalent(file, output, ignored))
+      fail(ErrorCode::kInvalidArgument, "[convert] {}: is the input: choose another name",
+           output.string());
+  const std::string suffix = output.extension().string();
+  if (!checkpoint.has_shapes() && suffix != ".mllm")
+    fail(ErrorCode::kUnsupported,
+         "[convert] {}: .mllm of version 1 has no shapes: it can only become .mllm", flags.input);
+  Converter converter(checkpoint, type);
+  if (suffix == ".gguf") {
+    converter.to_gguf(output);
+  } else if (suffix == ".mllm") {
+    converter.to_mllm(output, flags.mllm_version);
+  } else if (suffix == ".safetensors") {
+    converter.to_safetensors(output);
+  } else if (suffix.empty()) {
+    converter.to_folder(output);
+  } else {
+    fail(ErrorCode::kInvalidArgument,
+         "[convert] --output_model: expected a name that ends in .gguf, .mllm or .safetensors, or "
+         "a folder, got \"{}\"",
+         flags.output);
+  }
+}
+
+}  // namespace
+
+void add_convert(CLI::App& app) {
+  auto* command = app.add_subcommand(
+      "convert",
+      "a checkpoint from one file format to another: .gguf, .mllm, .safetensors, folder");
+  auto flags = std::make_shared<ConvertFlags>();
+  command
+      ->add_option("--input_model,--input", flags->input,
+                   "model folder, or a .safetensors, .pth, .bin, .gguf or .mllm file")
+      ->required();
+  command
+      ->add_option("--output_model,--output", flags->output,
+                   "what to write: NAME.gguf, NAME.mllm, NAME.safetensors or a new folder")
+      ->required();
+  command
+      ->add_option(
+          "--type", flags->type,
+          "what the input is (default: told by its content): torch, safetensor, gguf, mllm")
+      ->check(CLI::IsMember({"torch", "safetensor", "safetensors", "gguf", "mllm"}));
+  command->add_option("--dtype,--outtype", flags->dtype,
+                      "f32, f16, bf16, q8_0, q4_0 or q4_1 (default: f16 for GGUF, f32 for .mllm "
+                      "version 1, else as it is)");
+  command->add_option("--config", flags->config,
+                      "config.json of an input that has none in its folder");
+  command->add_option("--mllm_version", flags->mllm_version, "of .mllm files (default: 1)")
+      ->check(CLI::IsMember({1, 2}));
+  command->callback([flags] { convert(*flags); });
+}
+
+}  // namespace tandem::cli
