@@ -105,6 +105,9 @@ void Checkpoint::read_config(const fs::path& config) {
   config_file_ = config.empty() ? folder_ / "config.json" : config;
   config_ = read_json_file(config_file_);
   config_object();
+  const fs::path generation = folder_ / "generation_config.json";
+  if (fs::exists(generation)) generation_config_ = read_json_file(generation);
+  text_path_ = folder_;
 }
 
 void Checkpoint::open_folder(const fs::path& config) {
@@ -157,7 +160,7 @@ void Checkpoint::open_file(const fs::path& config) {
 
 void Checkpoint::open_gguf(const fs::path& file) {
   GgufFile content = GgufFile::open(file);
-  config_file_ = file;
+  config_file_ = text_path_ = file;
   const GgufArchitecture architecture = architecture_of(content, file.string());
   config_ = config_from_gguf(content, architecture, file.string());
   store_ = open_gguf_tensors(std::move(content), architecture, config_object(), file.string());

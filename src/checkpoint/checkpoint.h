@@ -29,6 +29,10 @@ class Checkpoint {
   const Json& config() const noexcept { return config_; }
   // The configuration for reading; messages name the file that it came from.
   JsonObject config_object() const { return {config_, config_file_.string()}; }
+  // generation_config.json beside config.json; an empty object where there is none.
+  const Json& generation_config() const noexcept { return generation_config_; }
+  // Where the tokenizer and the chat template are: a GGUF that holds them, else the folder.
+  const fs::path& text_path() const noexcept { return text_path_; }
   const std::vector<fs::path>& weight_files() const noexcept { return weight_files_; }
 
   // What the files hold, by name. Of a Linear packed by AWQ, GPTQ or Quark these are the parts.
@@ -63,6 +67,8 @@ class Checkpoint {
   fs::path folder_;
   fs::path config_file_;
   Json config_;
+  Json generation_config_ = Json::object();
+  fs::path text_path_;
   std::shared_ptr<const TensorStore> store_;
   PackedSettings packed_;
   std::vector<fs::path> weight_files_;

@@ -38,7 +38,10 @@ std::string read_input(const std::string& file) {
 }
 
 void ModelFlags::add_to(CLI::App& command, bool with_mode) {
-  command.add_option("model", model, "folder of a package or of a float checkpoint")->required();
+  command
+      .add_option("model", model,
+                  "package, checkpoint folder, or a checkpoint's file such as a GGUF")
+      ->required();
   if (with_mode) {
     command
         .add_option("--mode", mode,

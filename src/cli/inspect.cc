@@ -1,4 +1,4 @@
-// tandem inspect: what a model folder holds.
+// tandem inspect: what a model holds.
 #include <iostream>
 #include <map>
 
@@ -91,9 +91,6 @@ void append_tensors(OrderedJson& list, const std::map<std::string, Tensor>& tens
 
 void inspect(const InspectFlags& flags) {
   const fs::path folder = flags.folder;
-  const fs::path generation_path = folder / "generation_config.json";
-  const Json generation =
-      fs::exists(generation_path) ? read_json_file(generation_path) : Json::object();
   OrderedJson report = {{"folder", flags.folder}};
   report["tensors"] = OrderedJson::array();
   std::string graphs;
@@ -106,7 +103,7 @@ void inspect(const InspectFlags& flags) {
     const Package package = Package::open(folder, pool);
     const JsonObject config(package.config(), (folder / "config.json").string());
     report["kind"] = "package";
-    report["model"] = info_json(read_model_info(config, &generation));
+    report["model"] = info_json(read_model_info(config, &package.generation_config()));
     report["recipe"] = package.manifest().at("recipe");
     for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
       add_graph(phase == Phase::kPrefill ? "prefill" : "decode",
@@ -117,9 +114,9 @@ void inspect(const InspectFlags& flags) {
     }
   } else {
     const Checkpoint checkpoint = Checkpoint::open(folder);
-    const JsonObject config(checkpoint.config(), (folder / "config.json").string());
+    const JsonObject config = checkpoint.config_object();
     report["kind"] = "checkpoint";
-    report["model"] = info_json(read_model_info(config, &generation));
+    report["model"] = info_json(read_model_info(config, &checkpoint.generation_config()));
     add_graph("float", build_graph(config, CheckpointWeights(checkpoint)));
     for (const auto& [name, tensor] : checkpoint.tensors()) {
       report["tensors"].push_back({{"name", name},
@@ -142,7 +139,8 @@ void add_inspect(CLI::App& app) {
   auto* command = app.add_subcommand(
       "inspect", "show the configuration, tensors and sizes of a checkpoint or package");
   auto flags = std::make_shared<InspectFlags>();
-  command->add_option("folder", flags->folder, "folder of a checkpoint or package")->required();
+  command->add_option("folder", flags->folder, "package, checkpoint folder, or a checkpoint's file")
+      ->required();
   command->add_flag("--tensors", flags->tensors, "list every tensor");
   command->add_flag("--graph", flags->graph, "print the graph, one line per operator");
   command->add_flag("--json", flags->json, "one JSON object on standard output")

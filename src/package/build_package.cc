@@ -10,6 +10,7 @@
 #include "base/progress.h"
 #include "base/version.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/gguf.h"
 #include "devices/cpu/cpu_device.h"
 #include "devices/npu/npu_device.h"
 #include "devices/placement.h"
@@ -18,14 +19,38 @@
 #include "quantize/calibration.h"
 #include "quantize/rtn.h"
 #include "text/tokenizer.h"
+#include "text/tokenizer_files.h"
 
 namespace tandem {
 namespace {
 
 // Files that a package takes from its checkpoint as they are, where they exist.
-constexpr const char* kCopiedFiles[] = {
-    "config.json",           "generation_config.json",  "tokenizer.json",     "tokenizer.model",
-    "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
+constexpr const char* kCopiedFiles[] = {"config.json",
+                                        "generation_config.json",
+                                        "tokenizer.json",
+                                        "tokenizer.model",
+                                        "tokenizer_config.json",
+                                        "special_tokens_map.json",
+                                        "chat_template.jinja",
+                                        "vocab.json",
+                                        "merges.txt"};
+
+// The configuration, the tokenizer and the chat template; what lies in a GGUF becomes files.
+void write_texts(const Checkpoint& checkpoint, const fs::path& target) {
+  if (fs::is_directory(checkpoint.text_path())) {
+    for (const char* name : kCopiedFiles) {
+      if (fs::exists(checkpoint.folder() / name))
+        fs::copy_file(checkpoint.folder() / name, target / name);
+    }
+    return;
+  }
+  write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
+  write_text_file(target / "tokenizer.json", read_tokenizer(checkpoint.text_path()).dump(1) + "\n");
+  const Json metadata = GgufFile::open(checkpoint.text_path()).metadata;
+  if (const auto found = metadata.find("tokenizer.chat_template");
+      found != metadata.end() && found->is_string())
+    write_text_file(target / "chat_template.jinja", found->get<std::string>());
+}
 
 bool is_excluded(const Recipe& recipe, const std::string& module) {
   return std::any_of(recipe.exclude.begin(), recipe.exclude.end(), [&](const std::string& pattern) {
@@ -262,12 +287,12 @@ void check(const Recipe& recipe) {
 
 }  // namespace
 
-BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& calibration,
+BuildReport build_package(const fs::path& checkpoint_path, const fs::path& calibration,
                           const fs::path& target, const Recipe& recipe, ThreadPool& pool,
                           const std::function<bool()>& cancelled) {
   check(recipe);
   std::error_code ignored;
-  if (fs::equivalent(target, checkpoint_folder, ignored)) {
+  if (fs::equivalent(target, checkpoint_path, ignored)) {
     fail(ErrorCode::kInvalidArgument, "[quantize] {}: is the checkpoint: choose another folder",
          target.string());
   }
@@ -277,11 +302,9 @@ BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& cal
     if (cancelled && cancelled())
       fail(ErrorCode::kCancelled, "[quantize] interrupted; {} is as it was", target.string());
   };
-  const Checkpoint checkpoint = Checkpoint::open(checkpoint_folder);
-  const JsonObject config(checkpoint.config(), (checkpoint_folder / "config.json").string());
-  const fs::path generation_path = checkpoint_folder / "generation_config.json";
-  const Json generation =
-      fs::exists(generation_path) ? read_json_file(generation_path) : Json::object();
+  const Checkpoint checkpoint = Checkpoint::open(checkpoint_path);
+  const JsonObject config = checkpoint.config_object();
+  const Json& generation = checkpoint.generation_config();
   const ModelInfo info = read_model_info(config, &generation);
   const CheckpointWeights own_weights(checkpoint);
   const std::unique_ptr<WeightSource> named_weights = llama_weights(config, own_weights);
@@ -290,7 +313,7 @@ BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& cal
   const std::vector<PlannedLinear> linears = plan_linears(graph, recipe);
   check_patterns(recipe, linears);
 
-  const Tokenizer tokenizer = Tokenizer::open(checkpoint_folder);
+  const Tokenizer tokenizer = Tokenizer::open(checkpoint.text_path());
   const std::string text = read_text_file(calibration);
   const std::vector<TokenId> ids = tokenizer.encode(text);
   // Before the long work: a folder that can't be written to shows now.
@@ -303,10 +326,7 @@ BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& cal
     statistics = calibrate(graph, windows, pool, [&](int, int) { step(progress); });
   }
 
-  for (const char* name : kCopiedFiles) {
-    if (fs::exists(checkpoint_folder / name))
-      fs::copy_file(checkpoint_folder / name, staged.path() / name);
-  }
+  write_texts(checkpoint, staged.path());
   {
     Progress progress("quantize", 2 * static_cast<std::int64_t>(linears.size()), "weights");
     const auto written = [&] { step(progress); };

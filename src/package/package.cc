@@ -176,6 +176,8 @@ Package Package::open(const fs::path& folder, ThreadPool& pool) {
   }
   verify_files(folder, manifest, pool);
   package.config_ = read_json_file(folder / "config.json");
+  if (fs::exists(folder / "generation_config.json"))
+    package.generation_config_ = read_json_file(folder / "generation_config.json");
   package.decode_ = SafetensorsFile::open(folder / kDecodeFile).tensors;
   package.prefill_ = SafetensorsFile::open(folder / kPrefillFile).tensors;
   return package;

@@ -41,6 +41,7 @@ class Package {
   const fs::path& folder() const noexcept { return folder_; }
   const Json& manifest() const noexcept { return manifest_; }
   const Json& config() const noexcept { return config_; }
+  const Json& generation_config() const noexcept { return generation_config_; }
   std::int64_t chunk() const;  // rows of an NPU program
 
   // Weights of one phase. The source keeps the mapped files alive through its tensors.
@@ -52,6 +53,7 @@ class Package {
   fs::path folder_;
   Json manifest_;
   Json config_;
+  Json generation_config_ = Json::object();
   std::map<std::string, Tensor> decode_;
   std::map<std::string, Tensor> prefill_;
 };

@@ -42,8 +42,7 @@ void check_batch(std::span<KvSequence* const> sequences, std::size_t inputs) {
 
 std::int64_t checkpoint_bytes(const Checkpoint& checkpoint) {
   std::int64_t bytes = 0;
-  for (const auto& [name, tensor] : checkpoint.tensors())
-    bytes += tensor.bytes;
+  for (const auto& [name, tensor] : checkpoint.tensors()) bytes += tensor.bytes;
   return bytes;
 }
 
@@ -71,15 +70,9 @@ Mode mode_from_string(const std::string& name) {
 
 LoadedModel::~LoadedModel() = default;
 
-std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& folder, const LoadOptions& options) {
-  std::error_code ignored;  // such as a name too long for the system
-  if (!fs::is_directory(folder, ignored)) {
-    fail(ErrorCode::kNotFound, "[model] {}: expected the folder of a package or checkpoint",
-         folder.string());
-  }
+std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& path, const LoadOptions& options) {
   auto model = std::unique_ptr<LoadedModel>(new LoadedModel());
-  model->folder_ = folder;
-  model->chat_template_path_ = options.chat_template.empty() ? folder : options.chat_template;
+  model->path_ = model->text_path_ = path;
   model->kernels_ = &find_kernels(options.kernels);
   model->pool_ =
       std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : default_threads());
@@ -89,24 +82,19 @@ std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& folder, const Loa
   } else {
     model->cache_ = std::make_unique<FilePackedCache>(cache, *model->pool_);
   }
-  const fs::path generation_path = folder / "generation_config.json";
-  model->generation_config_ =
-      fs::exists(generation_path) ? read_json_file(generation_path) : Json::object();
-
-  const bool is_package = Package::is_package(folder);
+  const bool is_package = Package::is_package(path);
   model->mode_ = options.mode.value_or(is_package ? Mode::kHybrid : Mode::kFloat);
   if ((model->mode_ == Mode::kFloat) == is_package) {
-    fail(ErrorCode::kInvalidArgument, "[model] {}: mode {} needs a {}; this is a {}",
-         folder.string(), to_string(model->mode_),
-         is_package ? "float checkpoint" : "package (see tandem quantize)",
+    fail(ErrorCode::kInvalidArgument, "[model] {}: mode {} needs a {}; this is a {}", path.string(),
+         to_string(model->mode_), is_package ? "float checkpoint" : "package (see tandem quantize)",
          is_package ? "package" : "float checkpoint");
   }
 
   std::int64_t chunk = options.chunk;
-  const std::string config_path = (folder / "config.json").string();
   if (is_package) {
-    const Package package = Package::open(folder, *model->pool_);
-    const JsonObject config(package.config(), config_path);
+    const Package package = Package::open(path, *model->pool_);
+    const JsonObject config(package.config(), (path / "config.json").string());
+    model->generation_config_ = package.generation_config();
     model->info_ = read_model_info(config, &model->generation_config_);
     model->decode_graph_ = build_graph(config, *package.weights(Phase::kDecode));
     model->decode_file_bytes_ = package.weight_file_bytes(Phase::kDecode);
@@ -117,12 +105,16 @@ std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& folder, const Loa
     }
     if (chunk == 0) chunk = package.chunk();
   } else {
-    const Checkpoint checkpoint = Checkpoint::open(folder);
-    const JsonObject config(checkpoint.config(), config_path);
+    const Checkpoint checkpoint = Checkpoint::open(path);
+    const JsonObject config = checkpoint.config_object();
+    model->generation_config_ = checkpoint.generation_config();
+    model->text_path_ = checkpoint.text_path();
     model->info_ = read_model_info(config, &model->generation_config_);
     model->decode_graph_ = build_graph(config, CheckpointWeights(checkpoint));
     model->decode_file_bytes_ = model->prefill_file_bytes_ = checkpoint_bytes(checkpoint);
   }
+  model->chat_template_path_ =
+      options.chat_template.empty() ? model->text_path_ : options.chat_template;
   if (chunk == 0) chunk = kDefaultChunk;
   if (chunk < 1 || chunk > 4096) {
     fail(ErrorCode::kInvalidArgument, "[model] chunk: expected 1 to 4096 rows, got {}", chunk);
@@ -154,7 +146,7 @@ std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& folder, const Loa
 }
 
 const Tokenizer& LoadedModel::tokenizer() {
-  if (!tokenizer_) tokenizer_ = Tokenizer::open(folder_);
+  if (!tokenizer_) tokenizer_ = Tokenizer::open(text_path_);
   return *tokenizer_;
 }
 
@@ -163,17 +155,17 @@ const ChatTemplate& LoadedModel::chat_template() {
   try {
     chat_template_ = ChatTemplate::open(chat_template_path_);
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::kNotFound || chat_template_path_ != folder_) throw;
+    if (error.code() != ErrorCode::kNotFound || chat_template_path_ != text_path_) throw;
     fail(ErrorCode::kNotFound,
          "[model] {}: this model has no chat template; name one (--chat-template FILE), or send "
          "the prompt as plain text",
-         folder_.string());
+         path_.string());
   }
   return *chat_template_;
 }
 
 OrderedJson LoadedModel::chat_context() {
-  OrderedJson context = read_special_tokens(folder_);
+  OrderedJson context = read_special_tokens(text_path_);
   const auto fall_back = [&](const char* key, std::optional<std::int64_t> id) {
     if (id && !context.contains(key))
       context[key] = tokenizer().id_to_token(static_cast<TokenId>(*id));

@@ -53,10 +53,11 @@ struct ChatOptions {
 // One forward pass at a time: a LoadedModel and everything made from it belong to one thread.
 class LoadedModel {
  public:
-  static std::unique_ptr<LoadedModel> open(const fs::path& folder, const LoadOptions& options = {});
+  // A package's folder, or what Checkpoint::open() takes.
+  static std::unique_ptr<LoadedModel> open(const fs::path& path, const LoadOptions& options = {});
   ~LoadedModel();
 
-  const fs::path& folder() const noexcept { return folder_; }
+  const fs::path& path() const noexcept { return path_; }  // as given
   const ModelInfo& info() const noexcept { return info_; }
   const Json& generation_config() const noexcept { return generation_config_; }
   Mode mode() const noexcept { return mode_; }
@@ -128,7 +129,8 @@ class LoadedModel {
   OrderedJson chat_context();  // what templates see beside messages and tools
   void check_ids(std::span<const TokenId> ids) const;
 
-  fs::path folder_;
+  fs::path path_;
+  fs::path text_path_;  // where the tokenizer and the chat template are
   ModelInfo info_;
   Json generation_config_;
   Mode mode_ = Mode::kFloat;
