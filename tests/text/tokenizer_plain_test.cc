@@ -92,11 +92,16 @@ TEST(TokenizerPlain, SpansFollowNormalization) {
   const Tokenizer tokenizer = testing::open_tokenizer(json, scratch / "tokenizer.json");
   EXPECT_EQ(encode(tokenizer, {"  <s>", "  <s>a", "<s>"}),
             (std::vector<TokenId>{0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 10}));
-  // Put before every part, a prefix hides where they are: nothing is taken rather than too much.
+  // A prefix is sought with the token, and is there where the text begins.
   json["normalizer"] = {{"type", "Prepend"}, {"prepend", "_"}};
-  json["added_tokens"][0]["content"] = "s";
   const Tokenizer prefixed = testing::open_tokenizer(json, scratch / "tokenizer.json");
-  EXPECT_EQ(encode(prefixed, {"a", "s"}), (std::vector<TokenId>{0, 4, 2}));
+  EXPECT_EQ(encode(prefixed, {"<s>", "a"}), (std::vector<TokenId>{10, 4}));
+  EXPECT_EQ(encode(prefixed, {"", "<s>a"}), (std::vector<TokenId>{0, 1, 2, 3, 4}));
+  // A border that normalization hides: nothing is taken rather than too much.
+  json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", "aa"}}}, {"content", "_"}};
+  const Tokenizer joining = testing::open_tokenizer(json, scratch / "tokenizer.json");
+  EXPECT_EQ(encode(joining, {"<s>aa", "a"}), (std::vector<TokenId>{10, 0, 4}));
+  EXPECT_EQ(encode(joining, {"<s>a", "a"}), (std::vector<TokenId>{1, 2, 3, 0}));
 }
 
 TEST(TokenizerPlain, SpansFollowRepairedText) {

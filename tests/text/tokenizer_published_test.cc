@@ -33,9 +33,9 @@ void expect_strings(const Tokenizer& tokenizer, const std::string& name) {
     EXPECT_EQ(hash32_of(ids), hashes.substr(i * kHashDigits, kHashDigits)) << strings[i].dump();
     if (tokenizer.decode(ids) == text) ++lossless;
   }
-  // Where the reference gives the text back, so does this.
+  // Where the reference gives the text back, so does this; the demo's composes characters (NFC).
   EXPECT_EQ(lossless, entry.at("lossless").get<std::size_t>());
-  EXPECT_EQ(lossless, strings.size());
+  EXPECT_TRUE(name == "demo" || lossless == strings.size());
 }
 
 void expect_texts(const Tokenizer& tokenizer, const std::string& name) {
@@ -48,7 +48,8 @@ void expect_texts(const Tokenizer& tokenizer, const std::string& name) {
     const auto ids = tokenizer.encode(text, kPlain);
     EXPECT_EQ(ids.size(), expected.at("ids").get<std::size_t>());
     EXPECT_EQ(hash_of(ids), expected.at("hash").get<std::string>());
-    EXPECT_EQ(tokenizer.decode(ids), text);
+    // Phi-3 puts a space behind the control token <unk>, which Wikitext is full of.
+    EXPECT_TRUE(name == "phi-3" || tokenizer.decode(ids) == text);
   }
 }
 
