@@ -70,28 +70,22 @@ class Encoding {
     }
   }
 
-  // Where the spans of `text` are after normalization: parts normalized one by one tell, if joined
-  // they are what the whole is. Otherwise (a mark that joins a character across a border) all of
-  // the text counts as written by someone else, which is the safe side.
+  // Where the spans of `text` are after normalization: the text before a border, normalized by
+  // itself, tells where the border is, if the whole begins with it. Otherwise (a mark that joins a
+  // character across the border) all of the text counts as written by someone else, which is the
+  // safe side.
   std::vector<TextSpan> normalized_spans(std::string_view text, std::vector<TextSpan> spans,
                                          const std::string& normalized) const {
-    if (!stages_.normalizer || spans.empty()) return spans;
-    std::string joined;
-    std::size_t done = 0;
-    const auto append = [&](std::size_t end) {
-      std::string part(text.substr(done, end - done));
-      stages_.normalizer->apply(part);
-      joined += part;
-      done = end;
+    if (!stages_.normalizer) return spans;
+    bool certain = true;
+    const auto moved = [&](std::size_t border) {
+      std::string before(text.substr(0, border));
+      stages_.normalizer->apply(before);
+      certain = certain && normalized.starts_with(before);
+      return before.size();
     };
-    for (TextSpan& span : spans) {
-      append(span.begin);
-      const std::size_t begin = joined.size();
-      append(span.end);
-      span = {begin, joined.size()};
-    }
-    append(text.size());
-    if (joined != normalized) return {{0, normalized.size()}};
+    for (TextSpan& span : spans) span = {moved(span.begin), moved(span.end)};
+    if (!certain) return {{0, normalized.size()}};
     std::erase_if(spans, [](const TextSpan& span) { return span.size() == 0; });
     return spans;
   }

@@ -108,7 +108,7 @@ Json read_tokenizer(const fs::path& file) {
   }
   Json json = read_json_file(file);
   const bool is_plain_vocabulary =
-      json.is_object() && !json.empty() && !json.contains("model") &&
+      json.is_object() && !json.empty() &&
       std::all_of(json.begin(), json.end(), [](const Json& id) { return id.is_number_integer(); });
   return is_plain_vocabulary ? read_vocabulary_with_merges(file, std::move(json)) : json;
 }

@@ -149,7 +149,8 @@ class UnigramEncoder : public PieceEncoder {
     return furthest;
   }
 
-  // Appends the tokens of piece[base, end) and starts anew behind them.
+  // Appends the tokens of piece[base, end) and goes on behind them, with the score so far: sums
+  // from zero would round otherwise than the reference's, and equal scores are common.
   void decide(std::string_view piece, std::size_t base, std::size_t end,
               std::vector<TokenId>& ids) {
     path_.clear();
@@ -167,7 +168,8 @@ class UnigramEncoder : public PieceEncoder {
         ids.push_back(node.token);
       }
     }
-    nodes_.assign(1, {});
+    const double score = nodes_[end - base].score;
+    nodes_.assign(1, {score});
   }
 
   // Characters without a token, side by side: one unknown token for all, or one token per byte.

@@ -16,6 +16,16 @@ using testing::write_bytes;
 
 const std::string kText = "Once upon a time, Zoë met 12 foxes.\n  <|im_end|> and ☃!";
 
+TEST(TokenizeCommand, TakesATokenizersFileInAnyFormat) {
+  const std::string folder = testing::fixture("text/fixtures/sentencepiece").string();
+  for (const char* name : {"/bpe.model", "/unigram_uncut.model", "/bpe.gguf", "/byte_level.gguf"}) {
+    const std::string file = folder + name;
+    const Outcome ids = run_program({"tokenize", file, "--no-special", "-p", kText});
+    EXPECT_EQ(ids.status, 0) << ids.err;
+    EXPECT_EQ(run_program({"detokenize", file}, ids.out).out, kText) << name;
+  }
+}
+
 TEST(TokenizeCommand, RoundTripsThroughDetokenize) {
   const ScratchFolder folder;
   write_bytes(folder / "text.txt", kText);

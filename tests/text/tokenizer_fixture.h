@@ -31,6 +31,12 @@ inline Tokenizer open_tokenizer(const Json& tokenizer, const fs::path& file) {
   return Tokenizer::open(file);
 }
 
+// FNV-1a, 64 bits, of little-endian int32, as make_tokenizer.py computes it.
+std::string hash_of(const std::vector<TokenId>& ids);
+
+// Its lower half, as make_tokenizer_formats.py stores it.
+inline std::string hash32_of(const std::vector<TokenId>& ids) { return hash_of(ids).substr(8); }
+
 // Token by token; every piece must be whole characters.
 std::string decode_streaming(const Tokenizer& tokenizer, const std::vector<TokenId>& ids,
                              bool skip);

@@ -9,21 +9,11 @@ namespace tandem {
 namespace {
 
 using testing::decode_streaming;
+using testing::hash_of;
 using testing::ids_of;
 using testing::text_fixture;
 
 constexpr EncodeOptions kPlain{.add_special_tokens = false};
-
-// FNV-1a, 64 bits, of little-endian int32, as make_tokenizer.py computes it.
-std::string hash_of(const std::vector<TokenId>& ids) {
-  std::uint64_t value = 0xCBF29CE484222325;
-  for (const TokenId id : ids) {
-    for (int shift = 0; shift < 32; shift += 8) {
-      value = (value ^ ((static_cast<std::uint32_t>(id) >> shift) & 0xFF)) * 0x100000001B3;
-    }
-  }
-  return fmt::format("{:016x}", value);
-}
 
 // The text cut behind every `count` lines.
 std::vector<std::string_view> chunks_of(std::string_view text, int count) {
@@ -119,10 +109,11 @@ void expect_decode(const Tokenizer& tokenizer, const Json& expected) {
   EXPECT_EQ(decode_streaming(tokenizer, ids, true), skipped);
 }
 
-TEST(TokenizerReference, EveryOptionOfSmallTokenizers) {
+// A file of small tokenizers; where their vocabularies repeat, "vocab" is an index.
+void expect_small_tokenizers(const std::string& file, std::size_t at_least) {
   const testing::ScratchFolder scratch;
-  const Json fixture = text_fixture("tokenizer_options.json");
-  ASSERT_GE(fixture.at("tokenizers").size(), 80u);
+  const Json fixture = text_fixture(file);
+  ASSERT_GE(fixture.at("tokenizers").size(), at_least);
   for (const Json& expected : fixture.at("tokenizers")) {
     SCOPED_TRACE(expected.at("name").get<std::string>());
     Json config = expected.at("tokenizer");
@@ -132,6 +123,14 @@ TEST(TokenizerReference, EveryOptionOfSmallTokenizers) {
     for (const Json& one : expected.at("cases")) expect_case(tokenizer, one);
     for (const Json& one : expected.at("decodes")) expect_decode(tokenizer, one);
   }
+}
+
+TEST(TokenizerReference, EveryOptionOfSmallTokenizers) {
+  expect_small_tokenizers("tokenizer_options.json", 80);
+}
+
+TEST(TokenizerReference, EveryComponentInSmallTokenizers) {
+  expect_small_tokenizers("tokenizer_components.json", 40);
 }
 
 }  // namespace

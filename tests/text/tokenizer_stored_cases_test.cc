@@ -102,5 +102,59 @@ TEST(TokenizerPhi3, EveryStoredCaseHasTheStoredIds) {
   EXPECT_EQ(tokenizer.encode("Hello"), (std::vector<TokenId>{1, 15043}));  // behind <s>
 }
 
+TEST(TokenizerPhi3, TheVocabularyOfAGgufDoesToo) {
+  TANDEM_REQUIRE_SHARED("tokenizers/phi-3/vocab.gguf");
+  const fs::path folder = testing::shared_data() / "tokenizers/phi-3";
+  const Tokenizer tokenizer = Tokenizer::open(folder / "vocab.gguf");
+  expect_stored_cases(tokenizer, folder);
+  EXPECT_EQ(tokenizer.encode("Hello"), (std::vector<TokenId>{1, 15043}));
+  EXPECT_EQ(tokenizer.token_to_id("<|end|>"), 32007);
+  EXPECT_TRUE(tokenizer.is_special(32007));
+}
+
+TEST(TokenizerQwen, MllmsVocabularyHasTheStoredIds) {
+  TANDEM_REQUIRE_SHARED("tokenizers/qwen-mllm/qwen_vocab.mllm");
+  const fs::path folder = testing::shared_data() / "tokenizers/qwen-mllm";
+  const Tokenizer tokenizer = Tokenizer::open(folder);
+  expect_stored_cases(tokenizer, folder);
+  EXPECT_EQ(tokenizer.vocabulary_size(), 151646);
+  EXPECT_EQ(tokenizer.encode("<|im_start|>hi<|im_end|>"),
+            (std::vector<TokenId>{151644, 6023, 151645}));
+  EXPECT_EQ(Tokenizer::open(folder / "qwen_vocab.mllm").encode("a b"), tokenizer.encode("a b"));
+}
+
+TEST(TokenizerLlama3, TiktokensFileHasTheStoredIds) {
+  TANDEM_REQUIRE_SHARED("tokenizers/llama-3/tokenizer.model");
+  const fs::path folder = testing::shared_data() / "tokenizers/llama-3";
+  const Tokenizer tokenizer = Tokenizer::open(folder);
+  expect_stored_cases(tokenizer, folder);
+  EXPECT_EQ(tokenizer.vocabulary_size(), 128256);
+  // As published: https://github.com/meta-llama/llama3, tokenizer.py.
+  EXPECT_EQ(tokenizer.token_to_id("<|begin_of_text|>"), 128000);
+  EXPECT_EQ(tokenizer.token_to_id("<|end_of_text|>"), 128001);
+  EXPECT_EQ(tokenizer.token_to_id("<|reserved_special_token_3|>"), 128005);
+  EXPECT_EQ(tokenizer.token_to_id("<|start_header_id|>"), 128006);
+  EXPECT_EQ(tokenizer.token_to_id("<|end_header_id|>"), 128007);
+  EXPECT_EQ(tokenizer.token_to_id("<|reserved_special_token_4|>"), 128008);
+  EXPECT_EQ(tokenizer.token_to_id("<|eot_id|>"), 128009);
+  EXPECT_EQ(tokenizer.token_to_id("<|reserved_special_token_250|>"), 128255);
+  EXPECT_EQ(tokenizer.encode("hi<|eot_id|>"), (std::vector<TokenId>{128000, 6151, 128009}));
+}
+
+// The settings beside a file say more than its size does.
+TEST(TokenizerLlama3, SpecialTokensOfTheSettingsComeFirst) {
+  TANDEM_REQUIRE_SHARED("tokenizers/llama-3/tokenizer.model");
+  const testing::ScratchFolder scratch;
+  fs::copy_file(testing::shared_data() / "tokenizers/llama-3/tokenizer.model",
+                scratch / "tokenizer.model");
+  write_text_file(scratch / "tokenizer_config.json",
+                  R"({"add_bos_token": false, "added_tokens_decoder": {
+    "128000": {"content": "<|begin_of_text|>", "special": true},
+    "128008": {"content": "<|eom_id|>", "special": true}}})");
+  const Tokenizer tokenizer = Tokenizer::open(scratch.path());
+  EXPECT_EQ(tokenizer.vocabulary_size(), 128009);
+  EXPECT_EQ(tokenizer.encode("hi<|eom_id|>"), (std::vector<TokenId>{6151, 128008}));
+}
+
 }  // namespace
 }  // namespace tandem
