@@ -104,7 +104,6 @@ TEST(Chat, SaysWhenTheContextIsFull) {
   std::string words;
   for (int i = 0; i < 600; ++i) words += "word ";
   expect_refusal({"run", demo(), "--chat"}, {"no room for an answer in 512"}, words);
-  expect_refusal({"run", demo(), "--chat-template", "x", "-p", "a"}, {"--chat"});
   expect_refusal({"run", demo(), "--chat", "--chat-template", "/nowhere.jinja"}, {"/nowhere.jinja"},
                  kCat);
 }
@@ -181,7 +180,8 @@ TEST(Chat, CtrlCStopsTheAnswerNotTheProgram) {
   ASSERT_TRUE(terminal.shows("/exit leaves"));
   ASSERT_TRUE(terminal.shows("> "));
   terminal.type(kSum + "\n");
-  ASSERT_TRUE(terminal.shows("10 plus"));
+  ASSERT_TRUE(terminal.shows(kSum));       // as typed
+  ASSERT_TRUE(terminal.shows("10 plus"));  // of the answer
   terminal.type("\x03");
   ASSERT_TRUE(terminal.shows("tokens of conversation"));
   ASSERT_TRUE(terminal.shows("> "));

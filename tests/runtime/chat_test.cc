@@ -81,7 +81,7 @@ TEST(Chat, GoesOnAfterAnAnswerThatWasStopped) {
 TEST(Chat, SaysWhenTheContextIsFull) {
   const auto model = open_demo(Mode::kFloat);
   SearchOptions search;
-  search.max_length = 60;
+  search.max_length = 56;
   Chat chat(*model, search);
   const ChatTurn first = chat.say("What is 10 plus 1?", 60);
   const std::int64_t before = chat.tokens();
@@ -89,13 +89,13 @@ TEST(Chat, SaysWhenTheContextIsFull) {
   for (int i = 0; i < 60; ++i) words += "word ";
   const std::string message = error_of([&] { chat.say(words, 60); });
   EXPECT_NE(message.find("[chat] the conversation has grown to"), std::string::npos) << message;
-  EXPECT_NE(message.find("no room for an answer in 60"), std::string::npos) << message;
+  EXPECT_NE(message.find("no room for an answer in 56"), std::string::npos) << message;
   EXPECT_EQ(chat.tokens(), before);
   EXPECT_EQ(chat.messages().size(), 2U);
   // An answer that fills it is cut short.
   const ChatTurn last = chat.say("Tell me a story.", 60);
   EXPECT_EQ(last.ending, Ending::kLength);
-  EXPECT_EQ(chat.tokens(), 60);
+  EXPECT_EQ(chat.tokens(), 56);
   EXPECT_LT(last.tokens, 60);
 }
 
