@@ -4,7 +4,10 @@
 
 #include <string>
 
+#include "checkpoint/gguf_export.h"
 #include "package/package_fixture.h"
+#include "text/chat_template.h"
+#include "text/tokenizer.h"
 
 namespace tandem {
 namespace {
@@ -98,6 +101,40 @@ TEST(PackagedFamilies, QuantizeWhatWasFused) {
       EXPECT_NE(int8.find(name + " int8 ["), std::string::npos) << int8;
     }
   }
+}
+
+// A GGUF holds everything in one file; a package of it has the files that others expect.
+TEST(PackagedFamilies, ComeFromAGgufToo) {
+  const ScratchFolder folder;
+  write_gguf(folder / "demo.gguf", Checkpoint::open(testing::demo_dir()), GgmlType::kF16, [] {});
+  Recipe recipe;
+  recipe.samples = 1;
+  recipe.window = 32;
+  ThreadPool pool(1);
+  build_package(folder / "demo.gguf", testing::demo_dir() / "calibration.txt", folder / "p", recipe,
+                pool);
+  const Package package = Package::open(folder / "p", pool);
+  EXPECT_EQ(graph_of(package, Phase::kDecode).layers(), 6);
+  const std::string text = "Once upon a time <|im_end|>";
+  EXPECT_EQ(Tokenizer::open(folder / "p").encode(text),
+            Tokenizer::open(testing::demo_dir()).encode(text));
+  const OrderedJson chat = {{"messages", {{{"role", "user"}, {"content", "Hello"}}}},
+                            {"add_generation_prompt", true}};
+  EXPECT_EQ(ChatTemplate::open(folder / "p").render(chat),
+            ChatTemplate::open(testing::demo_dir()).render(chat));
+}
+
+TEST(PackagedFamilies, AreNotMadeOfQuantizedWeights) {
+  const ScratchFolder folder;
+  write_gguf(folder / "demo.gguf", Checkpoint::open(testing::demo_dir()), GgmlType::kQ4_0, [] {});
+  ThreadPool pool(1);
+  const std::string message = error_of([&] {
+    build_package(folder / "demo.gguf", testing::demo_dir() / "calibration.txt", folder / "p", {},
+                  pool);
+  });
+  EXPECT_NE(message.find("model.layers.0.self_attn.q_proj: is int4 g32"), std::string::npos)
+      << message;
+  EXPECT_FALSE(fs::exists(folder / "p"));
 }
 
 }  // namespace
