@@ -22,6 +22,15 @@ std::string describe_value(const Json& value) {
   return printable(value.dump());
 }
 
+void check_key_counts(const Json& value, std::string_view where) {
+  if (value.is_object() && value.size() > kMaxOrderedKeys) {
+    fail(ErrorCode::kFormat, "[json] {}: an object of {} keys, expected at most {}", where,
+         value.size(), kMaxOrderedKeys);
+  }
+  if (!value.is_structured()) return;
+  for (const Json& child : value) check_key_counts(child, where);
+}
+
 // Feeds the parser and remembers how far it has read.
 class Cursor {
  public:
@@ -151,6 +160,11 @@ class TreeBuilder {
 
 Json parse_json(std::string_view text, std::string_view where) {
   return TreeBuilder(text, where).build();
+}
+
+OrderedJson parse_ordered_json(std::string_view text, std::string_view where) {
+  check_key_counts(parse_json(text, where), where);
+  return OrderedJson::parse(text);
 }
 
 Json read_json_file(const fs::path& path, std::size_t max_bytes) {

@@ -19,10 +19,15 @@ using OrderedJson = nlohmann::ordered_json;
 // Deepest nesting accepted from a file; real configurations stay under 20.
 inline constexpr int kMaxJsonDepth = 128;
 
+inline constexpr std::size_t kMaxOrderedKeys = 4096;
+
 // Parses text, naming `where` (a path, usually) with line and column in errors. Rejects nesting
 // beyond kMaxJsonDepth, duplicate keys in one object, trailing text, and text that is not UTF-8.
 // Throws kFormat.
 Json parse_json(std::string_view text, std::string_view where);
+// The same with keys in the order of the text, for what is shown to people or models again. Finding
+// a key takes time with their number, so an object may have kMaxOrderedKeys at most.
+OrderedJson parse_ordered_json(std::string_view text, std::string_view where);
 Json read_json_file(const fs::path& path, std::size_t max_bytes = std::size_t{256} << 20);
 
 // A JSON object with its place in a file, for reading configurations key by key:

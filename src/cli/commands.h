@@ -14,6 +14,7 @@ void add_inspect(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_run(CLI::App& app);
 void add_logits(CLI::App& app);
+void add_template(CLI::App& app);
 void add_tokenize(CLI::App& app);
 void add_detokenize(CLI::App& app);
 void add_eval(CLI::App& app);
@@ -37,6 +38,9 @@ struct ModelFlags {
   LoadOptions load_options() const;
 };
 
+// The content of a file; empty or "-": standard input.
+std::string read_input(const std::string& file);
+
 // Prints one JSON object on standard output.
 void print_json(const OrderedJson& object);
 
@@ -44,8 +48,10 @@ void print_json(const OrderedJson& object);
 std::string megabytes(std::int64_t bytes);
 
 // True once Ctrl-C was pressed; after catch_interrupt(), long work that can end cleanly looks at
-// it. A second Ctrl-C ends the program at once.
-void catch_interrupt();
+// it. A second Ctrl-C ends the program at once. With `ends_reads` a read of standard input that
+// waits then fails with EINTR.
+void catch_interrupt(bool ends_reads = false);
 bool interrupted() noexcept;
+void reset_interrupt() noexcept;  // what was pressed before is forgotten
 
 }  // namespace tandem::cli

@@ -2,6 +2,7 @@
 #include <atomic>
 #include <csignal>
 #include <iostream>
+#include <iterator>
 
 #include "base/error.h"
 #include "cli/commands.h"
@@ -22,8 +23,19 @@ void on_interrupt(int signal) {
 
 }  // namespace
 
-void catch_interrupt() { std::signal(SIGINT, on_interrupt); }
+void catch_interrupt(bool ends_reads) {
+  struct sigaction action{};
+  action.sa_handler = on_interrupt;
+  action.sa_flags = ends_reads ? 0 : SA_RESTART;
+  ::sigaction(SIGINT, &action, nullptr);
+}
 bool interrupted() noexcept { return interrupt_count.load() > 0; }
+void reset_interrupt() noexcept { interrupt_count.store(0); }
+
+std::string read_input(const std::string& file) {
+  if (!file.empty() && file != "-") return read_text_file(file);
+  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
 
 void ModelFlags::add_to(CLI::App& command, bool with_mode) {
   command.add_option("model", model, "folder of a package or of a float checkpoint")->required();

@@ -117,7 +117,7 @@ void inspect(const InspectFlags& flags) {
     }
   } else {
     const Checkpoint checkpoint = Checkpoint::open(folder);
-    const JsonObject config(checkpoint.config(), (folder / "config.json").string());
+    const JsonObject config = checkpoint.config_object();
     report["kind"] = "checkpoint";
     report["model"] = info_json(read_model_info(config, &generation));
     add_graph("float", build_graph(config, CheckpointWeights(checkpoint)));

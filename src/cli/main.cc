@@ -51,6 +51,7 @@ int main(int argc, char** argv) {
   tandem::cli::add_quantize(app);
   tandem::cli::add_run(app);
   tandem::cli::add_logits(app);
+  tandem::cli::add_template(app);
   tandem::cli::add_tokenize(app);
   tandem::cli::add_detokenize(app);
   tandem::cli::add_eval(app);

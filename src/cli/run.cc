@@ -1,29 +1,16 @@
 // tandem run: continue a prompt, as the tokens come.
+#include "cli/run.h"
+
 #include <chrono>
 #include <iostream>
 
 #include "base/error.h"
 #include "base/log.h"
-#include "cli/commands.h"
 #include "devices/placement.h"
 #include "runtime/complete.h"
 
 namespace tandem::cli {
 namespace {
-
-struct RunFlags {
-  ModelFlags model;
-  std::string prompt;
-  std::string prompt_file;
-  std::int64_t tokens = 256;
-  SearchOptions search;
-  bool sample = false;
-  bool chat = false;
-  std::string system;
-  bool ignore_eos = false;
-  bool placement = false;
-  bool json = false;
-};
 
 using Clock = std::chrono::steady_clock;
 
@@ -37,16 +24,25 @@ void print_placement(const LoadedModel& model) {
 
 void run(const RunFlags& flags) {
   const auto start = Clock::now();
-  const auto model = LoadedModel::open(flags.model.model, flags.model.load_options());
+  LoadOptions load = flags.model.load_options();
+  load.chat_template = flags.chat_template;
+  const auto model = LoadedModel::open(flags.model.model, load);
   if (flags.placement) print_placement(*model);
   if (flags.prompt.empty() && flags.prompt_file.empty()) {
+    if (flags.prompt_given) fail(ErrorCode::kInvalidArgument, "[run] the prompt is empty");
+    if (flags.chat) {
+      run_chat(*model, flags);
+      return;
+    }
     if (flags.placement) return;
-    fail(ErrorCode::kInvalidArgument, "[run] expected a prompt with -p or -f");
+    fail(ErrorCode::kInvalidArgument,
+         "[run] expected a prompt with -p or -f, or --chat for a conversation");
   }
   const std::string prompt =
       flags.prompt_file.empty() ? flags.prompt : read_text_file(flags.prompt_file);
   const std::vector<TokenId> ids =
-      flags.chat ? model->encode_chat(prompt, flags.system) : model->tokenizer().encode(prompt);
+      flags.chat ? model->encode_chat(prompt, flags.system, flags.chat_options())
+                 : model->tokenizer().encode(prompt);
 
   if (ids.empty()) fail(ErrorCode::kInvalidArgument, "[run] the prompt is empty");
 
@@ -97,8 +93,17 @@ void add_run(CLI::App& app) {
       ->capture_default_str()
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
   command->add_flag("--chat", flags->chat,
-                    "send the prompt as a user's turn through the chat template");
+                    "send the prompt as a user's turn through the chat template; without a prompt, "
+                    "hold a conversation, one line of standard input a turn");
   command->add_option("--system", flags->system, "system line of the chat")->needs("--chat");
+  command
+      ->add_option("--chat-template", flags->chat_template,
+                   "file with the template (default: the model's)")
+      ->needs("--chat");
+  command
+      ->add_flag("--parse-special", flags->parse_special,
+                 "special tokens spelled out in the chat's text become those tokens")
+      ->needs("--chat");
   command->add_flag(
       "--sample", flags->sample,
       "draw from the distribution (default: greedy, unless a setting below is given)");
@@ -124,10 +129,12 @@ void add_run(CLI::App& app) {
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after an end token");
   command->add_flag("--placement", flags->placement,
                     "print which device runs which operator, and why, on standard error");
-  command->add_flag("--json", flags->json, "one JSON object on standard output at the end");
+  command->add_flag("--json", flags->json,
+                    "one JSON object on standard output at the end, or after each turn");
   command->callback([=] {
     flags->search.do_sample =
         flags->sample || temperature->count() + top_k->count() + top_p->count() + seed->count() > 0;
+    flags->prompt_given = prompt->count() > 0;
     if (flags->ignore_eos) flags->search.eos = {-1};
     run(*flags);
   });

@@ -1,6 +1,5 @@
 // tandem tokenize and detokenize: text to ids and back.
 #include <iostream>
-#include <iterator>
 #include <optional>
 
 #include "base/error.h"
@@ -19,11 +18,6 @@ struct TokenizeFlags {
   bool plain = false;
   bool json = false;
 };
-
-std::string read_input(const std::string& file) {
-  if (!file.empty() && file != "-") return read_text_file(file);
-  return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
-}
 
 void tokenize(const TokenizeFlags& flags) {
   const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer);

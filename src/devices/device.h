@@ -1,6 +1,7 @@
 // What a device is: something that compiles a segment of a graph into a program and runs it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -26,6 +27,12 @@ struct SequenceSlice {
   // `rows` exist.
   std::span<const std::vector<std::byte*>> kv_blocks;
   DType kv_dtype = DType::kF16;  // of the blocks: F16 or F32
+  // Tokens that the sequence will hold once all that is being read is in it, this run's and those
+  // of later runs: at least position + rows. Rotary embeddings may depend on it (graph/rotary.h);
+  // 0: no more than these rows.
+  std::int64_t total = 0;
+
+  std::int64_t length() const noexcept { return std::max(total, position + rows); }
 };
 
 // One pass over a batch of tokens. The runtime owns all memory; programs keep none between runs but

@@ -16,17 +16,25 @@ std::string describe_attributes(const Attributes& attributes) {
       [](const auto& a) -> std::string {
         using T = std::decay_t<decltype(a)>;
         if constexpr (std::is_same_v<T, EmbeddingAttributes>) {
-          return fmt::format(" {} {}", to_string(a.table.dtype()), to_string(a.table.shape()));
+          std::string text =
+              fmt::format(" {} {}", to_string(a.table.dtype()), to_string(a.table.shape()));
+          if (a.scale != 1) text += fmt::format(" scale {}", a.scale);
+          return text;
         } else if constexpr (std::is_same_v<T, LinearAttributes>) {
           return fmt::format(" {}{}", describe(a.weight), a.bias.empty() ? "" : " + bias");
         } else if constexpr (std::is_same_v<T, RmsNormAttributes>) {
-          return fmt::format(" epsilon {}", a.epsilon);
+          const std::string heads = a.heads == 1 ? "" : fmt::format(" heads {}", a.heads);
+          return fmt::format(" epsilon {}{}", a.epsilon, heads);
         } else if constexpr (std::is_same_v<T, RotaryAttributes>) {
           std::string text = fmt::format(" {} x {}", a.heads, a.head_dim);
           const auto rotary_dim = 2 * static_cast<std::int64_t>(a.inverse_frequencies.size());
           if (rotary_dim != a.head_dim) text += fmt::format(" rotary {}", rotary_dim);
           if (a.attention_factor != 1) text += fmt::format(" factor {}", a.attention_factor);
+          if (a.extension.original_context > 0)
+            text += fmt::format(" extended beyond {}", a.extension.original_context);
           return text;
+        } else if constexpr (std::is_same_v<T, SoftcapAttributes>) {
+          return fmt::format(" cap {}", a.cap);
         } else if constexpr (std::is_same_v<T, AttentionAttributes>) {
           std::string text =
               fmt::format(" {}:{} x {} scale {}", a.heads, a.kv_heads, a.head_dim, a.scale);

@@ -29,10 +29,14 @@ std::string_view to_string(Op op) noexcept {
       return "GroupQueryAttention";
     case Op::kSilu:
       return "SiLU";
+    case Op::kGelu:
+      return "GELU";
     case Op::kMul:
       return "Mul";
     case Op::kAdd:
       return "Add";
+    case Op::kSoftcap:
+      return "Softcap";
     case Op::kSelectRows:
       return "SelectRows";
   }

@@ -24,8 +24,10 @@ enum class Op : std::uint8_t {
   kRotaryEmbedding,      // of queries or keys, by the token's position
   kGroupQueryAttention,  // q, k, v -> context; appends k and v to the cache of its layer
   kSilu,
+  kGelu,  // the approximation with tanh
   kMul,
   kAdd,
+  kSoftcap,     // cap * tanh(x / cap)
   kSelectRows,  // keeps the rows whose logits are wanted
 };
 std::string_view to_string(Op op) noexcept;
@@ -46,15 +48,25 @@ struct Value {
 };
 
 struct EmbeddingAttributes {
-  Tensor table;  // [vocabulary, hidden], any float type
+  Tensor table;     // [vocabulary, hidden], any float type
+  float scale = 1;  // multiplies the rows
 };
 struct LinearAttributes {
   Weight weight;
   Tensor bias;  // F32 [n], or empty
 };
 struct RmsNormAttributes {
-  Tensor weight;  // F32 [width]
+  Tensor weight;  // F32 [width / heads]
   float epsilon = 0;
+  std::int64_t heads = 1;  // parts of a row, each with a norm of its own
+};
+// LongRoPE and dynamic NTK: once a sequence is longer than the original context, all of its
+// positions turn by other frequencies, and every key in the cache is out of date (graph/rotary.h).
+struct RotaryExtension {
+  std::int64_t original_context = 0;       // tokens; 0: the same frequencies at any length
+  std::vector<float> inverse_frequencies;  // LongRoPE: of longer sequences
+  float theta = 0;                         // dynamic NTK: the base, which grows with the length
+  float factor = 0;
 };
 struct RotaryAttributes {
   std::int64_t heads = 0;
@@ -62,6 +74,10 @@ struct RotaryAttributes {
   std::vector<float> inverse_frequencies;  // [rotary_dim / 2], scaling applied; angle = position *
                                            // inverse frequency
   float attention_factor = 1;              // multiplies cos and sin (YaRN, LongRoPE)
+  RotaryExtension extension;               // of sequences longer than in training
+};
+struct SoftcapAttributes {
+  float cap = 0;  // above 0
 };
 struct AttentionAttributes {
   std::int64_t heads = 0;
@@ -71,8 +87,9 @@ struct AttentionAttributes {
   std::int64_t window = 0;  // sliding window in tokens; 0: none
   float softcap = 0;        // 0: none
 };
-using Attributes = std::variant<std::monostate, EmbeddingAttributes, LinearAttributes,
-                                RmsNormAttributes, RotaryAttributes, AttentionAttributes>;
+using Attributes =
+    std::variant<std::monostate, EmbeddingAttributes, LinearAttributes, RmsNormAttributes,
+                 RotaryAttributes, SoftcapAttributes, AttentionAttributes>;
 
 struct Node {
   Op op;

@@ -88,6 +88,8 @@ Value embedding(const Inspection& node) {
   node.require_width("width of the ids", 1, node.inputs[0].width);
   const auto& attributes = node.get<EmbeddingAttributes>();
   node.require_float_tensor("table", attributes.table, 2);
+  node.require(std::isfinite(attributes.scale),
+               fmt::format("expected a finite scale, got {}", attributes.scale));
   return node.output(attributes.table.dim(1));
 }
 
@@ -110,7 +112,11 @@ Value rms_norm(const Inspection& node) {
   node.require_inputs(1);
   node.require_dtype(DType::kF32);
   const auto& attributes = node.get<RmsNormAttributes>();
-  node.require_f32_row("weight", attributes.weight, node.inputs[0].width);
+  const std::int64_t width = node.inputs[0].width;
+  node.require(
+      attributes.heads > 0 && width % attributes.heads == 0,
+      fmt::format("expected heads that divide the width {}, got {}", width, attributes.heads));
+  node.require_f32_row("weight", attributes.weight, width / attributes.heads);
   node.require(std::isfinite(attributes.epsilon) && attributes.epsilon >= 0,
                fmt::format("expected epsilon of at least 0, got {}", attributes.epsilon));
   return node.output(node.inputs[0].width);
@@ -128,6 +134,14 @@ Value rotary_embedding(const Inspection& node) {
       pairs > 0 && 2 * pairs <= attributes.head_dim,
       fmt::format("expected 1 to {} inverse frequencies, got {}", attributes.head_dim / 2, pairs));
   for (const float frequency : attributes.inverse_frequencies)
+    node.require(std::isfinite(frequency), "an inverse frequency is not finite");
+  const RotaryExtension& extension = attributes.extension;
+  node.require(extension.original_context >= 0 &&
+                   (extension.inverse_frequencies.empty() ||
+                    extension.inverse_frequencies.size() == attributes.inverse_frequencies.size()),
+               fmt::format("expected {} inverse frequencies beyond the original context, got {}",
+                           pairs, extension.inverse_frequencies.size()));
+  for (const float frequency : extension.inverse_frequencies)
     node.require(std::isfinite(frequency), "an inverse frequency is not finite");
   node.require_width("width", attributes.heads * attributes.head_dim, node.inputs[0].width);
   return node.output(node.inputs[0].width);
@@ -168,6 +182,14 @@ Value elementwise(const Inspection& node, std::size_t inputs) {
   return node.output(node.inputs[0].width);
 }
 
+Value softcap(const Inspection& node) {
+  node.require_inputs(1);
+  node.require_dtype(DType::kF32);
+  const float cap = node.get<SoftcapAttributes>().cap;
+  node.require(std::isfinite(cap) && cap > 0, fmt::format("expected a cap above 0, got {}", cap));
+  return node.output(node.inputs[0].width);
+}
+
 Value select_rows(const Inspection& node) {
   node.require_inputs(1);
   node.require_dtype(DType::kF32);
@@ -194,10 +216,14 @@ std::string_view error_part(Op op) noexcept {
       return "group_query_attention";
     case Op::kSilu:
       return "silu";
+    case Op::kGelu:
+      return "gelu";
     case Op::kMul:
       return "mul";
     case Op::kAdd:
       return "add";
+    case Op::kSoftcap:
+      return "softcap";
     case Op::kSelectRows:
       return "select_rows";
   }
@@ -219,10 +245,13 @@ Value infer_output(Op op, const std::string& name, std::span<const Value> inputs
     case Op::kGroupQueryAttention:
       return group_query_attention(node);
     case Op::kSilu:
+    case Op::kGelu:
       return elementwise(node, 1);
     case Op::kMul:
     case Op::kAdd:
       return elementwise(node, 2);
+    case Op::kSoftcap:
+      return softcap(node);
     case Op::kSelectRows:
       return select_rows(node);
   }

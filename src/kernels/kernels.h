@@ -102,6 +102,10 @@ struct Kernels {
   void (*rope)(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rotary_dim,
                const float* cos, const float* sin) noexcept;
   void (*silu)(const float* x, std::int64_t n, float* y) noexcept;  // x / (1 + exp(-x))
+  // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x³))), as models trained with it compute GELU.
+  void (*gelu)(const float* x, std::int64_t n, float* y) noexcept;
+  void (*softcap)(const float* x, float cap, std::int64_t n,
+                  float* y) noexcept;  // cap * tanh(x / cap)
   void (*add)(const float* a, const float* b, std::int64_t n, float* y) noexcept;
   void (*mul)(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 

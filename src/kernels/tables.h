@@ -12,4 +12,9 @@ const Kernels& ref_kernels() noexcept;
 // conversion of a block from float16 cheap, and their accumulators stay in the second-level cache.
 inline constexpr std::int64_t kAttentionTileRows = 48;
 
+// GELU's approximation with tanh, x / (1 + exp(-kGeluScale * (x + kGeluCubic * x³))): twice the
+// square root of 2 / pi, and the cubic term that fits the error function best.
+inline constexpr float kGeluScale = 1.5957691216F;
+inline constexpr float kGeluCubic = 0.044715F;
+
 }  // namespace tandem

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "models/rope.h"
+#include "models/families.h"
 
 namespace tandem {
 namespace {
@@ -21,39 +21,63 @@ class DecoderBuilder {
     const Tensor table =
         weights_.tensor("model.embed_tokens.weight", {info_.vocabulary, info_.hidden_size});
     ValueId x = graph_.add(Op::kEmbedding, "model.embed_tokens", -1, {graph_.input},
-                           EmbeddingAttributes{table});  // [t, d]
+                           EmbeddingAttributes{table, config_.embedding_scale});  // [t, d]
     for (layer_ = 0; layer_ < info_.layers; ++layer_) {
       prefix_ = "model.layers." + std::to_string(layer_) + ".";
-      x = add(prefix_ + "attention_residual", x, attention(norm("input_layernorm", x)));
-      x = add(prefix_ + "mlp_residual", x, mlp(norm("post_attention_layernorm", x)));
+      x = block(x);
     }
     layer_ = -1;
     prefix_ = "model.";
     x = graph_.add(Op::kSelectRows, "model.select_rows", -1, {x});
     x = norm("norm", x);
-    graph_.output = graph_.add(Op::kLinear, "lm_head", -1, {x}, LinearAttributes{head(table), {}});
+    x = graph_.add(Op::kLinear, "lm_head", -1, {x}, LinearAttributes{head(table), {}});
+    if (config_.logit_softcap > 0)
+      x = graph_.add(Op::kSoftcap, "lm_head.softcap", -1, {x},
+                     SoftcapAttributes{config_.logit_softcap});
+    graph_.output = x;
     return std::move(graph_);
   }
 
  private:
   // [t, d] -> [t, d]
+  ValueId block(ValueId x) {
+    ValueId y = attention(norm("input_layernorm", x));
+    // A block with four norms spends the name of the second on what attention gives.
+    if (config_.post_norms) y = norm("post_attention_layernorm", y);
+    x = add("attention_residual", x, y);
+    y = mlp(norm(config_.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm", x));
+    if (config_.post_norms) y = norm("post_feedforward_layernorm", y);
+    return add("mlp_residual", x, y);
+  }
+
+  // [t, d] -> [t, d]
   ValueId attention(ValueId x) {
     const std::int64_t width = info_.heads * info_.head_dim;
     const std::int64_t kv_width = info_.kv_heads * info_.head_dim;
     const std::string module = prefix_ + "self_attn";
-    const ValueId q = linear(module + ".q_proj", x, width, config_.qkv_bias);
-    const ValueId k = linear(module + ".k_proj", x, kv_width, config_.qkv_bias);
+    ValueId q = linear(module + ".q_proj", x, width, config_.qkv_bias);
+    ValueId k = linear(module + ".k_proj", x, kv_width, config_.qkv_bias);
     const ValueId v = linear(module + ".v_proj", x, kv_width, config_.qkv_bias);
-    const ValueId q_turned = rotate(module + ".q_rotary", q, info_.heads);
-    const ValueId k_turned = rotate(module + ".k_rotary", k, info_.kv_heads);
+    if (config_.qk_norm) {
+      q = head_norm("self_attn.q_norm", q, info_.heads);
+      k = head_norm("self_attn.k_norm", k, info_.kv_heads);
+    }
+    if (config_.turned[static_cast<std::size_t>(layer_)]) {
+      q = rotate(module + ".q_rotary", q, info_.heads);
+      k = rotate(module + ".k_rotary", k, info_.kv_heads);
+    }
+    const double scale = config_.attention_scale > 0
+                             ? config_.attention_scale
+                             : 1 / std::sqrt(static_cast<double>(info_.head_dim));
     const AttentionAttributes attributes{
         .heads = info_.heads,
         .kv_heads = info_.kv_heads,
         .head_dim = info_.head_dim,
-        .scale = static_cast<float>(1 / std::sqrt(static_cast<double>(info_.head_dim))),
-        .window = config_.windows[static_cast<std::size_t>(layer_)]};
+        .scale = static_cast<float>(scale),
+        .window = config_.windows[static_cast<std::size_t>(layer_)],
+        .softcap = config_.attention_softcap};
     const ValueId context =
-        graph_.add(Op::kGroupQueryAttention, module, layer_, {q_turned, k_turned, v}, attributes);
+        graph_.add(Op::kGroupQueryAttention, module, layer_, {q, k, v}, attributes);
     return linear(module + ".o_proj", context, info_.hidden_size, config_.output_bias);
   }
 
@@ -63,25 +87,35 @@ class DecoderBuilder {
     const std::int64_t inner = info_.intermediate_size;
     const ValueId gate = linear(module + ".gate_proj", x, inner, config_.mlp_bias);
     const ValueId up = linear(module + ".up_proj", x, inner, config_.mlp_bias);
-    const ValueId opened = graph_.add(Op::kSilu, module + ".act_fn", layer_, {gate});
+    const Op activation = config_.activation == Activation::kSilu ? Op::kSilu : Op::kGelu;
+    const ValueId opened = graph_.add(activation, module + ".act_fn", layer_, {gate});
     const ValueId product = graph_.add(Op::kMul, module + ".mul", layer_, {opened, up});
     return linear(module + ".down_proj", product, info_.hidden_size, config_.mlp_bias);
   }
 
   ValueId add(const std::string& name, ValueId a, ValueId b) {
-    return graph_.add(Op::kAdd, name, layer_, {a, b});
+    return graph_.add(Op::kAdd, prefix_ + name, layer_, {a, b});
   }
 
-  ValueId norm(const std::string& name, ValueId x) {
+  ValueId norm(const std::string& name, ValueId x) { return head_norm(name, x, 1); }
+
+  // A norm of each of the `heads` parts of a row, with one weight for all.
+  ValueId head_norm(const std::string& name, ValueId x, std::int64_t heads) {
     const std::string module = prefix_ + name;
+    const std::int64_t width = graph_.value(x).width / heads;
+    std::vector<float> weight = weights_.tensor(module + ".weight", {width}).to_floats();
+    for (float& value : weight) value += config_.norm_offset;
     return graph_.add(
         Op::kRmsNorm, module, layer_, {x},
-        RmsNormAttributes{floats(module + ".weight", info_.hidden_size), config_.epsilon});
+        RmsNormAttributes{Tensor::from_floats(weight, {width}), config_.epsilon, heads});
   }
 
   ValueId linear(const std::string& module, ValueId x, std::int64_t n, bool with_bias) {
     LinearAttributes attributes{weights_.linear(module, n, graph_.value(x).width), {}};
-    if (with_bias) attributes.bias = floats(module + ".bias", n);
+    // A vector of any float type, as float32: small, and read for every row.
+    if (with_bias)
+      attributes.bias =
+          Tensor::from_floats(weights_.tensor(module + ".bias", {n}).to_floats(), {n});
     return graph_.add(Op::kLinear, module, layer_, {x}, std::move(attributes));
   }
 
@@ -89,17 +123,14 @@ class DecoderBuilder {
     return graph_.add(Op::kRotaryEmbedding, name, layer_, {x},
                       RotaryAttributes{.heads = heads,
                                        .head_dim = info_.head_dim,
-                                       .inverse_frequencies = config_.inverse_frequencies});
+                                       .inverse_frequencies = config_.rope.inverse_frequencies,
+                                       .attention_factor = config_.rope.attention_factor,
+                                       .extension = config_.rope.extension});
   }
 
   Weight head(const Tensor& table) const {
     if (info_.tied_head && !weights_.has("lm_head.weight")) return FloatWeight{table};
     return weights_.linear("lm_head", info_.vocabulary, info_.hidden_size);
-  }
-
-  // A vector of any float type, as float32: small, and read for every row.
-  Tensor floats(const std::string& name, std::int64_t width) const {
-    return Tensor::from_floats(weights_.tensor(name, {width}).to_floats(), {width});
   }
 
   const DecoderConfig& config_;
@@ -110,23 +141,33 @@ class DecoderBuilder {
   std::string prefix_;  // of the current block's modules, "model.layers.0."
 };
 
+Activation read_activation(const JsonObject& config) {
+  const char* key = config.has("hidden_activation") ? "hidden_activation" : "hidden_act";
+  const std::string name = config.get_string_or(key, "silu");
+  if (name == "silu" || name == "swish") return Activation::kSilu;  // two names of one function
+  if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::kGelu;  // likewise
+  fail(ErrorCode::kUnsupported,
+       "[models] {}: {}: expected \"silu\" or \"gelu_pytorch_tanh\", got \"{}\"", config.where(),
+       key, name.substr(0, 64));
+}
+
 }  // namespace
 
-DecoderConfig read_decoder_config(const JsonObject& config) {
+DecoderConfig read_decoder_config(const JsonObject& config, const FamilyDefaults& defaults) {
   DecoderConfig decoder;
   decoder.info = read_model_info(config);
-  const std::string activation = config.get_string_or("hidden_act", "silu");
-  if (activation != "silu" && activation != "swish")  // two names of one function
-    fail(ErrorCode::kUnsupported, "[models] {}: hidden_act: expected \"silu\", got \"{}\"",
-         config.where(), activation.substr(0, 64));
-  const double epsilon = config.get_number_or("rms_norm_eps", 1e-6);
+  decoder.activation = read_activation(config);
+  const double epsilon = config.get_number_or("rms_norm_eps", defaults.epsilon);
   if (!(epsilon >= 0 && epsilon <= 1))
     fail(ErrorCode::kFormat, "[models] {}: rms_norm_eps: expected a number in [0, 1], got {}",
          config.where(), epsilon);
   decoder.epsilon = static_cast<float>(epsilon);
-  decoder.inverse_frequencies = inverse_frequencies(
-      read_rope_parameters(config, decoder.info.context_length), decoder.info.head_dim);
-  decoder.windows.assign(static_cast<std::size_t>(decoder.info.layers), 0);
+  const RopeParameters rope =
+      read_rope_parameters(config, read_max_positions(config, defaults), defaults.rope_theta);
+  decoder.rope = make_rope(rope, decoder.info.head_dim, config.where());
+  const auto layers = static_cast<std::size_t>(decoder.info.layers);
+  decoder.turned.assign(layers, true);
+  decoder.windows.assign(layers, 0);
   return decoder;
 }
 

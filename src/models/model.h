@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,7 +16,7 @@ namespace tandem {
 
 // What the rest of the system needs to know of a model besides its graph.
 struct ModelInfo {
-  std::string model_type;  // "llama", "qwen2"
+  std::string model_type;  // "llama", "phi3"
   std::int64_t hidden_size = 0;
   std::int64_t intermediate_size = 0;
   std::int64_t layers = 0;
@@ -23,7 +24,7 @@ struct ModelInfo {
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
   std::int64_t vocabulary = 0;
-  std::int64_t context_length = 0;  // max_position_embeddings
+  std::int64_t context_length = 0;  // tokens that it can read, rope scaling included
   bool tied_head = false;
   std::optional<std::int64_t> bos;
   std::vector<std::int64_t> eos;
@@ -57,6 +58,11 @@ class CheckpointWeights : public WeightSource {
 // (rope_parameters, dtype), and bos/eos from `generation_config` where given (it wins over
 // config.json). Every size is bounded.
 ModelInfo read_model_info(const JsonObject& config, const Json* generation_config = nullptr);
+
+// The weights under the names that build_graph() gives its nodes, those of Llama with q, k, v and
+// gate, up apart, whatever the family calls them: "model.layers.3.self_attn.q_proj". `weights` must
+// outlive the result.
+std::unique_ptr<WeightSource> llama_weights(const JsonObject& config, const WeightSource& weights);
 
 // Names the supported `model_type`s; kUnsupported with that list for any other.
 std::vector<std::string> supported_model_types();

@@ -5,7 +5,7 @@
 
 #include "base/error.h"
 #include "models/families.h"
-#include "models/model.h"
+#include "models/rope.h"
 
 namespace tandem {
 namespace {
@@ -20,19 +20,22 @@ constexpr std::int64_t kMaxHeadDim = std::int64_t{1} << 16;
 constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxContext = std::int64_t{1} << 30;
 
-void read_heads(const JsonObject& config, ModelInfo& info) {
+void read_heads(const JsonObject& config, const FamilyDefaults& defaults, ModelInfo& info) {
   info.heads = config.get_int("num_attention_heads", 1, kMaxHeads);
-  info.kv_heads = config.get_int_or("num_key_value_heads", info.heads, 1, kMaxHeads);
+  info.kv_heads = config.get_int_or("num_key_value_heads", defaults.kv_heads.value_or(info.heads),
+                                    1, kMaxHeads);
   if (info.heads % info.kv_heads != 0)
     fail(ErrorCode::kFormat,
          "[models] {}: num_key_value_heads: expected a divisor of num_attention_heads = {}, got {}",
          config.where(), info.heads, info.kv_heads);
-  if (!config.has("head_dim") && info.hidden_size % info.heads != 0)
+  const bool head_dim_known = config.has("head_dim") || defaults.head_dim;
+  if (!head_dim_known && info.hidden_size % info.heads != 0)
     fail(ErrorCode::kFormat,
          "[models] {}: head_dim: expected it to be given, as hidden_size = {} is not a multiple of "
          "num_attention_heads = {}",
          config.where(), info.hidden_size, info.heads);
-  info.head_dim = config.get_int_or("head_dim", info.hidden_size / info.heads, 1, kMaxHeadDim);
+  info.head_dim = config.get_int_or(
+      "head_dim", defaults.head_dim.value_or(info.hidden_size / info.heads), 1, kMaxHeadDim);
   if (info.head_dim % 2 != 0)
     fail(ErrorCode::kFormat,
          "[models] {}: head_dim: expected an even number (rotary embedding turns pairs), got {}",
@@ -65,25 +68,33 @@ void read_special_tokens(const JsonObject& config, ModelInfo& info) {
 
 }  // namespace
 
-ModelInfo read_model_info(const JsonObject& config, const Json* generation_config) {
-  const Family family = find_family(config);
+std::int64_t read_max_positions(const JsonObject& config, const FamilyDefaults& defaults) {
+  return config.get_int_or("max_position_embeddings", defaults.context_length, 1, kMaxContext);
+}
+
+ModelInfo read_model_info(const JsonObject& own_config, const Json* generation_config) {
+  const Family family = find_family(own_config);
+  const FamilyDefaults& defaults = family.defaults;
+  const Json keys = rename_keys(family, own_config);
+  const JsonObject config(keys, own_config.where());
   ModelInfo info;
   info.model_type = family.model_type;
   info.hidden_size = config.get_int("hidden_size", 1, kMaxHidden);
   info.intermediate_size = config.get_int("intermediate_size", 1, kMaxIntermediate);
   info.layers = config.get_int("num_hidden_layers", 1, kMaxLayers);
   info.vocabulary = config.get_int("vocab_size", 1, kMaxVocabulary);
+  const std::int64_t positions = read_max_positions(config, defaults);
   info.context_length =
-      config.get_int_or("max_position_embeddings", family.context_length, 1, kMaxContext);
-  info.tied_head = config.get_bool_or("tie_word_embeddings", false);
-  read_heads(config, info);
+      scaled_context(read_rope_parameters(config, positions, defaults.rope_theta), positions);
+  info.tied_head = config.get_bool_or("tie_word_embeddings", defaults.tied_head);
+  read_heads(config, defaults, info);
 
   // A key that says null means "none"; only a key that is absent takes the family's token.
   const auto inherits = [&](const char* key, const std::optional<std::int64_t>& id) {
     return !config.json().contains(key) && id && *id < info.vocabulary;
   };
-  if (inherits("bos_token_id", family.bos)) info.bos = family.bos;
-  if (inherits("eos_token_id", family.eos)) info.eos = {*family.eos};
+  if (inherits("bos_token_id", defaults.bos)) info.bos = defaults.bos;
+  if (inherits("eos_token_id", defaults.eos)) info.eos = {*defaults.eos};
   read_special_tokens(config, info);
   if (generation_config != nullptr) {
     const auto place = fs::path(config.where()).replace_filename("generation_config.json");

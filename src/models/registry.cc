@@ -1,15 +1,19 @@
-// Which model types there are, and who builds each.
+// Which model types there are, and how each becomes a graph.
 #include <array>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "models/families.h"
+#include "models/renamed_weights.h"
 
 namespace tandem {
 namespace {
 
-std::array<Family, 2> families() { return {llama_family(), qwen2_family()}; }
+std::array<Family, 8> families() {
+  return {chatglm_family(), gemma2_family(), llama_family(), mistral_family(),
+          phi3_family(),    qwen2_family(),  qwen3_family(), smollm3_family()};
+}
 
 }  // namespace
 
@@ -31,8 +35,24 @@ Family find_family(const JsonObject& config) {
        config.where(), known, wanted.substr(0, 64));
 }
 
+Json rename_keys(const Family& family, const JsonObject& config) {
+  return family.rename_keys != nullptr ? family.rename_keys(config) : config.json();
+}
+
+std::unique_ptr<WeightSource> llama_weights(const JsonObject& config, const WeightSource& weights) {
+  const Family family = find_family(config);
+  if (family.rename_weights != nullptr)
+    return family.rename_weights(read_model_info(config), weights);
+  return std::make_unique<RenamedWeights>(weights, [](const std::string&) { return std::nullopt; });
+}
+
 Graph build_graph(const JsonObject& config, const WeightSource& weights) {
-  return find_family(config).build(config, weights);
+  const Family family = find_family(config);
+  const Json keys = rename_keys(family, config);
+  const JsonObject renamed(keys, config.where());
+  DecoderConfig decoder = read_decoder_config(renamed, family.defaults);
+  family.configure(renamed, decoder);
+  return build_decoder(decoder, *llama_weights(config, weights));
 }
 
 }  // namespace tandem

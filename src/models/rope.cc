@@ -1,64 +1,17 @@
-// Rotary position embedding: reading its parameters, and the three kinds of scaling.
+// Inverse frequencies of each kind of scaling.
 #include "models/rope.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
-#include <string_view>
 
 #include "base/error.h"
+#include "graph/rotary.h"
 
 namespace tandem {
 namespace {
 
 using Scaling = RopeParameters::Scaling;
-
-// Wide enough for any model, narrow enough that float32 keeps every result finite and above zero.
-constexpr double kMinimum = 1e-6;
-constexpr double kMaxTheta = 1e15;
-constexpr double kMaxFactor = 1e6;
-
-double read_positive(const JsonObject& object, std::string_view key, double max) {
-  const double value = object.get_number(key);
-  if (!(value >= kMinimum && value <= max))
-    fail(ErrorCode::kFormat, "[models] {}: {}: expected a number in [{}, {}], got {}",
-         object.where(), key, kMinimum, max, value);
-  return value;
-}
-
-Scaling read_scaling(const JsonObject& object) {
-  const char* key = object.has("rope_type") ? "rope_type" : "type";
-  const std::string name = object.get_string_or(key, "default");
-  if (name == "default") return Scaling::kDefault;
-  if (name == "linear") return Scaling::kLinear;
-  if (name == "llama3") return Scaling::kLlama3;
-  fail(ErrorCode::kUnsupported,
-       "[models] {}: {}: expected \"default\", \"linear\" or \"llama3\", got \"{}\"",
-       object.where(), key, name.substr(0, 64));
-}
-
-void require_full_rotation(const JsonObject& object) {
-  if (object.get_number_or("partial_rotary_factor", 1) != 1)
-    fail(ErrorCode::kUnsupported, "[models] {}: partial_rotary_factor: expected 1, got {}",
-         object.where(), object.get_number("partial_rotary_factor"));
-}
-
-void read_llama3(const JsonObject& config, const JsonObject& object, std::int64_t context_length,
-                 RopeParameters& parameters) {
-  constexpr const char* kOriginal = "original_max_position_embeddings";
-  constexpr double kMaxContext = 1e9;
-  parameters.low_freq_factor = read_positive(object, "low_freq_factor", kMaxFactor);
-  parameters.high_freq_factor = read_positive(object, "high_freq_factor", kMaxFactor);
-  if (parameters.high_freq_factor <= parameters.low_freq_factor)
-    fail(ErrorCode::kFormat,
-         "[models] {}: high_freq_factor: expected more than low_freq_factor = {}, got {}",
-         object.where(), parameters.low_freq_factor, parameters.high_freq_factor);
-  if (config.has(kOriginal))  // outside the object it takes precedence, as in transformers
-    parameters.original_context = read_positive(config, kOriginal, kMaxContext);
-  else if (object.has(kOriginal))
-    parameters.original_context = read_positive(object, kOriginal, kMaxContext);
-  else
-    parameters.original_context = static_cast<double>(context_length);
-}
 
 // Llama 3.1's scaling of one frequency. A division of a number by a tensor is, in torch, a
 // multiplication by the tensor's reciprocal; results equal to the last bit need the same.
@@ -78,44 +31,117 @@ float scale_llama3(float frequency, const RopeParameters& parameters) {
   return (1.0F - smooth) * frequency / factor + smooth * frequency;
 }
 
-}  // namespace
-
-RopeParameters read_rope_parameters(const JsonObject& config, std::int64_t context_length) {
-  RopeParameters parameters;
-  if (config.has("rope_theta")) parameters.theta = read_positive(config, "rope_theta", kMaxTheta);
-  require_full_rotation(config);
-
-  const bool old_spelling = config.has("rope_scaling") && !config.at("rope_scaling").empty();
-  const char* key = old_spelling ? "rope_scaling" : "rope_parameters";
-  if (!config.has(key)) return parameters;
-  const JsonObject object = config.child(key);
-  for (const char* layer_type : {"full_attention", "sliding_attention"})
-    if (object.has(layer_type))
-      fail(ErrorCode::kUnsupported,
-           "[models] {}: {}: expected one set of parameters for all layers", object.where(),
-           layer_type);
-  if (object.has("rope_theta")) parameters.theta = read_positive(object, "rope_theta", kMaxTheta);
-  require_full_rotation(object);
-  parameters.scaling = read_scaling(object);
-  if (parameters.scaling != Scaling::kDefault)
-    parameters.factor = read_positive(object, "factor", kMaxFactor);
-  if (parameters.scaling == Scaling::kLlama3)
-    read_llama3(config, object, context_length, parameters);
-  return parameters;
+// The pair, as a fraction, that turns `turns` times within the original context.
+double yarn_pair(double turns, double rotary_dim, const RopeParameters& parameters) {
+  return rotary_dim * std::log(parameters.original_context / (turns * 2 * std::numbers::pi)) /
+         (2 * std::log(parameters.theta));
 }
 
-std::vector<float> inverse_frequencies(const RopeParameters& parameters, std::int64_t head_dim) {
-  const auto theta = static_cast<float>(parameters.theta);
-  const auto factor = static_cast<float>(parameters.factor);
+// Arithmetic as in YaRN (arXiv 2309.00071, section 3.2): stretched and kept frequencies, mixed by a
+// ramp over the pairs.
+std::vector<float> scale_yarn(const RopeParameters& parameters, const std::vector<float>& powers) {
+  const auto rotary_dim = 2 * static_cast<double>(powers.size());
+  double low = yarn_pair(parameters.beta_fast, rotary_dim, parameters);
+  double high = yarn_pair(parameters.beta_slow, rotary_dim, parameters);
+  if (parameters.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, rotary_dim - 1);
+  if (low == high) high += 0.001;
   std::vector<float> frequencies;
-  for (std::int64_t i = 0; i < head_dim; i += 2) {
-    const float exponent = static_cast<float>(i) / static_cast<float>(head_dim);
-    float frequency = 1.0F / std::pow(theta, exponent);
-    if (parameters.scaling == Scaling::kLinear) frequency /= factor;
-    if (parameters.scaling == Scaling::kLlama3) frequency = scale_llama3(frequency, parameters);
-    frequencies.push_back(frequency);
+  for (std::size_t i = 0; i < powers.size(); ++i) {
+    const float ramp = std::clamp(
+        (static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0F,
+        1.0F);
+    const float kept = 1.0F - ramp;
+    const float stretched = 1.0F / (static_cast<float>(parameters.factor) * powers[i]);
+    frequencies.push_back(stretched * (1.0F - kept) + 1.0F / powers[i] * kept);
   }
   return frequencies;
+}
+
+// 1 / (factor * theta^exponent) for each pair.
+std::vector<float> divide_pairs(const std::vector<float>& factors, const std::vector<float>& powers,
+                                const std::string& where) {
+  if (factors.size() != powers.size())
+    fail(ErrorCode::kFormat,
+         "[models] {}: rope scaling: expected a factor for each of {} pairs, got {}", where,
+         powers.size(), factors.size());
+  std::vector<float> frequencies;
+  for (std::size_t i = 0; i < powers.size(); ++i)
+    frequencies.push_back(1.0F / (factors[i] * powers[i]));
+  return frequencies;
+}
+
+}  // namespace
+
+std::int64_t scaled_context(const RopeParameters& parameters, std::int64_t context_length) {
+  switch (parameters.scaling) {
+    case Scaling::kLinear:
+    case Scaling::kDynamic:
+    case Scaling::kYarn: {
+      const double trained = parameters.scaling == Scaling::kYarn
+                                 ? parameters.original_context
+                                 : static_cast<double>(context_length);
+      constexpr double kMost = std::int64_t{1} << 30;
+      return std::max(context_length,
+                      static_cast<std::int64_t>(std::min(trained * parameters.factor, kMost)));
+    }
+    case Scaling::kDefault:
+    case Scaling::kLongRope:
+    case Scaling::kLlama3:
+      return context_length;
+  }
+  return context_length;
+}
+
+Rope make_rope(const RopeParameters& parameters, std::int64_t head_dim, const std::string& where) {
+  const auto rotary_dim =
+      static_cast<std::int64_t>(static_cast<double>(head_dim) * parameters.partial);
+  if (rotary_dim < 2 || rotary_dim % 2 != 0)
+    fail(ErrorCode::kFormat,
+         "[models] {}: partial_rotary_factor: expected an even part of head_dim = {}, got {}",
+         where, head_dim, rotary_dim);
+  Rope rope;
+  rope.attention_factor = static_cast<float>(parameters.attention_factor);
+  const auto theta = static_cast<float>(parameters.theta);
+  const std::vector<float> powers = rotary_powers(theta, rotary_dim);
+  rope.inverse_frequencies = unscaled_frequencies(theta, rotary_dim);
+  switch (parameters.scaling) {
+    case Scaling::kDefault:
+      if (!parameters.pair_factors.empty())
+        rope.inverse_frequencies = divide_pairs(parameters.pair_factors, powers, where);
+      break;
+    case Scaling::kLinear:
+      for (float& frequency : rope.inverse_frequencies)
+        frequency /= static_cast<float>(parameters.factor);
+      break;
+    case Scaling::kDynamic:
+      if (rotary_dim == 2)
+        fail(ErrorCode::kFormat,
+             "[models] {}: head_dim: expected more than one pair for dynamic rope scaling", where);
+      rope.extension = {.original_context = static_cast<std::int64_t>(parameters.original_context),
+                        .inverse_frequencies = {},
+                        .theta = theta,
+                        .factor = static_cast<float>(parameters.factor)};
+      break;
+    case Scaling::kYarn:
+      rope.inverse_frequencies = scale_yarn(parameters, powers);
+      break;
+    case Scaling::kLongRope:
+      rope.inverse_frequencies = divide_pairs(parameters.pair_factors, powers, where);
+      rope.extension.original_context = static_cast<std::int64_t>(parameters.original_context);
+      rope.extension.inverse_frequencies =
+          divide_pairs(parameters.long_pair_factors, powers, where);
+      break;
+    case Scaling::kLlama3:
+      for (float& frequency : rope.inverse_frequencies)
+        frequency = scale_llama3(frequency, parameters);
+      break;
+  }
+  return rope;
 }
 
 }  // namespace tandem

@@ -24,7 +24,7 @@ namespace {
 
 // Files that a package takes from its checkpoint as they are, where they exist.
 constexpr const char* kCopiedFiles[] = {
-    "config.json",           "generation_config.json",  "tokenizer.json",
+    "config.json",           "generation_config.json",  "tokenizer.json",     "tokenizer.model",
     "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"};
 
 bool is_excluded(const Recipe& recipe, const std::string& module) {
@@ -32,6 +32,34 @@ bool is_excluded(const Recipe& recipe, const std::string& module) {
     return ::fnmatch(pattern.c_str(), module.c_str(), 0) == 0;
   });
 }
+
+// What a builder reads, under the names by which it asks: a package keeps these tensors, whatever
+// the checkpoint calls them, and no others.
+class RecordedWeights : public WeightSource {
+ public:
+  explicit RecordedWeights(const WeightSource& weights) : weights_(weights) {}
+
+  bool has(const std::string& tensor) const override { return weights_.has(tensor); }
+  Tensor tensor(const std::string& name, const Shape& expected) const override {
+    return tensors_[name] = weights_.tensor(name, expected);
+  }
+  Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override {
+    Weight weight = weights_.linear(module, n, k);
+    const auto* floats = std::get_if<FloatWeight>(&weight);
+    if (floats == nullptr)
+      fail(ErrorCode::kUnsupported,
+           "[quantize] {}: is {} already: expected float weights, from which every form is made",
+           module, describe(weight));
+    tensors_[module + ".weight"] = floats->values;
+    return weight;
+  }
+
+  const std::map<std::string, Tensor>& tensors() const noexcept { return tensors_; }
+
+ private:
+  const WeightSource& weights_;
+  mutable std::map<std::string, Tensor> tensors_;
+};
 
 // One Linear of the model and what becomes of it.
 struct PlannedLinear {
@@ -63,7 +91,7 @@ std::vector<PlannedLinear> plan_linears(const Graph& graph, const Recipe& recipe
   return linears;
 }
 
-void write_decode(const fs::path& path, const Checkpoint& checkpoint,
+void write_decode(const fs::path& path, const std::map<std::string, Tensor>& tensors,
                   const std::vector<PlannedLinear>& linears, ThreadPool& pool,
                   const std::function<void()>& written) {
   std::vector<SafetensorsWriter::Entry> entries;
@@ -72,8 +100,8 @@ void write_decode(const fs::path& path, const Checkpoint& checkpoint,
       return linear.int4_group > 0 && tensor == linear.module + ".weight";
     });
   };
-  for (const auto& [name, tensor] : checkpoint.tensors()) {
-    if (!quantized(name)) entries.push_back({name, tensor.dtype, tensor.shape});
+  for (const auto& [name, tensor] : tensors) {
+    if (!quantized(name)) entries.push_back({name, tensor.dtype(), tensor.shape()});
   }
   const std::size_t float_tensors = entries.size();
   for (const PlannedLinear& linear : linears) {
@@ -86,7 +114,7 @@ void write_decode(const fs::path& path, const Checkpoint& checkpoint,
   }
   SafetensorsWriter writer(path, entries);
   for (std::size_t i = 0; i < float_tensors; ++i) {
-    writer.write(entries[i].name, checkpoint.load(entries[i].name).bytes());
+    writer.write(entries[i].name, tensors.at(entries[i].name).bytes());
   }
   for (const PlannedLinear& linear : linears) {
     if (linear.int4_group > 0) {
@@ -255,7 +283,9 @@ BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& cal
   const Json generation =
       fs::exists(generation_path) ? read_json_file(generation_path) : Json::object();
   const ModelInfo info = read_model_info(config, &generation);
-  const CheckpointWeights weights(checkpoint);
+  const CheckpointWeights own_weights(checkpoint);
+  const std::unique_ptr<WeightSource> named_weights = llama_weights(config, own_weights);
+  const RecordedWeights weights(*named_weights);
   const Graph graph = build_graph(config, weights);
   const std::vector<PlannedLinear> linears = plan_linears(graph, recipe);
   check_patterns(recipe, linears);
@@ -280,7 +310,7 @@ BuildReport build_package(const fs::path& checkpoint_folder, const fs::path& cal
   {
     Progress progress("quantize", 2 * static_cast<std::int64_t>(linears.size()), "weights");
     const auto written = [&] { step(progress); };
-    write_decode(staged.path() / kDecodeFile, checkpoint, linears, pool, written);
+    write_decode(staged.path() / kDecodeFile, weights.tensors(), linears, pool, written);
     write_prefill(staged.path() / kPrefillFile, linears, pool, written);
   }
   write_text_file(staged.path() / "genai_config.json",

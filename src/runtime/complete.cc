@@ -19,9 +19,15 @@ std::string_view to_string(Ending ending) noexcept {
 Completion complete(LoadedModel& model, std::span<const TokenId> prompt,
                     const SearchOptions& options, std::int64_t max_tokens,
                     const std::function<bool(std::string_view)>& on_text) {
-  using Clock = std::chrono::steady_clock;
   Generator generator(model, options);
-  TokenStream stream(model.tokenizer());
+  return complete(generator, model.tokenizer(), prompt, max_tokens, on_text);
+}
+
+Completion complete(Generator& generator, const Tokenizer& tokenizer,
+                    std::span<const TokenId> prompt, std::int64_t max_tokens,
+                    const std::function<bool(std::string_view)>& on_text) {
+  using Clock = std::chrono::steady_clock;
+  TokenStream stream(tokenizer);
   Completion completion;
   completion.prompt_tokens = static_cast<std::int64_t>(prompt.size());
   const auto show = [&](const std::string& piece) {

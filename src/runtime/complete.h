@@ -25,8 +25,12 @@ struct Completion {
   double decode_tokens_per_s = 0;  // of the tokens after the first
 };
 
-// Continues `prompt` by at most `max_tokens` tokens. `on_text` gets whole UTF-8 characters as they
-// come and stops the answer by returning false.
+// Appends `prompt` and continues it by at most `max_tokens` tokens. `on_text` gets whole UTF-8
+// characters as they come and stops the answer by returning false.
+Completion complete(Generator& generator, const Tokenizer& tokenizer,
+                    std::span<const TokenId> prompt, std::int64_t max_tokens,
+                    const std::function<bool(std::string_view)>& on_text = {});
+// The same with a generator of its own.
 Completion complete(LoadedModel& model, std::span<const TokenId> prompt,
                     const SearchOptions& options, std::int64_t max_tokens,
                     const std::function<bool(std::string_view)>& on_text = {});

@@ -4,12 +4,18 @@
 #include <cmath>
 
 #include "base/error.h"
-#include "runtime/generator.h"
+#include "runtime/batch_generator.h"
 
 namespace tandem {
 namespace {
 
 constexpr std::int64_t kAnswerTokens = 60;
+
+// Windows or questions whose tokens are decoded side by side.
+constexpr std::int64_t kBatch = 16;
+// Short windows are read together, as many as hold this many tokens: enough to fill runs, few
+// enough that a reference's logits of them stay a few hundred MB.
+constexpr std::int64_t kGroupTokens = 512;
 
 // log of the sum of exponentials, in double.
 double log_sum_exp(std::span<const float> logits) {
@@ -45,6 +51,39 @@ std::int64_t count_windows(std::span<const TokenId> ids, std::int64_t window) {
   return windows;
 }
 
+// `count` windows of a text, from the window `first` on.
+class Windows {
+ public:
+  Windows(std::span<const TokenId> ids, std::int64_t window, std::int64_t first,
+          std::int64_t count) {
+    for (std::int64_t w = first; w < first + count; ++w)
+      all_.push_back(
+          ids.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window)));
+  }
+  std::size_t size() const { return all_.size(); }
+  std::span<const std::span<const TokenId>> all() const { return all_; }
+
+ private:
+  std::vector<std::span<const TokenId>> all_;
+};
+
+// New sequences, and as batches take them.
+class SequenceBatch {
+ public:
+  SequenceBatch(LoadedModel& model, std::size_t count) {
+    sequences_.reserve(count);
+    for (std::size_t i = 0; i < count; ++i) {
+      sequences_.push_back(model.new_sequence());
+      pointers_.push_back(&sequences_.back());
+    }
+  }
+  std::span<KvSequence* const> pointers() const { return pointers_; }
+
+ private:
+  std::vector<KvSequence> sequences_;
+  std::vector<KvSequence*> pointers_;
+};
+
 void finish(TextScore& score, double sum) {
   score.perplexity = std::exp(sum / static_cast<double>(score.tokens));
   score.kl /= static_cast<double>(score.tokens);
@@ -73,39 +112,46 @@ TextScore score_text(LoadedModel& model, LoadedModel* reference, std::span<const
          reference->info().vocabulary, model.info().vocabulary);
   }
   double sum = 0;
-  std::vector<float> expected;  // the reference's logits of one window, [window, vocabulary]
-  for (std::int64_t w = 0; w < score.windows; ++w) {
-    const auto tokens =
-        ids.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window));
+  const std::int64_t group = std::max<std::int64_t>(1, kGroupTokens / window);
+  for (std::int64_t w = 0; w < score.windows; w += group) {
+    const Windows windows(ids, window, w, std::min(group, score.windows - w));
+    // The reference's logits, [windows, window, vocabulary].
+    std::vector<float> expected;
     if (reference != nullptr) {
-      expected.clear();
-      KvSequence sequence = reference->new_sequence();
-      reference->prefill_all(sequence, tokens, [&](std::int64_t, std::span<const float> rows) {
-        expected.insert(expected.end(), rows.begin(), rows.end());
-      });
+      SequenceBatch sequences(*reference, windows.size());
+      reference->prefill_batch_all(sequences.pointers(), windows.all(),
+                                   [&](std::size_t, std::int64_t, std::span<const float> rows) {
+                                     expected.insert(expected.end(), rows.begin(), rows.end());
+                                   });
     }
-    KvSequence sequence = model.new_sequence();
-    model.prefill_all(sequence, tokens, [&](std::int64_t first, std::span<const float> rows) {
-      const auto count = static_cast<std::int64_t>(rows.size() / vocabulary);
-      std::vector<double> losses(static_cast<std::size_t>(count));
-      std::vector<double> divergences(static_cast<std::size_t>(count));
-      model.pool().parallel_for(count, 1, [&](Range range) {
-        for (std::int64_t r = range.begin; r < range.end; ++r) {
-          const auto token = static_cast<std::size_t>(first + r);
-          if (token + 1 >= tokens.size()) continue;  // nothing follows the last
-          const auto row = rows.subspan(static_cast<std::size_t>(r) * vocabulary, vocabulary);
-          losses[static_cast<std::size_t>(r)] = negative_log_likelihood(row, tokens[token + 1]);
-          if (reference != nullptr) {
-            divergences[static_cast<std::size_t>(r)] =
-                divergence(std::span(expected).subspan(token * vocabulary, vocabulary), row);
-          }
-        }
-      });
-      for (const double loss : losses) sum += loss;
-      for (const double kl : divergences) score.kl += kl;
-    });
-    score.tokens += window - 1;
-    if (progress) progress(w + 1, score.windows);
+    SequenceBatch sequences(model, windows.size());
+    model.prefill_batch_all(
+        sequences.pointers(), windows.all(),
+        [&](std::size_t s, std::int64_t first, std::span<const float> rows) {
+          const std::span<const TokenId> tokens = windows.all()[s];
+          const auto count = static_cast<std::int64_t>(rows.size() / vocabulary);
+          std::vector<double> losses(static_cast<std::size_t>(count));
+          std::vector<double> divergences(static_cast<std::size_t>(count));
+          model.pool().parallel_for(count, 1, [&](Range range) {
+            for (std::int64_t r = range.begin; r < range.end; ++r) {
+              const auto token = static_cast<std::size_t>(first + r);
+              if (token + 1 >= tokens.size()) continue;  // nothing follows the last
+              const auto row = rows.subspan(static_cast<std::size_t>(r) * vocabulary, vocabulary);
+              losses[static_cast<std::size_t>(r)] = negative_log_likelihood(row, tokens[token + 1]);
+              if (reference != nullptr) {
+                const std::size_t at = (s * tokens.size() + token) * vocabulary;
+                divergences[static_cast<std::size_t>(r)] =
+                    divergence(std::span(expected).subspan(at, vocabulary), row);
+              }
+            }
+          });
+          for (const double loss : losses) sum += loss;
+          for (const double kl : divergences) score.kl += kl;
+        });
+    for (std::size_t i = 0; i < windows.size(); ++i) {
+      score.tokens += window - 1;
+      if (progress) progress(w + static_cast<std::int64_t>(i) + 1, score.windows);
+    }
   }
   finish(score, sum);
   return score;
@@ -116,18 +162,31 @@ TextScore score_handover(LoadedModel& model, std::span<const TokenId> ids, std::
   TextScore score;
   score.windows = count_windows(ids, window);
   double sum = 0;
-  for (std::int64_t w = 0; w < score.windows; ++w) {
-    const auto tokens =
-        ids.subspan(static_cast<std::size_t>(w * window), static_cast<std::size_t>(window));
-    const std::size_t half = tokens.size() / 2;
-    KvSequence sequence = model.new_sequence();
-    std::span<const float> logits = model.prefill(sequence, tokens.first(half));
-    for (std::size_t t = half; t < tokens.size(); ++t) {
-      sum += negative_log_likelihood(logits, tokens[t]);
-      ++score.tokens;
-      if (t + 1 < tokens.size()) logits = model.decode(sequence, tokens[t]);
+  const auto vocabulary = static_cast<std::size_t>(model.info().vocabulary);
+  const auto half = static_cast<std::size_t>(window / 2);
+  for (std::int64_t w = 0; w < score.windows; w += kBatch) {
+    const Windows windows(ids, window, w, std::min(kBatch, score.windows - w));
+    std::vector<std::span<const TokenId>> prompts;
+    for (const auto& tokens : windows.all()) prompts.push_back(tokens.first(half));
+    SequenceBatch sequences(model, windows.size());
+    std::span<const float> logits = model.prefill_batch(sequences.pointers(), prompts);
+    // Summed window by window, so that the result does not depend on how many are read at once.
+    std::vector<std::vector<double>> losses(windows.size());
+    std::vector<TokenId> next(windows.size());
+    for (std::size_t t = half; t < static_cast<std::size_t>(window); ++t) {
+      for (std::size_t i = 0; i < windows.size(); ++i) {
+        next[i] = windows.all()[i][t];
+        losses[i].push_back(
+            negative_log_likelihood(logits.subspan(i * vocabulary, vocabulary), next[i]));
+      }
+      if (t + 1 < static_cast<std::size_t>(window))
+        logits = model.decode_batch(sequences.pointers(), next);
     }
-    if (progress) progress(w + 1, score.windows);
+    for (std::size_t i = 0; i < windows.size(); ++i) {
+      for (const double loss : losses[i]) sum += loss;
+      score.tokens += static_cast<std::int64_t>(losses[i].size());
+      if (progress) progress(w + static_cast<std::int64_t>(i) + 1, score.windows);
+    }
   }
   finish(score, sum);
   return score;
@@ -148,16 +207,21 @@ std::vector<Question> read_questions(const fs::path& path) {
 QuestionScore ask_questions(LoadedModel& model, std::span<const Question> questions,
                             const EvaluationProgress& progress) {
   QuestionScore score;
-  Generator generator(model, {});
-  for (const Question& question : questions) {
-    generator.rewind(0);
-    generator.append(model.encode_chat(question.question));
-    const std::size_t prompt = generator.sequence().size();
+  const auto total = static_cast<std::int64_t>(questions.size());
+  for (std::size_t first = 0; first < questions.size(); first += kBatch) {
+    const auto group = questions.subspan(
+        first, std::min(static_cast<std::size_t>(kBatch), questions.size() - first));
+    std::vector<std::vector<TokenId>> prompts;
+    for (const Question& question : group) prompts.push_back(model.encode_chat(question.question));
+    BatchGenerator generator(
+        model, std::vector<std::span<const TokenId>>(prompts.begin(), prompts.end()), {});
     for (std::int64_t i = 0; i < kAnswerTokens && !generator.done(); ++i) generator.next();
-    const std::string answer = model.tokenizer().decode(generator.sequence().subspan(prompt), true);
-    score.right += answer == question.answer ? 1 : 0;
-    ++score.total;
-    if (progress) progress(score.total, static_cast<std::int64_t>(questions.size()));
+    for (std::size_t q = 0; q < group.size(); ++q) {
+      const auto answer = generator.sequence(q).subspan(prompts[q].size());
+      score.right += model.tokenizer().decode(answer, true) == group[q].answer ? 1 : 0;
+      ++score.total;
+      if (progress) progress(score.total, total);
+    }
   }
   return score;
 }

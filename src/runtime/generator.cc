@@ -5,9 +5,8 @@
 #include "base/error.h"
 
 namespace tandem {
-namespace {
 
-SearchOptions complete(SearchOptions options, const ModelInfo& info) {
+SearchOptions with_defaults(SearchOptions options, const ModelInfo& info) {
   if (options.eos.empty()) options.eos = info.eos;
   if (options.max_length == 0) options.max_length = info.context_length;
   if (options.max_length > info.context_length) {
@@ -18,17 +17,14 @@ SearchOptions complete(SearchOptions options, const ModelInfo& info) {
   return options;
 }
 
-}  // namespace
+bool is_end(const SearchOptions& options, TokenId id) noexcept {
+  return std::find(options.eos.begin(), options.eos.end(), id) != options.eos.end();
+}
 
 Generator::Generator(LoadedModel& model, SearchOptions options)
     : model_(model),
-      search_(complete(std::move(options), model.info())),
+      search_(with_defaults(std::move(options), model.info())),
       kv_(model.new_sequence()) {}
-
-bool Generator::is_end(TokenId id) const noexcept {
-  const auto& eos = options().eos;
-  return std::find(eos.begin(), eos.end(), id) != eos.end();
-}
 
 void Generator::append(std::span<const TokenId> ids) {
   if (ids.empty()) fail(ErrorCode::kInvalidArgument, "[generator] append: no tokens given");

@@ -10,10 +10,14 @@
 
 namespace tandem {
 
+// Empty options.eos and a max_length of 0 take the model's. Throws kInvalidArgument for a
+// max_length beyond the context.
+SearchOptions with_defaults(SearchOptions options, const ModelInfo& info);
+bool is_end(const SearchOptions& options, TokenId id) noexcept;
+
 class Generator {
  public:
-  // Empty options.eos and a max_length of 0 take the model's. Throws kInvalidArgument for options
-  // that make no sense or a max_length beyond the context.
+  // Throws kInvalidArgument for options that make no sense.
   Generator(LoadedModel& model, SearchOptions options);
 
   // Reads tokens as prompt, at once. Throws kInvalidArgument if the sequence would exceed
@@ -29,7 +33,7 @@ class Generator {
 
   std::span<const TokenId> sequence() const noexcept { return sequence_; }
   const SearchOptions& options() const noexcept { return search_.options(); }
-  bool is_end(TokenId id) const noexcept;
+  bool is_end(TokenId id) const noexcept { return tandem::is_end(options(), id); }
 
  private:
   void keep(std::span<const float> logits);

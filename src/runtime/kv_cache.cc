@@ -61,9 +61,9 @@ KvSequence::KvSequence(KvPool& pool)
       pointers_(static_cast<std::size_t>(pool.layers())) {}
 
 void KvSequence::reserve(std::int64_t tokens) {
-  const auto needed = static_cast<std::size_t>(blocks_for(length_ + tokens));
+  const auto needed = static_cast<std::size_t>(blocks_for(length() + tokens));
   const auto written =
-      static_cast<std::size_t>(length_ / kKvBlockTokens);  // first block that will be written to
+      static_cast<std::size_t>(length() / kKvBlockTokens);  // first block that will be written to
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
     auto& blocks = blocks_[layer];
     for (std::size_t b = written; b < blocks.size() && b < needed; ++b) {
@@ -81,11 +81,11 @@ void KvSequence::reserve(std::int64_t tokens) {
 }
 
 void KvSequence::rewind(std::int64_t length) {
-  if (length < 0 || length > length_) {
+  if (length < 0 || length > this->length()) {
     fail(ErrorCode::kInvalidArgument, "[kv cache] cannot rewind to {} tokens, the sequence has {}",
-         length, length_);
+         length, this->length());
   }
-  length_ = length;
+  ids_.resize(static_cast<std::size_t>(length));
   const auto kept = static_cast<std::size_t>(blocks_for(length));
   for (std::size_t layer = 0; layer < blocks_.size(); ++layer) {
     blocks_[layer].resize(std::min(kept, blocks_[layer].size()));

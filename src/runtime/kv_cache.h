@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tensor/dtype.h"
+#include "text/tokenizer.h"
 
 namespace tandem {
 
@@ -39,13 +40,13 @@ class KvSequence {
  public:
   explicit KvSequence(KvPool& pool);
 
-  std::int64_t length() const noexcept { return length_; }  // tokens
+  std::int64_t length() const noexcept { return static_cast<std::int64_t>(ids_.size()); }  // tokens
+  std::span<const TokenId> ids() const noexcept { return ids_; }  // of the tokens that it holds
   // Makes room for `tokens` more: new blocks at the end, and an own copy of a shared block that
   // would be written to.
   void reserve(std::int64_t tokens);
-  void advance(std::int64_t tokens) noexcept {
-    length_ += tokens;
-  }  // after they were written; reserved before
+  // After keys and values of these tokens were written; reserved before.
+  void advance(std::span<const TokenId> ids) { ids_.insert(ids_.end(), ids.begin(), ids.end()); }
   void rewind(
       std::int64_t length);  // drops everything from `length` on, and the blocks that only it used
   KvSequence fork(
@@ -57,7 +58,7 @@ class KvSequence {
 
  private:
   KvPool* pool_;
-  std::int64_t length_ = 0;
+  std::vector<TokenId> ids_;
   std::vector<std::vector<std::shared_ptr<std::byte>>> blocks_;  // [layer][block]
   std::vector<std::vector<std::byte*>> pointers_;                // the same, as programs read it
 };

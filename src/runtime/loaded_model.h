@@ -32,9 +32,22 @@ struct LoadOptions {
   std::optional<Mode> mode;  // default: hybrid for a package, float for a checkpoint
   int threads = 0;           // 0: default_threads()
   std::int64_t chunk = 0;    // rows of an NPU program; 0: the package's
-  std::string kernels;       // name of a kernel table; empty: the fastest
+  // Sequences that decode_batch() reads in one run in hybrid mode, whose decode programs read
+  // nothing else; more take several runs.
+  std::int64_t batch = 16;
+  std::string kernels;  // name of a kernel table; empty: the fastest
   std::optional<fs::path>
       cache;  // folder of packed weights; default: default_cache_folder(); empty path: no cache
+  fs::path chat_template;  // instead of the model's own; as ChatTemplate::open() takes it
+};
+
+struct ChatOptions {
+  OrderedJson tools;                              // a list of functions; null: none
+  OrderedJson variables = OrderedJson::object();  // others that the template reads
+  bool add_generation_prompt = true;              // up to where the answer begins
+  // Special tokens spelled out in messages and tools become those tokens. Never for text of people
+  // who are not trusted: it could end its turn and begin the system's.
+  bool parse_special_tokens = false;
 };
 
 // One forward pass at a time: a LoadedModel and everything made from it belong to one thread.
@@ -49,11 +62,15 @@ class LoadedModel {
   Mode mode() const noexcept { return mode_; }
   ThreadPool& pool() noexcept { return *pool_; }
   const Kernels& kernels() const noexcept { return *kernels_; }
-  const Tokenizer& tokenizer();         // opened when first needed
-  const ChatTemplate& chat_template();  // likewise
-  // The ids of one user turn (with a system line before it, unless empty) as the chat template
-  // spells it, up to where the answer begins.
-  std::vector<TokenId> encode_chat(std::string_view user, std::string_view system = {});
+  const Tokenizer& tokenizer();  // opened when first needed
+  // Likewise. Throws kNotFound, saying what to do, if the model has none.
+  const ChatTemplate& chat_template();
+  // The ids of a conversation as the chat template spells it: a list of {"role", "content", …}.
+  std::vector<TokenId> encode_messages(const OrderedJson& messages,
+                                       const ChatOptions& options = {});
+  // The same for one user turn, with a system line before it unless that is empty.
+  std::vector<TokenId> encode_chat(std::string_view user, std::string_view system = {},
+                                   const ChatOptions& options = {});
 
   KvSequence new_sequence() { return KvSequence(*kv_pool_); }
 
@@ -67,6 +84,21 @@ class LoadedModel {
   // Reads one token on the decode device.
   std::span<const float> decode(KvSequence& sequence, TokenId id);
 
+  // The same for several sequences at once, each with tokens of its own. Their rows share runs, so
+  // that short prompts fill an NPU's chunk together and weights are read once for all; each gets
+  // the very bits that it would get alone. Sequences must differ from each other, and each gets at
+  // least one token; throws kInvalidArgument otherwise, before anything is read.
+  // Logits after the last token of each, [sequences, vocabulary], valid until the next run.
+  std::span<const float> prefill_batch(std::span<KvSequence* const> sequences,
+                                       std::span<const std::span<const TokenId>> ids);
+  // rows(sequence, first token of it, [run, vocabulary]), one sequence after the other.
+  void prefill_batch_all(
+      std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
+      const std::function<void(std::size_t, std::int64_t, std::span<const float>)>& rows);
+  // One token of each sequence.
+  std::span<const float> decode_batch(std::span<KvSequence* const> sequences,
+                                      std::span<const TokenId> ids);
+
   const Graph& graph(Phase phase) const noexcept;
   const Executor& executor(Phase phase) const noexcept;
   // Parameters of the Linears inside decoder blocks: 2 operations each per token of a prompt.
@@ -75,9 +107,22 @@ class LoadedModel {
   std::int64_t weight_file_bytes(Phase phase) const;
 
  private:
+  // What one run reads of one sequence, which holds `total` tokens once all of them are read.
+  struct Part {
+    KvSequence* sequence;
+    std::span<const TokenId> ids;
+    std::int64_t total;
+  };
+  using Rows = std::function<void(std::size_t, std::int64_t, std::span<const float>)>;
+
   LoadedModel() = default;
-  std::span<const float> run(Executor& executor, KvSequence& sequence, std::span<const TokenId> ids,
+  // Every run of an executor goes through here.
+  std::span<const float> run(Executor& executor, std::span<const Part> parts,
                              std::span<const std::int32_t> selected);
+  // Reads all on the prefill devices, handing out the logits of every row or of each last one.
+  void read(std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
+            bool every_row, const Rows& rows);
+  OrderedJson chat_context();  // what templates see beside messages and tools
   void check_ids(std::span<const TokenId> ids) const;
 
   fs::path folder_;
@@ -88,6 +133,7 @@ class LoadedModel {
   const Kernels* kernels_ = nullptr;
   std::optional<Tokenizer> tokenizer_;
   std::optional<ChatTemplate> chat_template_;
+  fs::path chat_template_path_;
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<PackedCache> cache_;
   std::unique_ptr<KvPool> kv_pool_;
@@ -98,6 +144,7 @@ class LoadedModel {
   std::unique_ptr<Executor> prefill_;
   std::int64_t decode_file_bytes_ = 0;
   std::int64_t prefill_file_bytes_ = 0;
+  std::vector<float> batch_logits_;  // of a batch that took more than one run
 };
 
 }  // namespace tandem

@@ -144,4 +144,16 @@ Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
                 owner_);
 }
 
+Tensor Tensor::gather_rows(std::span<const std::int64_t> rows) const {
+  Shape shape = shape_;
+  if (!shape.empty()) shape[0] = static_cast<std::int64_t>(rows.size());
+  std::byte* data = nullptr;
+  Tensor gathered = allocate(dtype_, std::move(shape), &data);
+  for (const std::int64_t row : rows) {
+    const auto bytes = this->rows(row, 1).bytes();
+    data = std::copy(bytes.begin(), bytes.end(), data);
+  }
+  return gathered;
+}
+
 }  // namespace tandem

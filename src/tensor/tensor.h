@@ -57,6 +57,8 @@ class Tensor {
 
   // Rows [begin, begin + count) of the first dimension, sharing memory.
   Tensor rows(std::int64_t begin, std::int64_t count) const;
+  // A copy of the given rows of the first dimension, in their order.
+  Tensor gather_rows(std::span<const std::int64_t> rows) const;
 
  private:
   DType dtype_ = DType::kF32;

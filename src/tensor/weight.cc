@@ -112,6 +112,24 @@ void dequantize(const Int8Channels& w, std::int64_t begin, std::span<float> out)
   }
 }
 
+// The weight whose tensors are `pick` of this one's: rows of every part with one row per output
+// channel.
+template <typename Pick>
+Weight pick_rows(const Weight& weight, std::int64_t count, const Pick& pick) {
+  return std::visit(
+      Overload{[&](const FloatWeight& w) -> Weight { return FloatWeight{pick(w.values)}; },
+               [&](const Int4Groups& w) -> Weight {
+                 return Int4Groups{
+                     count, w.k, w.group, pick(w.codes), pick(w.scales), pick(w.zero_points)};
+               },
+               [&](const Int8Channels& w) -> Weight {
+                 const bool per_tensor = w.scales.elements() == 1;
+                 return Int8Channels{count, w.k, pick(w.codes),
+                                     per_tensor ? w.scales : pick(w.scales), w.input_scale};
+               }},
+      weight);
+}
+
 }  // namespace
 
 std::int64_t output_channels(const Weight& weight) {
@@ -152,6 +170,15 @@ std::string describe(const Weight& weight) {
                           }},
                  weight);
   return fmt::format("{} [{}, {}]", kind, output_channels(weight), input_channels(weight));
+}
+
+Weight slice_rows(const Weight& weight, std::int64_t begin, std::int64_t count) {
+  return pick_rows(weight, count, [&](const Tensor& part) { return part.rows(begin, count); });
+}
+
+Weight gather_rows(const Weight& weight, std::span<const std::int64_t> rows) {
+  return pick_rows(weight, static_cast<std::int64_t>(rows.size()),
+                   [&](const Tensor& part) { return part.gather_rows(rows); });
 }
 
 std::vector<float> dequantize_rows(const Weight& weight, std::int64_t begin, std::int64_t rows) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <variant>
 #include <vector>
 
@@ -45,6 +46,11 @@ std::string describe(const Weight& weight);          // "int4 g128 [2048, 8192]"
 
 // Float32 values of rows [begin, begin + rows), row-major [rows, k].
 std::vector<float> dequantize_rows(const Weight& weight, std::int64_t begin, std::int64_t rows);
+
+// Output channels [begin, begin + count) of a weight, sharing its memory.
+Weight slice_rows(const Weight& weight, std::int64_t begin, std::int64_t count);
+// A copy of the given output channels, in their order.
+Weight gather_rows(const Weight& weight, std::span<const std::int64_t> rows);
 
 // Throws kFormat naming `name` if the parts do not fit together (sizes, dtypes, group, code range
 // of scales).

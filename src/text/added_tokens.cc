@@ -2,7 +2,6 @@
 #include "text/added_tokens.h"
 
 #include <algorithm>
-#include <deque>
 
 #include "base/error.h"
 #include "text/tokenizer_json.h"
@@ -41,74 +40,16 @@ bool starts_with_word(std::string_view text) {
   return !text.empty() && is_word_character(next_character(text, at));
 }
 
-// Where the white space at the end of text[0, end) begins, but not before `from`.
-std::size_t skip_white_space_back(std::string_view text, std::size_t from, std::size_t end) {
-  while (end > from) {
-    const std::size_t begin = previous_boundary(text, end);
-    std::size_t at = begin;
-    if (!is_white_space(next_character(text, at))) break;
-    end = begin;
-  }
-  return end;
-}
-
-std::size_t skip_white_space(std::string_view text, std::size_t at) {
-  while (at < text.size()) {
-    std::size_t next = at;
-    if (!is_white_space(next_character(text, next))) break;
-    at = next;
-  }
-  return at;
+// Whether any of `spans` shares a byte with `range`.
+bool touches(std::span<const TextSpan> spans, const TextSpan& range) {
+  // The first span that ends behind the beginning of `range`.
+  const auto it =
+      std::upper_bound(spans.begin(), spans.end(), range.begin,
+                       [](std::size_t place, const TextSpan& span) { return place < span.end; });
+  return it != spans.end() && it->begin < range.end;
 }
 
 }  // namespace
-
-void AddedTokens::Trie::build(std::vector<std::pair<std::string, TokenId>> contents) {
-  if (contents.empty()) return;
-  std::sort(contents.begin(), contents.end());
-  // Level by level: a node stands for the contents [begin, end) that share their first `depth`
-  // bytes, so that a node's edges lie side by side.
-  struct Group {
-    std::size_t begin, end, depth;
-  };
-  std::deque<Group> groups{{0, contents.size(), 0}};
-  nodes_.resize(1);
-  for (std::size_t node = 0; !groups.empty(); ++node) {
-    auto [begin, end, depth] = groups.front();
-    groups.pop_front();
-    for (; begin < end && contents[begin].first.size() == depth; ++begin) {
-      nodes_[node].token = contents[begin].second;
-    }
-    nodes_[node].edges_begin = static_cast<std::uint32_t>(edges_.size());
-    while (begin < end) {
-      const char byte = contents[begin].first[depth];
-      std::size_t next = begin + 1;
-      while (next < end && contents[next].first[depth] == byte) ++next;
-      edges_.push_back(
-          {static_cast<unsigned char>(byte), static_cast<std::uint32_t>(nodes_.size())});
-      nodes_.emplace_back();
-      groups.push_back({begin, next, depth + 1});
-      begin = next;
-    }
-    nodes_[node].edges_end = static_cast<std::uint32_t>(edges_.size());
-  }
-  for (std::uint32_t i = 0; i < nodes_[0].edges_end; ++i) first_[edges_[i].byte] = true;
-}
-
-std::pair<std::size_t, TokenId> AddedTokens::Trie::longest(std::string_view text) const noexcept {
-  std::pair<std::size_t, TokenId> best{0, -1};
-  const Node* node = nodes_.data();
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const auto byte = static_cast<unsigned char>(text[i]);
-    const Edge* end = edges_.data() + node->edges_end;
-    const Edge* edge = std::lower_bound(edges_.data() + node->edges_begin, end, byte,
-                                        [](const Edge& e, unsigned char b) { return e.byte < b; });
-    if (edge == end || edge->byte != byte) break;
-    node = &nodes_[edge->node];
-    if (node->token >= 0) best = {i + 1, node->token};
-  }
-  return best;
-}
 
 AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
                          const Normalizer* normalizer) {
@@ -142,6 +83,7 @@ AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
            key_place(config, "content"), sought.size(), kMaxContentBytes * 4);
     }
     if (!sought.empty()) (token.normalized ? normalized : raw).emplace_back(sought, token.id);
+    normalizes_control_ = normalizes_control_ || (token.normalized && token.is_control());
     by_content_.emplace(token.content, token.id);
     by_id_.emplace(token.id, std::move(token));
   }
@@ -150,8 +92,8 @@ AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
 }
 
 std::vector<AddedTokenPart> AddedTokens::split(std::string_view text, bool normalized,
-                                               bool parse_special) const {
-  const Trie& trie = normalized ? normalized_ : raw_;
+                                               const AddedTokenRules& rules) const {
+  const ByteTrie& trie = normalized ? normalized_ : raw_;
   std::vector<AddedTokenPart> parts;
   std::size_t done = 0;
   for (std::size_t at = 0; !trie.empty() && at < text.size();) {
@@ -159,24 +101,30 @@ std::vector<AddedTokenPart> AddedTokens::split(std::string_view text, bool norma
       ++at;
       continue;
     }
-    const auto [length, id] = trie.longest(text.substr(at));
-    if (length == 0) {
+    const AddedToken* token = nullptr;
+    TextSpan range{at, at};
+    trie.prefixes(text.substr(at), [&](std::size_t length, TokenId id) {
+      const AddedToken& candidate = by_id_.find(id)->second;
+      const TextSpan place{at, at + length};
+      if (candidate.is_control() && touches(rules.plain, place)) return;
+      token = &candidate;
+      range = place;
+    });
+    if (token == nullptr) {
       ++at;
       continue;
     }
-    TextRange range{at, at + length};
     // Whether or not the token is taken, the search goes on behind it, as in the reference.
     at = range.end;
-    const AddedToken& token = by_id_.find(id)->second;
-    if (token.special && !parse_special) continue;
-    if (token.single_word &&
+    if (token->special && !rules.parse_special) continue;
+    if (token->single_word &&
         (ends_with_word(text.substr(0, range.begin)) || starts_with_word(text.substr(range.end)))) {
       continue;
     }
-    if (token.left_strip) range.begin = skip_white_space_back(text, done, range.begin);
-    if (token.right_strip) range.end = skip_white_space(text, range.end);
+    if (token->left_strip) range.begin = skip_white_space_back(text, done, range.begin);
+    if (token->right_strip) range.end = skip_white_space(text, range.end);
     if (range.begin > done) parts.push_back({{done, range.begin}, std::nullopt});
-    parts.push_back({range, id});
+    parts.push_back({range, token->id});
     done = range.end;
   }
   if (done < text.size()) parts.push_back({{done, text.size()}, std::nullopt});

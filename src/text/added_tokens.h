@@ -1,13 +1,14 @@
 // Tokens found in the text as a whole before anything else is done: "<|im_end|>" and its like.
 #pragma once
 
-#include <array>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "text/byte_trie.h"
 #include "text/normalizer.h"
 #include "text/tokenizer.h"
 #include "text/unicode.h"
@@ -23,11 +24,23 @@ struct AddedToken {
   bool left_strip = false;   // takes the white space before it
   bool right_strip = false;  // and behind it
   bool single_word = false;  // not inside a word
+
+  // Special, or spelled like one: some files leave the mark from "</s>" or "<tool_call>".
+  bool is_control() const {
+    return special || (content.starts_with('<') && content.ends_with('>'));
+  }
+};
+
+// Which tokens a search may find.
+struct AddedTokenRules {
+  bool parse_special = true;  // false: special tokens are plain text
+  std::span<const TextSpan> plain =
+      {};  // ascending, apart, not empty: no control token touches these
 };
 
 // A part of a text: a token, or a range to tokenize.
 struct AddedTokenPart {
-  TextRange range;
+  TextSpan range;
   std::optional<TokenId> token;
 };
 
@@ -37,44 +50,22 @@ class AddedTokens {
   // among others for an id that `vocabulary` gives to another token.
   AddedTokens(const JsonObject& root, const Vocabulary& vocabulary, const Normalizer* normalizer);
 
-  // Cuts `text` at the tokens whose `normalized` is as given. Without `parse_special`, special ones
-  // are plain text.
+  // Cuts `text` at the tokens whose `normalized` is as given.
   std::vector<AddedTokenPart> split(std::string_view text, bool normalized,
-                                    bool parse_special) const;
+                                    const AddedTokenRules& rules) const;
+  // Whether control tokens are sought in normalized text.
+  bool normalizes_control() const noexcept { return normalizes_control_; }
 
   const AddedToken* find(TokenId id) const noexcept;
   const AddedToken* find(std::string_view content) const noexcept;
   TokenId highest_id() const noexcept;
 
  private:
-  // All contents at once, byte by byte: the longest that begins at a given place.
-  class Trie {
-   public:
-    void build(std::vector<std::pair<std::string, TokenId>> contents);
-    // Length and token of the longest content at the start of `text`; length 0 if there is none.
-    std::pair<std::size_t, TokenId> longest(std::string_view text) const noexcept;
-    bool may_start(char c) const noexcept { return first_[static_cast<unsigned char>(c)]; }
-    bool empty() const noexcept { return nodes_.empty(); }
-
-   private:
-    struct Node {
-      std::uint32_t edges_begin = 0;  // in edges_, sorted by byte
-      std::uint32_t edges_end = 0;
-      TokenId token = -1;
-    };
-    struct Edge {
-      unsigned char byte;
-      std::uint32_t node;
-    };
-    std::array<bool, 256> first_{};
-    std::vector<Node> nodes_;
-    std::vector<Edge> edges_;
-  };
-
   std::map<TokenId, AddedToken> by_id_;
   std::map<std::string, TokenId, std::less<>> by_content_;
-  Trie raw_;
-  Trie normalized_;
+  ByteTrie raw_;
+  ByteTrie normalized_;
+  bool normalizes_control_ = false;
 };
 
 }  // namespace tandem

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <ctime>
 #include <memory>
 #include <optional>
@@ -12,17 +13,18 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "text/text_span.h"
 
 namespace tandem {
 
-// Bytes [begin, end) of a text.
-struct TextSpan {
-  std::size_t begin;
-  std::size_t end;
-};
+// What a rendering may do before it is an error: 1 for each step of the evaluator and each 16 bytes
+// that it makes or searches. A chat of a million tokens takes about one million; this limit is
+// reached within seconds.
+inline constexpr std::int64_t kMaxTemplateWork = std::int64_t{32} << 20;
 
 struct RenderOptions {
   std::optional<std::tm> now;  // what strftime_now sees; the clock's local time if empty
+  std::int64_t max_work = kMaxTemplateWork;
 };
 
 // A rendered chat with the parts of it that came from the context's lists and objects (messages,
@@ -33,14 +35,21 @@ struct RenderedChat {
   std::vector<TextSpan> from_chat;
 };
 
+// "bos_token", "eos_token" and the like of a folder's tokenizer_config.json or
+// special_tokens_map.json (a text, or an object with "content"), or of a GGUF, as templates see
+// them. A path of another file means its folder; no such files, no tokens. Throws kFormat.
+OrderedJson read_special_tokens(const fs::path& path);
+
 class ChatTemplate {
  public:
   // Compiles template text; `name` appears in errors ("NAME:3:17: expected …"). Throws kFormat.
   static ChatTemplate compile(std::string_view source, std::string name);
-  // The template of a model folder: chat_template.jinja, or "chat_template" in
-  // tokenizer_config.json (a text, or a list of {name, template}, of which "default" is taken).
-  // Throws kNotFound if the folder has none.
-  static ChatTemplate open(const fs::path& folder);
+  // A template file (.jinja); a tokenizer_config.json or chat_template.json with a
+  // "chat_template" (a text, or a list of {name, template}); a GGUF with "tokenizer.chat_template";
+  // or a model folder with any of them. Of
+  // several templates "default" is the one, and "tool_use" takes its place where tools are given,
+  // as transformers does. Throws kNotFound if there is none.
+  static ChatTemplate open(const fs::path& path);
   ~ChatTemplate();
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <charconv>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "text/byte_level.h"
+#include "text/metaspace.h"
 #include "text/pattern.h"
 #include "text/tokenizer_json.h"
 #include "text/unicode.h"
@@ -124,6 +126,32 @@ class ReplaceSink : public WholeTokenSink {
  private:
   const Pattern& pattern_;
   std::string_view content_;
+};
+
+// The suffix that ends a word, "</w>" usually, is a space, but nothing in the last token.
+class SuffixSink : public WholeTokenSink {
+ public:
+  SuffixSink(TokenSink& next, const std::string& suffix)
+      : WholeTokenSink(next), suffix_(Pattern::literal(suffix)) {}
+  void finish() override {
+    if (held_) pass("");
+    next_.finish();
+  }
+
+ protected:
+  void take(std::string& token) override {
+    if (held_) pass(" ");
+    held_ = std::move(token);
+  }
+
+ private:
+  void pass(std::string_view replacement) {
+    replace_all(suffix_, replacement, *held_);
+    pass_token(*held_);
+  }
+
+  Pattern suffix_;
+  std::optional<std::string> held_;  // the token before the current one
 };
 
 // "<0xE4>" is a byte. A run of bytes is text if all of it is UTF-8, otherwise one U+FFFD per byte;
@@ -297,11 +325,9 @@ std::unique_ptr<Decoder> make_strip(const JsonObject& config) {
 }
 
 std::unique_ptr<Decoder> make_metaspace(const JsonObject& config) {
-  const bool prepended = config.has("prepend_scheme")
-                             ? config.get_string("prepend_scheme") != "never"
-                             : config.get_bool_or("add_prefix_space", true);
+  const Metaspace settings = Metaspace::from_json(config);
   return std::make_unique<SinkDecoder<MetaspaceSink, char32_t, bool>>(
-      get_character(config, "replacement"), prepended);
+      settings.replacement, settings.prepend != Metaspace::Prepend::kNever);
 }
 
 }  // namespace
@@ -314,6 +340,10 @@ std::unique_ptr<Decoder> make_decoder(const JsonObject& config) {
   if (type == "Replace") return make_replace(config);
   if (type == "Strip") return make_strip(config);
   if (type == "Metaspace") return make_metaspace(config);
+  if (type == "BPEDecoder") {
+    return std::make_unique<SinkDecoder<SuffixSink, std::string>>(
+        config.get_string_or("suffix", "</w>"));
+  }
   if (type == "Sequence") return std::make_unique<SequenceDecoder>(config);
   fail_unknown_component(config, "decoder");
 }

@@ -168,7 +168,7 @@ struct WithStatement {
   std::vector<std::pair<Target, ExprPtr>> assignments;
   std::unique_ptr<const Body> body;
 };
-struct ScopeStatement {  // a generation block: its content, in a scope of its own
+struct ScopeStatement {  // a generation block or a named one: its content, in a scope of its own
   std::unique_ptr<const Body> body;
 };
 struct BreakStatement {};

@@ -11,10 +11,7 @@
 
 namespace tandem::jinja {
 
-// A rendering may spend this much work: 1 for each step of the evaluator and for each kBytesPerWork
-// bytes made or searched. A chat of a million tokens takes about one million; the limit is reached
-// within seconds.
-inline constexpr std::int64_t kMaxWork = std::int64_t{32} << 20;
+// Work is 1 for each step of the evaluator and for each kBytesPerWork bytes made or searched.
 inline constexpr std::size_t kBytesPerWork = 16;
 inline constexpr std::size_t kMaxTextBytes = std::size_t{64}
                                              << 20;  // of one string, and of the output
@@ -38,9 +35,11 @@ template <typename... Args>
 
 class Budget {
  public:
+  explicit Budget(std::int64_t limit) : limit_(limit), left_(limit) {}
+
   void spend(std::size_t work = 1) {
     if (work > static_cast<std::size_t>(left_))
-      fail_here("the template does too much work, limit {}", kMaxWork);
+      fail_here("the template does too much work, limit {}", limit_);
     left_ -= static_cast<std::int64_t>(work);
   }
   void spend_bytes(std::size_t bytes) { spend(1 + bytes / kBytesPerWork); }
@@ -51,7 +50,8 @@ class Budget {
   }
 
  private:
-  std::int64_t left_ = kMaxWork;
+  std::int64_t limit_;
+  std::int64_t left_;
 };
 
 }  // namespace tandem::jinja

@@ -1,5 +1,7 @@
 // Filters that make strings.
 #include <array>
+#include <cctype>
+#include <cstring>
 
 #include "text/jinja_format.h"
 #include "text/jinja_json.h"
@@ -163,6 +165,37 @@ Value filter_wordcount(const Call& call) {
   return Value(count);
 }
 
+// As Python's quote(), or quote_plus() for the parts of a query.
+Text quoted(const Call& call, const Value& value, bool of_query) {
+  const Text text = print(value, call.budget());
+  call.budget().spend_text(3 * text.size());
+  std::string bytes;
+  for (const char c : text.bytes()) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool kept = byte < 0x80 && (std::isalnum(byte) != 0 || std::strchr("_.-~", c) != nullptr);
+    if ((kept && c != '\0') || (c == '/' && !of_query)) {
+      bytes += c;
+    } else if (c == ' ' && of_query) {
+      bytes += '+';
+    } else {
+      bytes += fmt::format("%{:02X}", byte);
+    }
+  }
+  return Text::derived(text, std::move(bytes));
+}
+
+Value filter_urlencode(const Call& call) {
+  if (!call[0].is_dict()) return Value(quoted(call, call[0], false));
+  Text result;
+  for (const auto& [key, value] : call[0].dict().entries()) {
+    if (!result.empty()) result.append("&");
+    result.append(quoted(call, key, true));
+    result.append("=");
+    result.append(quoted(call, value, true));
+  }
+  return Value(std::move(result));
+}
+
 // transformers' own filter: json.dumps without escapes for HTML.
 Value filter_tojson(const Call& call) {
   JsonStyle style;
@@ -205,6 +238,7 @@ constexpr auto kFilters = std::to_array<Builtin>({
     {"center", "value width?", filter_center},
     {"truncate", "s length? killwords? end? leeway?", filter_truncate},
     {"wordcount", "s", filter_wordcount},
+    {"urlencode", "value", filter_urlencode},
 });
 
 }  // namespace

@@ -120,7 +120,7 @@ Value repeat(Runtime& runtime, const Value& value, std::int64_t count) {
     return Value(std::move(result));
   }
   const auto& items = value.list().items;
-  if (!items.empty() && times > static_cast<std::size_t>(kMaxWork) / items.size())
+  if (!items.empty() && times > static_cast<std::size_t>(kMaxTemplateWork) / items.size())
     fail_here("a list of {} times {} items", times, items.size());
   runtime.budget().spend(items.size() * times);
   std::vector<Value> result;

@@ -89,6 +89,16 @@ Statement Parser::parse_statement(const Token& tag) {
     expect_block_end();
     return statement(place, ScopeStatement{std::move(body)});
   }
+  if (name.text == "block") {  // there is nothing that could replace it
+    const Token block = next();
+    if (block.kind != TokenKind::kName) fail_at(block.place, "expected the name of a block");
+    while (is_name("scoped") || is_name("required")) next();
+    auto body = parse_block({"endblock"});
+    next();
+    if (is_name(block.text)) next();
+    expect_block_end();
+    return statement(place, ScopeStatement{std::move(body)});
+  }
   if (name.text == "print") {
     ExprPtr value = parse_expression();
     expect_block_end();

@@ -16,7 +16,7 @@ namespace tandem::jinja {
 // One rendering's state beyond scopes.
 class Runtime {
  public:
-  explicit Runtime(std::tm now) : now_(now) {}
+  Runtime(std::tm now, std::int64_t max_work) : budget_(max_work), now_(now) {}
   ~Runtime();
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;

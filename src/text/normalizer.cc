@@ -4,8 +4,11 @@
 #include <utility>
 #include <vector>
 
+#include "text/byte_level.h"
+#include "text/normalizer_sentencepiece.h"
 #include "text/pattern.h"
 #include "text/tokenizer_json.h"
+#include "text/unicode.h"
 #include "text/unicode_forms.h"
 
 namespace tandem {
@@ -29,6 +32,58 @@ class PrependNormalizer : public Normalizer {
 
  private:
   std::string prefix_;
+};
+
+class StripNormalizer : public Normalizer {
+ public:
+  explicit StripNormalizer(const JsonObject& config)
+      : left_(config.get_bool("strip_left")), right_(config.get_bool("strip_right")) {}
+  void apply(std::string& text) const override {
+    if (right_) text.resize(skip_white_space_back(text, 0, text.size()));
+    if (left_) text.erase(0, skip_white_space(text, 0));
+  }
+
+ private:
+  bool left_;
+  bool right_;
+};
+
+// Rewrites a text character by character: `Append` is void(char32_t, std::string& out).
+template <auto kAppend>
+class CharacterNormalizer : public Normalizer {
+ public:
+  void apply(std::string& text) const override {
+    std::string out;
+    out.reserve(text.size());
+    for (std::size_t at = 0; at < text.size();) kAppend(next_character(text, at), out);
+    text = std::move(out);
+  }
+};
+
+void append_unless_mark(char32_t code, std::string& out) {
+  if (!is_mark(code)) append_utf8(code, out);
+}
+
+// What the trainer of translation models takes for white space, and what it drops.
+void append_nmt(char32_t code, std::string& out) {
+  const auto between = [&](char32_t low, char32_t high) { return code >= low && code <= high; };
+  if (between(0x01, 0x08) || code == 0x0B || between(0x0E, 0x1F) || code == 0x7F || code == 0x8F ||
+      code == 0x9F) {
+    return;
+  }
+  const bool space = code == 0x09 || code == 0x0A || code == 0x0C || code == 0x0D ||
+                     code == 0x1680 || between(0x200B, 0x200F) || code == 0x2028 ||
+                     code == 0x2029 || code == 0x2581 || code == 0xFEFF || code == 0xFFFD;
+  append_utf8(space ? U' ' : code, out);
+}
+
+class ByteLevelNormalizer : public Normalizer {
+ public:
+  void apply(std::string& text) const override {
+    std::string out;
+    append_byte_level(text, out);
+    text = std::move(out);
+  }
 };
 
 class ReplaceNormalizer : public Normalizer {
@@ -70,6 +125,13 @@ std::unique_ptr<Normalizer> make_normalizer(const JsonObject& config) {
     return std::make_unique<ReplaceNormalizer>(Pattern::from_json(config, "pattern"),
                                                config.get_string("content"));
   }
+  if (type == "Strip") return std::make_unique<StripNormalizer>(config);
+  if (type == "StripAccents") return std::make_unique<CharacterNormalizer<append_unless_mark>>();
+  if (type == "Lowercase") return std::make_unique<CharacterNormalizer<append_lower>>();
+  if (type == "Nmt") return std::make_unique<CharacterNormalizer<append_nmt>>();
+  if (type == "ByteLevel") return std::make_unique<ByteLevelNormalizer>();
+  if (type == "Precompiled") return make_precompiled_normalizer(config);
+  if (type == "SentencePiece") return make_sentencepiece_normalizer(config);
   if (type == "Sequence") return std::make_unique<SequenceNormalizer>(config);
   fail_unknown_component(config, "normalizer");
 }

@@ -131,7 +131,7 @@ struct PatternSearch::State {
 
   // The next match at or behind `start`: true, and its place in `found`.
   bool next(const Pattern::Regex& regex, std::string_view text, std::size_t start,
-            TextRange& found) {
+            TextSpan& found) {
     // A match begins at `start` or soon behind it in the expressions of tokenizers. Otherwise the
     // search goes on in growing steps, between which the clock is read: a search over a whole text
     // can't be interrupted.
@@ -186,7 +186,7 @@ PatternSearch::PatternSearch(const Pattern& pattern) : pattern_(&pattern) {
 PatternSearch::~PatternSearch() = default;
 PatternSearch::PatternSearch(PatternSearch&&) noexcept = default;
 
-void PatternSearch::find_all(std::string_view text, std::vector<TextRange>& matches) {
+void PatternSearch::find_all(std::string_view text, std::vector<TextSpan>& matches) {
   if (pattern_->regex_ == nullptr) {
     const std::string& wanted = pattern_->literal_;
     for (std::size_t at = text.find(wanted); at != std::string_view::npos;
@@ -199,7 +199,7 @@ void PatternSearch::find_all(std::string_view text, std::vector<TextRange>& matc
   constexpr std::size_t kNone = static_cast<std::size_t>(-1);
   std::size_t start = 0;
   std::size_t last_end = kNone;
-  TextRange found;
+  TextSpan found;
   while (start <= text.size() && state_->next(*pattern_->regex_, text, start, found)) {
     if (found.size() == 0 && found.end == last_end) {
       // The reference steps over one character and searches again.
@@ -214,13 +214,13 @@ void PatternSearch::find_all(std::string_view text, std::vector<TextRange>& matc
 }
 
 void replace_all(const Pattern& pattern, std::string_view content, std::string& text) {
-  std::vector<TextRange> matches;
+  std::vector<TextSpan> matches;
   PatternSearch(pattern).find_all(text, matches);
   if (matches.empty()) return;
   std::string out;
   out.reserve(text.size());
   std::size_t done = 0;
-  for (const TextRange& match : matches) {
+  for (const TextSpan& match : matches) {
     out.append(text, done, match.begin - done);
     out.append(content);
     done = match.end;

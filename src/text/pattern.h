@@ -42,7 +42,7 @@ class PatternSearch {
 
   // Appends the matches in `text` (valid UTF-8), in order and not overlapping. An empty match
   // counts unless it touches the match before it.
-  void find_all(std::string_view text, std::vector<TextRange>& matches);
+  void find_all(std::string_view text, std::vector<TextSpan>& matches);
 
  private:
   struct State;

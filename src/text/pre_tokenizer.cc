@@ -5,7 +5,9 @@
 #include <utility>
 
 #include "text/byte_level.h"
+#include "text/metaspace.h"
 #include "text/pattern.h"
+#include "text/pre_tokenizer_characters.h"
 #include "text/split.h"
 #include "text/tokenizer_json.h"
 
@@ -15,10 +17,10 @@ namespace {
 // Splits every piece at the matches of `pattern`.
 void split_pieces(const Pattern& pattern, SplitBehavior behavior, bool invert, PieceList& list) {
   PatternSearch search(pattern);
-  std::vector<TextRange> matches;
-  std::vector<TextRange> pieces;
+  std::vector<TextSpan> matches;
+  std::vector<TextSpan> pieces;
   pieces.reserve(list.pieces.size());
-  for (const TextRange& piece : list.pieces) {
+  for (const TextSpan& piece : list.pieces) {
     matches.clear();
     search.find_all(piece.of(list.text), matches);
     append_split(piece.size(), matches, behavior, invert, piece.begin, pieces);
@@ -31,11 +33,13 @@ template <typename Append>
 void rewrite_pieces(PieceList& list, Append append) {
   std::string text;
   text.reserve(list.text.size() + list.text.size() / 4 + 8);
-  for (TextRange& piece : list.pieces) {
+  const bool at_start = list.at_start && !list.pieces.empty() && list.pieces[0].begin == 0;
+  for (TextSpan& piece : list.pieces) {
     const std::size_t begin = text.size();
     append(piece.of(list.text), text);
     piece = {begin, text.size()};
   }
+  list.at_start = at_start;
   list.text = std::move(text);
 }
 
@@ -79,6 +83,41 @@ class ByteLevelPreTokenizer : public PreTokenizer {
   std::optional<Pattern> words_;
 };
 
+class MetaspacePreTokenizer : public PreTokenizer {
+ public:
+  explicit MetaspacePreTokenizer(const JsonObject& config)
+      : MetaspacePreTokenizer(Metaspace::from_json(config)) {}
+
+  void apply(PieceList& list) const override {
+    rewrite_pieces(list, [&](std::string_view piece, std::string& out) {
+      const bool prepends = prepend_ == Metaspace::Prepend::kAlways ||
+                            (prepend_ == Metaspace::Prepend::kFirst && list.at_start &&
+                             piece.data() == list.text.data());
+      if (prepends && !piece.starts_with(' ') && !piece.starts_with(replacement_)) {
+        out.append(replacement_);
+      }
+      for (const char c : piece) {
+        if (c == ' ') {
+          out.append(replacement_);
+        } else {
+          out.push_back(c);
+        }
+      }
+    });
+    if (words_) split_pieces(*words_, SplitBehavior::kMergedWithNext, false, list);
+  }
+
+ private:
+  explicit MetaspacePreTokenizer(const Metaspace& settings) : prepend_(settings.prepend) {
+    append_utf8(settings.replacement, replacement_);
+    if (settings.split) words_ = Pattern::literal(replacement_);
+  }
+
+  std::string replacement_;
+  Metaspace::Prepend prepend_;
+  std::optional<Pattern> words_;
+};
+
 class SequencePreTokenizer : public PreTokenizer {
  public:
   explicit SequencePreTokenizer(const JsonObject& config) {
@@ -101,7 +140,9 @@ std::unique_ptr<PreTokenizer> make_pre_tokenizer(const JsonObject& config) {
   const std::string type = component_type(config);
   if (type == "Split") return std::make_unique<SplitPreTokenizer>(config);
   if (type == "ByteLevel") return std::make_unique<ByteLevelPreTokenizer>(config);
+  if (type == "Metaspace") return std::make_unique<MetaspacePreTokenizer>(config);
   if (type == "Sequence") return std::make_unique<SequencePreTokenizer>(config);
+  if (auto by_class = make_character_pre_tokenizer(config, type)) return by_class;
   fail_unknown_component(config, "pre-tokenizer");
 }
 

@@ -13,8 +13,8 @@ namespace tandem {
 
 struct PieceList {
   std::string text;
-  std::vector<TextRange> pieces;  // of text, in order, none empty
-  bool at_start = false;          // whether text begins where the input begins
+  std::vector<TextSpan> pieces;  // of text, in order, none empty
+  bool at_start = false;         // whether text begins where the input begins
 };
 
 class PreTokenizer {

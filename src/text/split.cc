@@ -11,16 +11,16 @@ namespace tandem {
 namespace {
 
 struct Part {
-  TextRange range;
+  TextSpan range;
   bool matched;
 };
 
 // All of [0, size) as parts in order. Empty matches are parts: they separate under some behaviours.
-std::vector<Part> parts_of(std::size_t size, const std::vector<TextRange>& matches, bool invert) {
+std::vector<Part> parts_of(std::size_t size, const std::vector<TextSpan>& matches, bool invert) {
   std::vector<Part> parts;
   parts.reserve(2 * matches.size() + 1);
   std::size_t done = 0;
-  for (const TextRange& match : matches) {
+  for (const TextSpan& match : matches) {
     if (match.begin > done) parts.push_back({{done, match.begin}, invert});
     parts.push_back({match, !invert});
     done = match.end;
@@ -31,12 +31,12 @@ std::vector<Part> parts_of(std::size_t size, const std::vector<TextRange>& match
 
 // Joins each part that `joins(part, previous part matched)` picks with the part before it.
 template <typename Joins>
-std::vector<TextRange> join(const std::vector<Part>& parts, Joins joins) {
-  std::vector<TextRange> ranges;
+std::vector<TextSpan> join(const std::vector<Part>& parts, Joins joins) {
+  std::vector<TextSpan> ranges;
   bool previous_matched = false;
   for (const Part& part : parts) {
     if (joins(part, previous_matched) && !ranges.empty()) {
-      TextRange& last = ranges.back();
+      TextSpan& last = ranges.back();
       last = {std::min(last.begin, part.range.begin), std::max(last.end, part.range.end)};
     } else {
       ranges.push_back(part.range);
@@ -61,15 +61,15 @@ SplitBehavior get_split_behavior(const JsonObject& config, std::string_view key)
        key_place(config, key), name);
 }
 
-void append_split(std::size_t size, const std::vector<TextRange>& matches, SplitBehavior behavior,
-                  bool invert, std::size_t offset, std::vector<TextRange>& pieces) {
-  const auto keep = [&](TextRange range) {
+void append_split(std::size_t size, const std::vector<TextSpan>& matches, SplitBehavior behavior,
+                  bool invert, std::size_t offset, std::vector<TextSpan>& pieces) {
+  const auto keep = [&](TextSpan range) {
     if (range.size() > 0) pieces.push_back({range.begin + offset, range.end + offset});
   };
   if (behavior == SplitBehavior::kIsolated) {
     // Common, and needs no list of parts: matched or not is all the same.
     std::size_t done = 0;
-    for (const TextRange& match : matches) {
+    for (const TextSpan& match : matches) {
       keep({done, match.begin});
       keep(match);
       done = match.end;
@@ -79,7 +79,7 @@ void append_split(std::size_t size, const std::vector<TextRange>& matches, Split
   }
   std::vector<Part> parts = parts_of(size, matches, invert);
   const auto merges = [](const Part& part, bool previous) { return part.matched && !previous; };
-  std::vector<TextRange> ranges;
+  std::vector<TextSpan> ranges;
   switch (behavior) {
     case SplitBehavior::kRemoved:
       for (const Part& part : parts)
@@ -100,7 +100,7 @@ void append_split(std::size_t size, const std::vector<TextRange>& matches, Split
     case SplitBehavior::kIsolated:
       break;
   }
-  for (const TextRange& range : ranges) keep(range);
+  for (const TextSpan& range : ranges) keep(range);
 }
 
 }  // namespace tandem

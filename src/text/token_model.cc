@@ -3,6 +3,7 @@
 
 #include "text/bpe.h"
 #include "text/tokenizer_json.h"
+#include "text/unigram.h"
 
 namespace tandem {
 
@@ -10,6 +11,7 @@ std::unique_ptr<TokenModel> make_token_model(const JsonObject& config) {
   // Files of 2019 and 2020 leave the type out; only BPE has merges.
   if (!config.has("type") && config.has("merges")) return std::make_unique<BpeModel>(config);
   if (component_type(config) == "BPE") return std::make_unique<BpeModel>(config);
+  if (component_type(config) == "Unigram") return std::make_unique<UnigramModel>(config);
   fail_unknown_component(config, "model");
 }
 

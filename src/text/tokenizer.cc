@@ -23,48 +23,124 @@ auto make_if_present(const JsonObject& root, std::string_view key, Make make)
   return make(root.child(key));
 }
 
+// The parts of `spans` that lie in `range`, counted from its beginning.
+std::vector<TextSpan> spans_within(std::span<const TextSpan> spans, const TextSpan& range) {
+  std::vector<TextSpan> within;
+  for (const TextSpan& span : spans) {
+    const TextSpan part{std::max(span.begin, range.begin), std::min(span.end, range.end)};
+    if (part.begin < part.end) within.push_back({part.begin - range.begin, part.end - range.begin});
+  }
+  return within;
+}
+
 // One encode() call: working memory, and the ids so far.
 class Encoding {
  public:
-  Encoding(const TokenizerStages& stages, bool parse_special)
-      : stages_(stages), parse_special_(parse_special), encoder_(stages.model->start()) {}
+  Encoding(const TokenizerStages& stages, const AddedTokenRules& rules)
+      : stages_(stages), rules_(rules), encoder_(stages.model->start()) {}
 
   std::vector<TokenId> run(std::string_view text) {
-    for (const AddedTokenPart& part : stages_.added.split(text, false, parse_special_)) {
+    for (const AddedTokenPart& part : stages_.added.split(text, false, rules_)) {
       if (part.token) {
         ids_.push_back(*part.token);
       } else {
-        add_raw(part.range.of(text), part.range.begin == 0);
+        add_raw(part.range.of(text), part.range);
       }
     }
     return std::move(ids_);
   }
 
  private:
-  // Text between added tokens, not yet normalized.
-  void add_raw(std::string_view text, bool at_start) {
+  // Text between added tokens, not yet normalized; `range` is its place.
+  void add_raw(std::string_view text, const TextSpan& range) {
     std::string normalized(text);
     if (stages_.normalizer) stages_.normalizer->apply(normalized);
-    for (const AddedTokenPart& part : stages_.added.split(normalized, true, parse_special_)) {
+    AddedTokenRules rules{rules_.parse_special, {}};
+    std::vector<TextSpan> plain;
+    if (!rules_.plain.empty() && stages_.added.normalizes_control()) {
+      plain = normalized_spans(text, spans_within(rules_.plain, range), normalized);
+      rules.plain = plain;
+    }
+    for (const AddedTokenPart& part : stages_.added.split(normalized, true, rules)) {
       if (part.token) {
         ids_.push_back(*part.token);
       } else {
-        add_normalized(part.range.of(normalized), at_start && part.range.begin == 0);
+        add_normalized(part.range.of(normalized), range.begin == 0 && part.range.begin == 0);
       }
     }
+  }
+
+  // Where the spans of `text` are after normalization: parts normalized one by one tell, if joined
+  // they are what the whole is. Otherwise (a mark that joins a character across a border) all of
+  // the text counts as written by someone else, which is the safe side.
+  std::vector<TextSpan> normalized_spans(std::string_view text, std::vector<TextSpan> spans,
+                                         const std::string& normalized) const {
+    if (!stages_.normalizer || spans.empty()) return spans;
+    std::string joined;
+    std::size_t done = 0;
+    const auto append = [&](std::size_t end) {
+      std::string part(text.substr(done, end - done));
+      stages_.normalizer->apply(part);
+      joined += part;
+      done = end;
+    };
+    for (TextSpan& span : spans) {
+      append(span.begin);
+      const std::size_t begin = joined.size();
+      append(span.end);
+      span = {begin, joined.size()};
+    }
+    append(text.size());
+    if (joined != normalized) return {{0, normalized.size()}};
+    std::erase_if(spans, [](const TextSpan& span) { return span.size() == 0; });
+    return spans;
   }
 
   void add_normalized(std::string_view text, bool at_start) {
     PieceList list{std::string(text), {{0, text.size()}}, at_start};
     if (stages_.pre_tokenizer) stages_.pre_tokenizer->apply(list);
-    for (const TextRange& piece : list.pieces) encoder_->encode(piece.of(list.text), ids_);
+    for (const TextSpan& piece : list.pieces) encoder_->encode(piece.of(list.text), ids_);
   }
 
   const TokenizerStages& stages_;
-  bool parse_special_;
+  const AddedTokenRules& rules_;
   std::unique_ptr<PieceEncoder> encoder_;
   std::vector<TokenId> ids_;
 };
+
+// The spans without empty ones. Throws kInvalidArgument unless they are ascending, apart and within
+// a text of `size` bytes.
+std::vector<TextSpan> checked_spans(std::span<const TextSpan> spans, std::size_t size) {
+  std::vector<TextSpan> checked;
+  std::size_t done = 0;
+  for (const TextSpan& span : spans) {
+    if (span.begin < done || span.end < span.begin || span.end > size) {
+      fail(ErrorCode::kInvalidArgument,
+           "[tokenizer] plain text at bytes {} to {}: expected spans in order within {} bytes",
+           span.begin, span.end, size);
+    }
+    done = span.end;
+    if (span.size() > 0) checked.push_back(span);
+  }
+  return checked;
+}
+
+// Valid UTF-8 in place of `text`, with `spans` moved to where their text is now.
+std::string repair(std::string_view text, std::vector<TextSpan>& spans) {
+  std::string repaired;
+  std::size_t done = 0;
+  const auto append = [&](std::size_t end) {
+    repaired += replace_invalid_utf8(text.substr(done, end - done));
+    done = end;
+    return repaired.size();
+  };
+  for (TextSpan& span : spans) {
+    const std::size_t begin = append(span.begin);
+    span = {begin, append(span.end)};
+  }
+  append(text.size());
+  return repaired;
+}
 
 // The end of a decoder's chain.
 class StringSink : public TokenSink {
@@ -128,12 +204,14 @@ std::vector<TokenId> Tokenizer::encode(std::string_view text, const EncodeOption
     fail(ErrorCode::kInvalidArgument, "[tokenizer] text of {} bytes, expected at most {}",
          text.size(), kMaxTextBytes);
   }
+  std::vector<TextSpan> plain = checked_spans(options.plain, text.size());
   std::string repaired;
   if (!is_valid_utf8(text)) {
-    repaired = replace_invalid_utf8(text);
+    repaired = repair(text, plain);
     text = repaired;
   }
-  std::vector<TokenId> ids = Encoding(*impl_, options.parse_special_tokens).run(text);
+  const AddedTokenRules rules{options.parse_special_tokens, plain};
+  std::vector<TokenId> ids = Encoding(*impl_, rules).run(text);
   if (options.add_special_tokens && impl_->post_processor) {
     impl_->post_processor->add_special_tokens(ids);
   }

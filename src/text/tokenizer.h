@@ -1,4 +1,4 @@
-// Text to tokens and back, as described by a Hugging Face tokenizer.json.
+// Text to tokens and back, as a checkpoint's tokenizer describes it.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "text/text_span.h"
 
 namespace tandem {
 
@@ -19,12 +20,17 @@ struct EncodeOptions {
   bool add_special_tokens = true;  // what the post-processor adds, such as <s>
   // "<|im_end|>" in the text becomes that token; false: it is plain text.
   bool parse_special_tokens = true;
+  // Parts of the text, ascending and apart, that someone else wrote, such as
+  // RenderedChat::from_chat: no byte of them becomes part of a control token. All else, such as
+  // merges across their borders, is as without them.
+  std::span<const TextSpan> plain = {};
 };
 
 class Tokenizer {
  public:
-  // A tokenizer.json, or a folder that holds one. Throws kFormat naming the file and the key,
-  // kUnsupported for a component that is not known.
+  // A tokenizer's file in any of the formats that tokenizer_files.h names, or a folder that holds
+  // one. Throws kNotFound if there is none, kFormat naming the file and the key, kUnsupported for a
+  // component that is not known.
   static Tokenizer open(const fs::path& path);
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;

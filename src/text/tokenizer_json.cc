@@ -36,6 +36,19 @@ std::vector<JsonObject> get_objects(const JsonObject& object, std::string_view k
   return objects;
 }
 
+std::vector<std::string> get_strings(const JsonObject& object, std::string_view key) {
+  std::vector<std::string> strings;
+  if (!object.has(key)) return strings;
+  const Json& array = object.at(key);
+  const std::string place = key_place(object, key);
+  if (!array.is_array()) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected an array of strings, got {}", place,
+         describe(array));
+  }
+  for (const Json& json : array) strings.emplace_back(expect_string(json, place));
+  return strings;
+}
+
 std::string_view expect_string(const Json& json, std::string_view place) {
   if (!json.is_string()) {
     fail(ErrorCode::kFormat, "[tokenizer] {}: expected a string, got {}", place, describe(json));
@@ -57,6 +70,19 @@ std::int32_t expect_token_id(const Json& json, std::string_view place) {
   if (const std::optional<std::int32_t> id = as_token_id(json)) return *id;
   fail(ErrorCode::kFormat, "[tokenizer] {}: expected a token id in [0, {}], got {}", place,
        kMaxTokenId, describe(json));
+}
+
+std::vector<std::int32_t> get_token_ids(const JsonObject& object, std::string_view key) {
+  std::vector<std::int32_t> ids;
+  if (!object.has(key)) return ids;
+  const Json& array = object.at(key);
+  const std::string place = key_place(object, key);
+  if (!array.is_array()) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected an array of token ids, got {}", place,
+         describe(array));
+  }
+  for (const Json& json : array) ids.push_back(expect_token_id(json, place));
+  return ids;
 }
 
 char32_t get_character(const JsonObject& object, std::string_view key) {

@@ -20,6 +20,9 @@ std::string key_place(const JsonObject& object, std::string_view key);
 // The array of objects at `key`. Throws kFormat unless it is one, kNotFound if it is missing.
 std::vector<JsonObject> get_objects(const JsonObject& object, std::string_view key);
 
+// The array of strings at `key`, none if it is missing. Throws kFormat unless it is one.
+std::vector<std::string> get_strings(const JsonObject& object, std::string_view key);
+
 // The text of `json`, or kFormat naming `place`.
 std::string_view expect_string(const Json& json, std::string_view place);
 
@@ -28,6 +31,9 @@ std::optional<std::int32_t> as_token_id(const Json& json) noexcept;
 
 // The same, or kFormat naming `place`.
 std::int32_t expect_token_id(const Json& json, std::string_view place);
+
+// The array of token ids at `key`, none if it is missing. Throws kFormat unless it is one.
+std::vector<std::int32_t> get_token_ids(const JsonObject& object, std::string_view key);
 
 // One character, such as the "replacement" of Metaspace.
 char32_t get_character(const JsonObject& object, std::string_view key);

@@ -132,6 +132,25 @@ bool is_white_space(char32_t code) noexcept {
          code == 0x202F || code == 0x205F || code == 0x3000;
 }
 
+std::size_t skip_white_space_back(std::string_view text, std::size_t from, std::size_t end) {
+  while (end > from) {
+    const std::size_t begin = previous_boundary(text, end);
+    std::size_t at = begin;
+    if (!is_white_space(next_character(text, at))) break;
+    end = begin;
+  }
+  return end;
+}
+
+std::size_t skip_white_space(std::string_view text, std::size_t at) {
+  while (at < text.size()) {
+    std::size_t next = at;
+    if (!is_white_space(next_character(text, next))) break;
+    at = next;
+  }
+  return at;
+}
+
 bool is_word_character(char32_t code) noexcept {
   // Alphabetic without a letter's category: the circled and squared Latin letters.
   if ((code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||
@@ -155,6 +174,45 @@ bool is_word_character(char32_t code) noexcept {
     default:
       return false;
   }
+}
+
+bool is_punctuation(char32_t code) noexcept {
+  if (code < 0x80) {
+    return (code >= 0x21 && code <= 0x2F) || (code >= 0x3A && code <= 0x40) ||
+           (code >= 0x5B && code <= 0x60) || (code >= 0x7B && code <= 0x7E);
+  }
+  switch (utf8proc_category(static_cast<utf8proc_int32_t>(code))) {
+    case UTF8PROC_CATEGORY_PC:
+    case UTF8PROC_CATEGORY_PD:
+    case UTF8PROC_CATEGORY_PS:
+    case UTF8PROC_CATEGORY_PE:
+    case UTF8PROC_CATEGORY_PI:
+    case UTF8PROC_CATEGORY_PF:
+    case UTF8PROC_CATEGORY_PO:
+      return true;
+    default:
+      return false;
+  }
+}
+
+bool is_numeric(char32_t code) noexcept {
+  const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(code));
+  return category == UTF8PROC_CATEGORY_ND || category == UTF8PROC_CATEGORY_NL ||
+         category == UTF8PROC_CATEGORY_NO;
+}
+
+bool is_mark(char32_t code) noexcept {
+  const auto category = utf8proc_category(static_cast<utf8proc_int32_t>(code));
+  return category == UTF8PROC_CATEGORY_MN || category == UTF8PROC_CATEGORY_MC ||
+         category == UTF8PROC_CATEGORY_ME;
+}
+
+void append_lower(char32_t code, std::string& out) {
+  if (code == 0x130) {
+    out += "i\xCC\x87";  // the dot above stays, as a mark
+    return;
+  }
+  append_utf8(static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code))), out);
 }
 
 void LossyUtf8::put(std::string_view bytes, std::string& out) {

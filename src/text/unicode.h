@@ -1,4 +1,4 @@
-// UTF-8 as the tokenizer needs it: stepping, checking, repairing, and two character classes.
+// UTF-8 as the tokenizer needs it: stepping, checking, repairing, and classes of characters.
 #pragma once
 
 #include <cstddef>
@@ -6,15 +6,9 @@
 #include <string>
 #include <string_view>
 
-namespace tandem {
+#include "text/text_span.h"
 
-// A half-open range of bytes in some text.
-struct TextRange {
-  std::size_t begin = 0;
-  std::size_t end = 0;
-  std::size_t size() const noexcept { return end - begin; }
-  std::string_view of(std::string_view text) const { return text.substr(begin, end - begin); }
-};
+namespace tandem {
 
 enum class Utf8State : std::uint8_t {
   kValid,
@@ -48,8 +42,20 @@ void append_utf8(char32_t code, std::string& out);
 // The property White_Space, which \s means in the reference's regular expressions.
 bool is_white_space(char32_t code) noexcept;
 
+// Where the white space at the end of text[0, end) begins, but not before `from`.
+std::size_t skip_white_space_back(std::string_view text, std::size_t from, std::size_t end);
+// Behind the white space that begins at text[at].
+std::size_t skip_white_space(std::string_view text, std::size_t at);
+
 // \w of the reference: Alphabetic, marks, decimal digits, connector punctuation, join controls.
 bool is_word_character(char32_t code) noexcept;
+
+bool is_punctuation(char32_t code) noexcept;  // ASCII's, its symbols included, and categories P*
+bool is_numeric(char32_t code) noexcept;      // categories N*, such as fractions
+bool is_mark(char32_t code) noexcept;         // categories M*
+
+// The character's lower case, at the end of `out`; two characters for U+0130.
+void append_lower(char32_t code, std::string& out);
 
 // Turns bytes that arrive in any cuts into valid UTF-8; the result does not depend on the cuts.
 class LossyUtf8 {

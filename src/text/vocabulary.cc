@@ -41,13 +41,28 @@ Vocabulary Vocabulary::from_json(const JsonObject& model, std::string_view key) 
   return vocabulary;
 }
 
+Vocabulary Vocabulary::from_list(const std::vector<std::string>& tokens) {
+  Vocabulary vocabulary;
+  vocabulary.tokens_.reserve(tokens.size());
+  for (const std::string& token : tokens) {
+    const auto begin = static_cast<std::uint32_t>(vocabulary.text_.size());
+    const auto id = static_cast<TokenId>(vocabulary.tokens_.size());
+    vocabulary.tokens_.push_back({begin, static_cast<std::uint32_t>(token.size()), id});
+    vocabulary.text_ += token;
+  }
+  vocabulary.index();
+  return vocabulary;
+}
+
 void Vocabulary::index() {
   slots_.assign(std::bit_ceil(2 * tokens_.size() + 1), 0);
   const std::size_t mask = slots_.size() - 1;
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
     const std::string_view text = text_of(tokens_[i]);
     std::size_t slot = XXH3_64bits(text.data(), text.size()) & mask;
-    while (slots_[slot] != 0) slot = (slot + 1) & mask;
+    while (slots_[slot] != 0 && text_of(tokens_[slots_[slot] - 1]) != text) {
+      slot = (slot + 1) & mask;
+    }
     slots_[slot] = static_cast<std::uint32_t>(i + 1);
   }
 }

@@ -18,6 +18,9 @@ class Vocabulary {
   // tokens, not on the highest id. Throws kFormat for an id out of range or used twice.
   static Vocabulary from_json(const JsonObject& model, std::string_view key);
 
+  // Token i has id i. Of equal tokens find() tells the last.
+  static Vocabulary from_list(const std::vector<std::string>& tokens);
+
   std::size_t size() const noexcept { return tokens_.size(); }
   TokenId highest_id() const noexcept { return tokens_.empty() ? -1 : tokens_.back().id; }
   std::optional<TokenId> find(std::string_view token) const noexcept;

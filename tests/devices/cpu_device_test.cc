@@ -159,15 +159,39 @@ TEST(RotaryTables, KeepsItsNumbersWhileItGrows) {
   other.attention_factor = 1;
   EXPECT_NE(tables.get(other), table);
   for (const std::int64_t count : {1, 2, 100, 50, 5000}) {
-    table->grow(count);
+    const SequenceSlice slice{.rows = count};
+    table->prepare({&slice, 1});
     for (std::int64_t p = 0; p < count; p += 1 + count / 37)
       for (std::int64_t i = 0; i < 3; ++i) {
         const float angle =
             static_cast<float>(p) * rotary.inverse_frequencies[static_cast<std::size_t>(i)];
-        ASSERT_NEAR(table->cos(p)[i], 1.25 * std::cos(static_cast<double>(angle)), 1e-6);
-        ASSERT_NEAR(table->sin(p)[i], 1.25 * std::sin(static_cast<double>(angle)), 1e-6);
+        ASSERT_NEAR(table->of(slice).cos(p)[i], 1.25 * std::cos(static_cast<double>(angle)), 1e-6);
+        ASSERT_NEAR(table->of(slice).sin(p)[i], 1.25 * std::sin(static_cast<double>(angle)), 1e-6);
       }
   }
+}
+
+TEST(RotaryTables, TurnsByTheLengthThatASequenceWillHave) {
+  const RotaryAttributes rotary{
+      .heads = 1,
+      .head_dim = 4,
+      .inverse_frequencies = {1.0F, 0.5F},
+      .extension = {.original_context = 10, .inverse_frequencies = {0.25F, 0.125F}}};
+  RotaryTables tables;
+  const auto table = tables.get(rotary);
+  RotaryAttributes unextended = rotary;
+  unextended.extension = {};
+  EXPECT_NE(tables.get(unextended), table);
+
+  const SequenceSlice slices[] = {{.rows = 4},
+                                  {.rows = 4, .position = 6},
+                                  {.rows = 4, .total = 11},
+                                  {.rows = 1, .position = 10}};
+  table->prepare(slices);
+  EXPECT_EQ(table->of(slices[0]).cos(3)[0], std::cos(3.0F));
+  EXPECT_EQ(table->of(slices[1]).cos(9)[1], std::cos(4.5F));
+  EXPECT_EQ(table->of(slices[2]).cos(3)[0], std::cos(0.75F));
+  EXPECT_EQ(table->of(slices[3]).cos(10)[1], std::cos(1.25F));
 }
 
 // Remembers what it was asked for.

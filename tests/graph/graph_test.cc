@@ -20,7 +20,7 @@ Tensor ones(const Shape& shape) {
 }
 
 EmbeddingAttributes table(std::int64_t vocabulary, std::int64_t width) {
-  return {ones({vocabulary, width})};
+  return {.table = ones({vocabulary, width})};
 }
 
 LinearAttributes weight(std::int64_t n, std::int64_t k) { return {FloatWeight{ones({n, k})}, {}}; }
@@ -154,6 +154,20 @@ TEST(GraphAdd, RejectsMisshapenNorm) {
             "[rms_norm] node: expected weight [8], got [4]");
   EXPECT_EQ(start.reject(Op::kRmsNorm, {start.x}, RmsNormAttributes{ones({8}), -1}),
             "[rms_norm] node: expected epsilon of at least 0, got -1");
+  EXPECT_EQ(start.reject(Op::kRmsNorm, {start.x}, RmsNormAttributes{ones({8}), 0, 2}),
+            "[rms_norm] node: expected weight [4], got [8]");
+  EXPECT_EQ(start.reject(Op::kRmsNorm, {start.x}, RmsNormAttributes{ones({2}), 0, 3}),
+            "[rms_norm] node: expected heads that divide the width 8, got 3");
+  EXPECT_EQ(start.reject(Op::kRmsNorm, {start.x}, RmsNormAttributes{ones({8}), 0, 0}),
+            "[rms_norm] node: expected heads that divide the width 8, got 0");
+}
+
+TEST(GraphAdd, RejectsAMeaninglessCap) {
+  Start start;
+  EXPECT_EQ(start.reject(Op::kSoftcap, {start.x}, SoftcapAttributes{0}),
+            "[softcap] node: expected a cap above 0, got 0");
+  EXPECT_EQ(start.reject(Op::kSoftcap, {start.x}),
+            "[softcap] node: the attributes are not those of this operator");
 }
 
 TEST(GraphAdd, RejectsMisshapenRotation) {
@@ -170,6 +184,11 @@ TEST(GraphAdd, RejectsMisshapenRotation) {
   attributes.inverse_frequencies = {std::numeric_limits<float>::infinity()};
   EXPECT_EQ(start.reject(Op::kRotaryEmbedding, {start.x}, attributes),
             "[rotary_embedding] node: an inverse frequency is not finite");
+  attributes = rotary(2, 4);
+  attributes.extension = {.original_context = 8, .inverse_frequencies = {1}};
+  EXPECT_EQ(start.reject(Op::kRotaryEmbedding, {start.x}, attributes),
+            "[rotary_embedding] node: expected 2 inverse frequencies beyond the original context, "
+            "got 1");
 }
 
 TEST(GraphAdd, RejectsMisshapenAttention) {
@@ -268,11 +287,23 @@ TEST(GraphDump, ShowsWhatIsUnusual) {
       << text;
   EXPECT_NE(text.find("rope 1 x 8 rotary 4 factor 1.25 ->"), std::string::npos) << text;
   EXPECT_NE(text.find("attn 1:1 x 8 scale 0.5 window 16 softcap 50 ->"), std::string::npos) << text;
+  partial.extension.original_context = 32;
+  const ValueId normed = g.add(Op::kRmsNorm, "norm", 0, {q}, RmsNormAttributes{ones({4}), 0, 2});
+  const ValueId opened = g.add(Op::kGelu, "act", 0, {normed});
+  g.add(Op::kRotaryEmbedding, "far", 0, {opened}, partial);
+  g.add(Op::kSoftcap, "cap", 0, {opened}, SoftcapAttributes{30});
+  const std::string more = dump(g);
+  EXPECT_NE(more.find("RmsNorm(%2) norm epsilon 0 heads 2 ->"), std::string::npos) << more;
+  EXPECT_NE(more.find("GELU(%5) act ->"), std::string::npos) << more;
+  EXPECT_NE(more.find("far 1 x 8 rotary 4 factor 1.25 extended beyond 32 ->"), std::string::npos)
+      << more;
+  EXPECT_NE(more.find("Softcap(%6) cap cap 30 ->"), std::string::npos) << more;
 }
 
 TEST(GraphOp, HasAName) {
-  for (const Op op : {Op::kEmbedding, Op::kLinear, Op::kRmsNorm, Op::kRotaryEmbedding,
-                      Op::kGroupQueryAttention, Op::kSilu, Op::kMul, Op::kAdd, Op::kSelectRows})
+  for (const Op op :
+       {Op::kEmbedding, Op::kLinear, Op::kRmsNorm, Op::kRotaryEmbedding, Op::kGroupQueryAttention,
+        Op::kSilu, Op::kGelu, Op::kMul, Op::kAdd, Op::kSoftcap, Op::kSelectRows})
     EXPECT_NE(to_string(op), "Unknown");
 }
 

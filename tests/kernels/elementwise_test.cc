@@ -1,6 +1,8 @@
 // Norm, rotary embedding, activation and sums, on every table against double arithmetic.
 #include <gtest/gtest.h>
 
+#include <numbers>
+
 #include "kernels/cases.h"
 
 namespace tandem {
@@ -55,6 +57,59 @@ TEST(Elementwise, SiluAtTheEnds) {
     EXPECT_NEAR(y[3], 0, 1e-30) << table->name;
     EXPECT_EQ(y[4], INFINITY) << table->name;
     EXPECT_TRUE(std::isnan(y[5])) << table->name;
+  }
+}
+
+// For |x| up to 4 the exponent is at most 11, so each of its four roundings in float32 moves the
+// result by 2^-21 of it, 4 units in the last place; 4 more are SiLU's. Further out the result is x
+// or next to nothing.
+TEST(Elementwise, GeluIsNearTheFormulaWithTanh) {
+  std::vector<float> x;
+  for (float value = -12; value < 12; value += 0.00173F) x.push_back(value);
+  std::vector<float> y(x.size());
+  for (const Kernels* table : all_tables()) {
+    table->gelu(x.data(), static_cast<std::int64_t>(x.size()), y.data());
+    for (std::size_t i = 0; i < x.size(); ++i) {
+      const double v = x[i];
+      const double expected =
+          v / (1 + std::exp(-2 * std::sqrt(2 / std::numbers::pi) * (v + 0.044715 * v * v * v)));
+      if (std::abs(v) <= 4) {
+        EXPECT_LE(testing::ulps(y[i], expected), 20) << table->name << " " << v;
+      } else {
+        EXPECT_NEAR(y[i], expected, 1e-6 * std::abs(v)) << table->name << " " << v;
+      }
+    }
+  }
+}
+
+TEST(Elementwise, GeluAndSoftcapAtTheEnds) {
+  const std::vector<float> x = {0, 1e4F, -1e4F, NAN};
+  std::vector<float> y(x.size());
+  for (const Kernels* table : all_tables()) {
+    table->gelu(x.data(), static_cast<std::int64_t>(x.size()), y.data());
+    EXPECT_EQ(y[0], 0) << table->name;
+    EXPECT_EQ(y[1], 1e4F) << table->name;
+    EXPECT_NEAR(y[2], 0, 1e-30) << table->name;
+    EXPECT_TRUE(std::isnan(y[3])) << table->name;
+    table->softcap(x.data(), 30, static_cast<std::int64_t>(x.size()), y.data());
+    EXPECT_NEAR(y[0], 0, 1e-5) << table->name;
+    EXPECT_EQ(y[1], 30) << table->name;
+    EXPECT_EQ(y[2], -30) << table->name;
+    EXPECT_TRUE(std::isnan(y[3])) << table->name;
+  }
+}
+
+TEST(Elementwise, SoftcapBendsTowardsTheCap) {
+  Random random(34);
+  for (const std::int64_t n : kSizes) {
+    const auto x = testing::normal_floats(random, n, 20);
+    for (const Kernels* table : all_tables()) {
+      std::vector<float> y(static_cast<std::size_t>(n) + 1, 7);
+      table->softcap(x.data(), 30, n, y.data());
+      for (std::size_t i = 0; i < x.size(); ++i)
+        EXPECT_NEAR(y[i], 30 * std::tanh(x[i] / 30.0), 1e-5) << table->name << " " << n;
+      EXPECT_EQ(y.back(), 7) << table->name;
+    }
   }
 }
 

@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
+#include <numbers>
 #include <numeric>
+
+#include "graph/rotary.h"
 
 namespace tandem::testing {
 namespace {
@@ -41,6 +44,10 @@ class Interpreter {
         return attend(read(node, 0), read(node, 1), read(node, 2), node.as<AttentionAttributes>());
       case Op::kSilu:
         return silu(read(node, 0));
+      case Op::kGelu:
+        return gelu(read(node, 0));
+      case Op::kSoftcap:
+        return softcap(read(node, 0), node.as<SoftcapAttributes>().cap);
       case Op::kMul:
         return combine(read(node, 0), read(node, 1), std::multiplies<float>());
       case Op::kAdd:
@@ -56,6 +63,7 @@ class Interpreter {
     Matrix y(tokens_ * width);
     for (std::size_t t = 0; t < tokens_; ++t)
       a.table.copy_floats(ids_[t] * a.table.dim(1), std::span(y).subspan(t * width, width));
+    for (float& value : y) value *= a.scale;
     return y;
   }
 
@@ -74,9 +82,10 @@ class Interpreter {
   }
 
   Matrix normalize(const Matrix& x, const RmsNormAttributes& a) const {
-    const std::size_t width = x.size() / tokens_;
+    const auto parts = tokens_ * static_cast<std::size_t>(a.heads);
+    const std::size_t width = x.size() / parts;
     Matrix y(x.size());
-    for (std::size_t t = 0; t < tokens_; ++t) {
+    for (std::size_t t = 0; t < parts; ++t) {
       double squares = 0;
       for (std::size_t i = 0; i < width; ++i)
         squares += double{x[t * width + i]} * x[t * width + i];
@@ -90,13 +99,15 @@ class Interpreter {
   Matrix rotate(const Matrix& x, const RotaryAttributes& a) const {
     const auto heads = static_cast<std::size_t>(a.heads);
     const auto head_dim = static_cast<std::size_t>(a.head_dim);
-    const std::size_t half = a.inverse_frequencies.size();
+    const std::vector<float> frequencies =
+        frequencies_of(a, rotary_epoch(a.extension, static_cast<std::int64_t>(tokens_)));
+    const std::size_t half = frequencies.size();
     Matrix y = x;
     for (std::size_t t = 0; t < tokens_; ++t)
       for (std::size_t h = 0; h < heads; ++h)
         for (std::size_t i = 0; i < half; ++i) {
           const std::size_t first = (t * heads + h) * head_dim + i;
-          const float angle = static_cast<float>(t) * a.inverse_frequencies[i];
+          const float angle = static_cast<float>(t) * frequencies[i];
           const double cosine = std::cos(double{angle}) * a.attention_factor;
           const double sine = std::sin(double{angle}) * a.attention_factor;
           y[first] = static_cast<float>(x[first] * cosine - x[first + half] * sine);
@@ -120,7 +131,8 @@ class Interpreter {
         std::vector<double> scores;
         for (std::size_t s = first; s <= t; ++s) {
           const float* key = &k[(s * kv_heads + kv) * width];
-          scores.push_back(std::inner_product(query, query + width, key, 0.0) * a.scale);
+          const double score = std::inner_product(query, query + width, key, 0.0) * a.scale;
+          scores.push_back(a.softcap > 0 ? a.softcap * std::tanh(score / a.softcap) : score);
         }
         const double highest = *std::max_element(scores.begin(), scores.end());
         double total = 0;
@@ -139,6 +151,22 @@ class Interpreter {
     Matrix y(x.size());
     std::transform(x.begin(), x.end(), y.begin(),
                    [](float v) { return static_cast<float>(v / (1 + std::exp(-double{v}))); });
+    return y;
+  }
+
+  static Matrix gelu(const Matrix& x) {
+    Matrix y(x.size());
+    std::transform(x.begin(), x.end(), y.begin(), [](double v) {
+      return static_cast<float>(
+          0.5 * v * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (v + 0.044715 * v * v * v))));
+    });
+    return y;
+  }
+
+  static Matrix softcap(const Matrix& x, double cap) {
+    Matrix y(x.size());
+    std::transform(x.begin(), x.end(), y.begin(),
+                   [&](double v) { return static_cast<float>(cap * std::tanh(v / cap)); });
     return y;
   }
 

@@ -114,12 +114,59 @@ TEST(ModelInfo, TakesSpecialTokensFromTheGenerationConfig) {
             std::string::npos);
 }
 
+TEST(ModelInfo, ReadsTheKeysOfChatGlm) {
+  const Json config = {
+      {"model_type", "chatglm"},     {"num_layers", 3},           {"hidden_size", 64},
+      {"ffn_hidden_size", 96},       {"num_attention_heads", 4},  {"multi_query_attention", true},
+      {"multi_query_group_num", 2},  {"kv_channels", 16},         {"padded_vocab_size", 100},
+      {"seq_length", 8192},          {"layernorm_epsilon", 1e-5}, {"eos_token_id", 2},
+      {"tie_word_embeddings", false}};
+  const ModelInfo info = read(config);
+  EXPECT_EQ(info.layers, 3);
+  EXPECT_EQ(info.intermediate_size, 96);
+  EXPECT_EQ(info.kv_heads, 2);
+  EXPECT_EQ(info.head_dim, 16);
+  EXPECT_EQ(info.vocabulary, 100);
+  EXPECT_EQ(info.context_length, 8192);
+  EXPECT_EQ(info.eos, std::vector<std::int64_t>{2});
+}
+
+// What transformers assumes for each family where config.json is silent.
+TEST(ModelInfo, TakesTheDefaultsOfTheFamily) {
+  Json config = small_llama();
+  for (const char* key : {"num_key_value_heads", "head_dim", "tie_word_embeddings",
+                          "max_position_embeddings", "bos_token_id", "eos_token_id"})
+    config.erase(key);
+  const auto of = [&](const char* type) {
+    config["model_type"] = type;
+    return read(config);
+  };
+  EXPECT_EQ(of("gemma2").head_dim, 256);
+  EXPECT_TRUE(of("gemma2").tied_head);
+  EXPECT_EQ(of("gemma2").context_length, 8192);
+  EXPECT_EQ(of("gemma2").bos, std::optional<std::int64_t>(2));
+  EXPECT_EQ(of("qwen3").head_dim, 128);
+  EXPECT_FALSE(of("qwen3").tied_head);
+  EXPECT_TRUE(of("smollm3").tied_head);
+  EXPECT_EQ(of("smollm3").bos, std::nullopt);  // 128000 is outside this vocabulary
+  EXPECT_EQ(of("phi3").context_length, 4096);
+}
+
+TEST(ModelInfo, CountsRopeScalingIntoTheContext) {
+  Json config = small_llama();
+  config["max_position_embeddings"] = 2048;
+  config["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
+  EXPECT_EQ(read(config).context_length, 4096);
+}
+
 TEST(ModelInfo, RefusesUnknownModelTypes) {
   EXPECT_EQ(reject("model_type", "mamba"),
-            "[models] folder/config.json: model_type: expected one of \"llama\", \"qwen2\", got "
-            "\"mamba\"");
+            "[models] folder/config.json: model_type: expected one of \"chatglm\", \"gemma2\", "
+            "\"llama\", \"mistral\", \"phi3\", \"qwen2\", \"qwen3\", \"smollm3\", got \"mamba\"");
   EXPECT_LT(reject("model_type", std::string(100000, 'x')).size(), 300U);
-  EXPECT_EQ(supported_model_types(), (std::vector<std::string>{"llama", "qwen2"}));
+  EXPECT_EQ(supported_model_types(),
+            (std::vector<std::string>{"chatglm", "gemma2", "llama", "mistral", "phi3", "qwen2",
+                                      "qwen3", "smollm3"}));
   try {
     read(Json{{"model_type", "mamba"}});
     FAIL();
@@ -174,7 +221,8 @@ TEST(BuildGraph, RefusesWhatItCannotCompute) {
   Json config = small_llama();
   config["hidden_act"] = "gelu";
   EXPECT_EQ(reject_build(config),
-            "[models] folder/config.json: hidden_act: expected \"silu\", got \"gelu\"");
+            "[models] folder/config.json: hidden_act: expected \"silu\" or \"gelu_pytorch_tanh\", "
+            "got \"gelu\"");
   config = small_llama();
   for (const Json& value : {Json(-1e-5), Json(2), Json("1e-5")}) {
     config["rms_norm_eps"] = value;
@@ -186,6 +234,30 @@ TEST(BuildGraph, RefusesWhatItCannotCompute) {
   config = small_llama();
   config["mlp_bias"] = "no";
   EXPECT_NE(reject_build(config).find("mlp_bias"), std::string::npos);
+}
+
+TEST(BuildGraph, RefusesWhatAFamilyCannotHave) {
+  const auto reject_family = [](const char* type, const char* key, const Json& value) {
+    Json config = small_llama();
+    config["model_type"] = type;
+    config[key] = value;
+    const std::string message = reject_build(config);
+    EXPECT_NE(message.find("folder/config.json"), std::string::npos) << message;
+    EXPECT_NE(message.find(key), std::string::npos) << message;
+  };
+  for (const Json& value : {Json(0), Json(-1), Json("x")}) {
+    reject_family("gemma2", "attn_logit_softcapping", value);
+    reject_family("gemma2", "final_logit_softcapping", value);
+    reject_family("gemma2", "query_pre_attn_scalar", value);
+    reject_family("mistral", "sliding_window", value);
+    reject_family("smollm3", "no_rope_layer_interval", value);
+  }
+  reject_family("smollm3", "no_rope_layers", {1, 1, 1});
+  reject_family("smollm3", "no_rope_layers", {1, "x"});
+  reject_family("chatglm", "multi_query_attention", false);
+  reject_family("chatglm", "add_bias_linear", true);
+  reject_family("chatglm", "rope_ratio", 0);
+  reject_family("chatglm", "rope_ratio", "x");
 }
 
 TEST(BuildGraph, RefusesWindowsThatMakeNoSense) {

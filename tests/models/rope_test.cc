@@ -17,6 +17,8 @@ namespace {
 using testing::error_of;
 
 constexpr std::int64_t kContext = 131072;
+// torch's power function may differ in the last place, and what it gives is multiplied and divided.
+constexpr std::int32_t kPowerUlps = 2;
 
 // Distance in units in the last place; both numbers are above zero.
 std::int32_t ulps(float a, float b) {
@@ -24,7 +26,7 @@ std::int32_t ulps(float a, float b) {
 }
 
 RopeParameters read(const Json& config) {
-  return read_rope_parameters(JsonObject(config, "config.json"), kContext);
+  return read_rope_parameters(JsonObject(config, "config.json"), kContext, 10000);
 }
 
 std::string reject(const std::string& text) {
@@ -54,15 +56,24 @@ TEST(Rope, MatchesTransformersInEverySpelling) {
     for (const Json& config :
          {Json{{"rope_parameters", parameters}}, old_spelling(parameters, "rope_type"),
           old_spelling(parameters, "type")}) {
-      const std::vector<float> got = inverse_frequencies(read(config), head_dim);
+      const Rope rope = make_rope(read(config), head_dim, "config.json");
+      const std::vector<float>& got = rope.inverse_frequencies;
+      EXPECT_FLOAT_EQ(rope.attention_factor, one["attention_factor"].get<float>()) << config;
       ASSERT_EQ(got.size(), expected.size()) << config;
       for (std::size_t i = 0; i < got.size(); ++i) {
-        ASSERT_LE(ulps(got[i], expected[i].get<float>()), 1)
+        ASSERT_LE(ulps(got[i], expected[i].get<float>()), kPowerUlps)
             << config << " head_dim " << head_dim << " at " << i << ": " << got[i] << ", expected "
             << expected[i];
         equal += got[i] == expected[i].get<float>();
         ++total;
       }
+      if (!one.contains("long_inv_freq")) continue;
+      EXPECT_EQ(rope.extension.original_context, 4096);
+      for (std::size_t i = 0; i < got.size(); ++i)
+        ASSERT_LE(
+            ulps(rope.extension.inverse_frequencies.at(i), one["long_inv_freq"][i].get<float>()),
+            kPowerUlps)
+            << config;
     }
   }
   // The power function of torch rounds differently in a few places; the rest must be the same bits.
@@ -99,17 +110,49 @@ TEST(Rope, TakesTheOriginalContextFromWhereverItIs) {
 }
 
 TEST(Rope, RefusesOtherKinds) {
-  EXPECT_EQ(reject(R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})"),
-            "[models] config.json: rope_scaling: type: expected \"default\", \"linear\" or "
-            "\"llama3\", got \"dynamic\"");
-  EXPECT_EQ(reject(R"({"rope_parameters": {"rope_type": "yarn", "factor": 2.0}})"),
-            "[models] config.json: rope_parameters: rope_type: expected \"default\", \"linear\" or "
-            "\"llama3\", got \"yarn\"");
-  EXPECT_EQ(reject(R"({"partial_rotary_factor": 0.5})"),
-            "[models] config.json: partial_rotary_factor: expected 1, got 0.5");
+  EXPECT_EQ(reject(R"({"rope_scaling": {"type": "alibi", "factor": 2.0}})"),
+            "[models] config.json: rope_scaling: type: expected \"default\", \"linear\", "
+            "\"dynamic\", \"yarn\", \"longrope\" or \"llama3\", got \"alibi\"");
+  EXPECT_EQ(
+      reject(R"({"partial_rotary_factor": 1.5})"),
+      "[models] config.json: partial_rotary_factor: expected a number in [1e-06, 1], got 1.5");
   EXPECT_EQ(reject(R"({"rope_parameters": {"full_attention": {"rope_theta": 1.0}}})"),
             "[models] config.json: rope_parameters: full_attention: expected one set of parameters "
             "for all layers");
+}
+
+TEST(Rope, RefusesPartsAndFactorsThatDoNotFit) {
+  const auto make = [](const char* text, std::int64_t head_dim) {
+    const Json config = parse_json(text, "test");
+    return error_of([&] { make_rope(read(config), head_dim, "config.json"); });
+  };
+  EXPECT_EQ(make(R"({"partial_rotary_factor": 0.5})", 6),
+            "[models] config.json: partial_rotary_factor: expected an even part of head_dim = 6, "
+            "got 3");
+  EXPECT_EQ(make(R"({"partial_rotary_factor": 0.1})", 8),
+            "[models] config.json: partial_rotary_factor: expected an even part of head_dim = 8, "
+            "got 0");
+  const char* longrope =
+      R"({"rope_scaling": {"type": "longrope", "short_factor": [1, 2], "long_factor": [1, 2]}})";
+  EXPECT_EQ(make(longrope, 6),
+            "[models] config.json: rope scaling: expected a factor for each of 3 pairs, got 2");
+  EXPECT_EQ(make(R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", 2),
+            "[models] config.json: head_dim: expected more than one pair for dynamic rope scaling");
+}
+
+TEST(Rope, StretchesTheContextWhereTheConfigurationDoesNot) {
+  const auto context = [](const char* text, std::int64_t positions) {
+    const Json config = parse_json(text, "test");
+    return scaled_context(read_rope_parameters(JsonObject(config, "test"), positions, 10000),
+                          positions);
+  };
+  EXPECT_EQ(context("{}", 4096), 4096);
+  EXPECT_EQ(context(R"({"rope_scaling": {"type": "linear", "factor": 4.0}})", 4096), 16384);
+  EXPECT_EQ(context(R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}})", 4096), 8192);
+  const char* yarn = R"({"rope_scaling": {"type": "yarn", "factor": 4.0,
+                         "original_max_position_embeddings": 32768}})";
+  EXPECT_EQ(context(yarn, 32768), 131072);
+  EXPECT_EQ(context(yarn, 131072), 131072);
 }
 
 TEST(Rope, RefusesHostileValues) {
@@ -137,6 +180,20 @@ TEST(Rope, RefusesHostileValues) {
       {R"({"rope_scaling": {"type": "llama3", "factor": 8.0, "low_freq_factor": 1,
            "high_freq_factor": 4, "original_max_position_embeddings": 0}})",
        "original_max_position_embeddings"},
+      {R"({"rope_scaling": {"type": "dynamic"}})", "factor"},
+      {R"({"rope_scaling": {"type": "yarn", "factor": 2, "beta_fast": 0}})", "beta_fast"},
+      {R"({"rope_scaling": {"type": "yarn", "factor": 2, "attention_factor": -1}})",
+       "attention_factor"},
+      {R"({"rope_scaling": {"type": "yarn", "factor": 2, "mscale": 1, "mscale_all_dim": -1e9}})",
+       "mscale"},
+      {R"({"rope_scaling": {"type": "longrope", "long_factor": [1]}})", "short_factor"},
+      {R"({"rope_scaling": {"type": "longrope", "short_factor": 1, "long_factor": [1]}})",
+       "short_factor"},
+      {R"({"rope_scaling": {"type": "longrope", "short_factor": ["1"], "long_factor": [1]}})",
+       "short_factor"},
+      {R"({"rope_scaling": {"type": "longrope", "short_factor": [1], "long_factor": [0]}})",
+       "long_factor"},
+      {R"({"rope_parameters": {"frequency_factors": [0]}})", "frequency_factors"},
   };
   for (const auto& c : cases) {
     const std::string message = reject(c.text);

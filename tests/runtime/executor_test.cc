@@ -49,7 +49,7 @@ std::vector<float> read(AnyExecutor& executor, ThreadPool& pool, KvSequence& seq
   std::vector<std::int32_t> selected;
   for (std::int64_t r = 0; r < rows; ++r) selected.push_back(static_cast<std::int32_t>(r));
   const auto logits = executor.run(pool, ids, {&slice, 1}, selected);
-  sequence.advance(rows);
+  sequence.advance(ids);
   return {logits.begin(), logits.end()};
 }
 
@@ -118,7 +118,8 @@ TEST_F(ExecutorTest, GivesRowsOfABatchTheBitsOfEachSequenceAlone) {
           << static_cast<int>(kind) << ' ' << to_string(dtype);
       // And each goes on alone after having run in a batch.
       for (std::size_t p = 0; p < parts.size(); ++p) {
-        together[p].advance(parts[p].rows);
+        together[p].advance(std::span(batch).subspan(static_cast<std::size_t>(slices[p].first_row),
+                                                     static_cast<std::size_t>(parts[p].rows)));
         const std::vector<std::int32_t> next = {1, 2, 3};
         EXPECT_EQ(read(executor, pool_, together[p], next), read(executor, pool_, alone[p], next));
       }

@@ -105,7 +105,7 @@ TEST(HybridModel, LooksAtNoPaddingRow) {
     for (std::int64_t r = 0; r < rows; ++r) selected.push_back(static_cast<std::int32_t>(r));
     const auto logits = plain.run(model->pool(), part, {&slice, 1}, selected);
     got.insert(got.end(), logits.begin(), logits.end());
-    sequence.advance(rows);
+    sequence.advance(part);
   }
   EXPECT_TRUE(got == want);
 }

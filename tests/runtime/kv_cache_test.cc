@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <numeric>
 
 #include "kernels/kernels.h"
 #include "runtime/demo_package.h"
@@ -16,6 +17,12 @@ using testing::demo_ids;
 using testing::error_of;
 using testing::open_demo;
 
+std::vector<TokenId> tokens(std::size_t count) {
+  std::vector<TokenId> ids(count);
+  std::iota(ids.begin(), ids.end(), 0);
+  return ids;
+}
+
 TEST(KvCache, GrowsByBlocksAndGivesThemBack) {
   KvPool pool(3, 2, 16);
   EXPECT_EQ(pool.block_bytes(), kv_block_bytes(2, 16, DType::kF16));
@@ -27,10 +34,10 @@ TEST(KvCache, GrowsByBlocksAndGivesThemBack) {
     EXPECT_EQ(pool.blocks_in_use(), 0);
     sequence.reserve(1);
     EXPECT_EQ(pool.blocks_in_use(), 3);
-    sequence.advance(1);
+    sequence.advance(tokens(1));
     sequence.reserve(63);
     EXPECT_EQ(pool.blocks_in_use(), 3);
-    sequence.advance(63);
+    sequence.advance(tokens(63));
     sequence.reserve(1);
     EXPECT_EQ(pool.blocks_in_use(), 6);
     sequence.reserve(129);
@@ -41,7 +48,7 @@ TEST(KvCache, GrowsByBlocksAndGivesThemBack) {
       for (const std::byte* block : layer)
         EXPECT_EQ(reinterpret_cast<std::uintptr_t>(block) % 64, 0U);
     }
-    sequence.advance(129);
+    sequence.advance(tokens(129));
     sequence.rewind(65);
     EXPECT_EQ(pool.blocks_in_use(), 6);
     sequence.rewind(64);
@@ -58,7 +65,7 @@ TEST(KvCache, CopiesASharedBlockOnlyWhenItIsWrittenTo) {
   KvPool pool(2, 1, 8);
   KvSequence a(pool);
   a.reserve(100);
-  a.advance(100);
+  a.advance(tokens(100));
   std::memset(a.blocks()[0][1], 0x11, static_cast<std::size_t>(pool.block_bytes()));
   ASSERT_EQ(pool.blocks_in_use(), 4);
 
@@ -95,11 +102,29 @@ TEST(KvCache, CopiesASharedBlockOnlyWhenItIsWrittenTo) {
   EXPECT_EQ(b.blocks()[0][0], c.blocks()[0][0]);
 }
 
+TEST(KvCache, RemembersItsTokens) {
+  KvPool pool(1, 1, 8);
+  KvSequence sequence(pool);
+  EXPECT_TRUE(sequence.ids().empty());
+  sequence.reserve(5);
+  sequence.advance(std::vector<TokenId>{7, 8});
+  sequence.advance(std::vector<TokenId>{9, 3, 1});
+  const auto ids = [](const KvSequence& of) {
+    return std::vector<TokenId>(of.ids().begin(), of.ids().end());
+  };
+  EXPECT_EQ(ids(sequence), (std::vector<TokenId>{7, 8, 9, 3, 1}));
+  KvSequence copy = sequence.fork(3);
+  copy.advance(std::vector<TokenId>{5});
+  sequence.rewind(1);
+  EXPECT_EQ(ids(copy), (std::vector<TokenId>{7, 8, 9, 5}));
+  EXPECT_EQ(ids(sequence), (std::vector<TokenId>{7}));
+}
+
 TEST(KvCache, RefusesToRewindForward) {
   KvPool pool(1, 1, 8);
   KvSequence sequence(pool);
   sequence.reserve(3);
-  sequence.advance(3);
+  sequence.advance(tokens(3));
   EXPECT_NE(error_of([&] {
               sequence.rewind(4);
             }).find("[kv cache] cannot rewind to 4 tokens, the sequence has 3"),

@@ -186,5 +186,34 @@ TEST(Weight, RefusesFloatsThatAreNoMatrix) {
                }).empty());
 }
 
+TEST(Weight, GivesSomeOfItsRows) {
+  const PlainInt4 int4 = random_int4(6, 96, 32);
+  const std::vector<std::int64_t> order = {5, 0, 3};
+  const auto row = [&](std::int64_t r) { return dequantize_rows(int4.weight, r, 1); };
+  const Weight gathered = gather_rows(int4.weight, order);
+  validate(gathered, "gathered");
+  EXPECT_EQ(output_channels(gathered), 3);
+  for (std::size_t i = 0; i < order.size(); ++i)
+    EXPECT_EQ(dequantize_rows(gathered, static_cast<std::int64_t>(i), 1), row(order[i]));
+  const Weight slice = slice_rows(int4.weight, 2, 3);
+  validate(slice, "slice");
+  for (std::int64_t r = 0; r < 3; ++r) EXPECT_EQ(dequantize_rows(slice, r, 1), row(2 + r));
+  EXPECT_EQ(std::get<Int4Groups>(slice).codes.bytes().data(),
+            int4.weight.codes.bytes().data() + 2 * 48);
+
+  const Weight floats = FloatWeight{tensor_of<float>(DType::kF32, {3, 2}, {1, 2, 3, 4, 5, 6})};
+  EXPECT_EQ(dequantize_rows(slice_rows(floats, 1, 2), 0, 2), (std::vector<float>{3, 4, 5, 6}));
+  EXPECT_EQ(dequantize_rows(gather_rows(floats, std::vector<std::int64_t>{2, 0}), 0, 2),
+            (std::vector<float>{5, 6, 1, 2}));
+
+  const Int8Channels per_tensor{3, 2,
+                                tensor_of<std::int8_t>(DType::kI8, {3, 2}, {1, 2, 3, 4, 5, 6}),
+                                tensor_of<float>(DType::kF32, {1}, {2}), 0.5F};
+  EXPECT_EQ(dequantize_rows(slice_rows(per_tensor, 1, 1), 0, 1), (std::vector<float>{6, 8}));
+  EXPECT_EQ(std::get<Int8Channels>(slice_rows(per_tensor, 1, 1)).input_scale, 0.5F);
+  EXPECT_THROW(slice_rows(floats, 2, 2), Error);
+  EXPECT_THROW(gather_rows(floats, std::vector<std::int64_t>{3}), Error);
+}
+
 }  // namespace
 }  // namespace tandem

@@ -31,7 +31,7 @@ RenderOptions fixed_time() {
   now.tm_sec = 7;
   now.tm_wday = 6;
   now.tm_yday = 68;
-  return {now};
+  return {.now = now};
 }
 
 std::string render(const std::string& source, const OrderedJson& context = OrderedJson::object()) {

@@ -66,7 +66,7 @@ const std::vector<Damage>& damages() {
       {"/normalizer/type", "5", "normalizer.type"},
       {"/normalizer/normalizers", "{}", "normalizer.normalizers"},
       {"/normalizer/normalizers/0/type", "\"Precompiled\"", "normalizers[0]"},
-      {"/pre_tokenizer/type", "\"BertPreTokenizer\"", "pre_tokenizer.type"},
+      {"/pre_tokenizer/type", "\"UnicodeScripts\"", "pre_tokenizer.type"},
       {"/pre_tokenizer/pretokenizers/0/behavior", "\"Sideways\"", "behavior"},
       {"/pre_tokenizer/pretokenizers/0/pattern", "\"a\"", "pattern"},
       {"/pre_tokenizer/pretokenizers/0/pattern", "{\"Glob\": \"*\"}", "pattern"},

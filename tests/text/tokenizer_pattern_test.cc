@@ -10,8 +10,8 @@ namespace {
 
 using testing::error_of;
 
-std::vector<TextRange> matches_of(const std::string& expression, std::string_view text) {
-  std::vector<TextRange> matches;
+std::vector<TextSpan> matches_of(const std::string& expression, std::string_view text) {
+  std::vector<TextSpan> matches;
   const Pattern pattern = Pattern::regex(expression, "test");
   PatternSearch(pattern).find_all(text, matches);
   return matches;
@@ -26,11 +26,11 @@ TEST(TokenizerPattern, CutsTextAsTheReferenceDoes) {
     for (const Json& one : expected.at("cases")) {
       const auto text = one.at("text").get<std::string>();
       SCOPED_TRACE(one.at("text").dump());
-      std::vector<TextRange> pieces;
+      std::vector<TextSpan> pieces;
       append_split(text.size(), matches_of(expression, text), SplitBehavior::kIsolated, false, 0,
                    pieces);
       std::vector<std::string> found;
-      for (const TextRange& piece : pieces) found.emplace_back(piece.of(text));
+      for (const TextSpan& piece : pieces) found.emplace_back(piece.of(text));
       EXPECT_EQ(found, one.at("pieces").get<std::vector<std::string>>());
     }
   }

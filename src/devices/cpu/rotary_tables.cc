@@ -3,17 +3,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "graph/rotary.h"
+
 namespace tandem {
 
-RotaryTable::RotaryTable(const RotaryAttributes& attributes)
-    : inverse_frequencies_(attributes.inverse_frequencies),
-      attention_factor_(attributes.attention_factor),
-      half_(static_cast<std::int64_t>(attributes.inverse_frequencies.size())) {}
-
-bool RotaryTable::matches(const RotaryAttributes& attributes) const noexcept {
-  return inverse_frequencies_ == attributes.inverse_frequencies &&
-         attention_factor_ == attributes.attention_factor;
-}
+RotaryTable::RotaryTable(std::vector<float> inverse_frequencies, float attention_factor)
+    : inverse_frequencies_(std::move(inverse_frequencies)),
+      attention_factor_(attention_factor),
+      half_(static_cast<std::int64_t>(inverse_frequencies_.size())) {}
 
 void RotaryTable::grow(std::int64_t count) {
   const std::int64_t have =
@@ -33,11 +30,46 @@ void RotaryTable::grow(std::int64_t count) {
   }
 }
 
-std::shared_ptr<RotaryTable> RotaryTables::get(const RotaryAttributes& attributes) {
-  for (const auto& table : tables_) {
-    if (table->matches(attributes)) return table;
+bool RotaryTableSet::matches(const RotaryAttributes& attributes) const noexcept {
+  const RotaryExtension& a = attributes_.extension;
+  const RotaryExtension& b = attributes.extension;
+  return attributes_.inverse_frequencies == attributes.inverse_frequencies &&
+         attributes_.attention_factor == attributes.attention_factor &&
+         a.original_context == b.original_context &&
+         a.inverse_frequencies == b.inverse_frequencies && a.theta == b.theta &&
+         a.factor == b.factor;
+}
+
+void RotaryTableSet::prepare(std::span<const SequenceSlice> slices) {
+  const auto epoch_of = [&](const SequenceSlice& slice) {
+    return rotary_epoch(attributes_.extension, slice.length());
+  };
+  // Epoch 0 is come back to by every new sequence.
+  std::erase_if(tables_, [&](const auto& entry) {
+    return entry.first != 0 && std::ranges::find(slices, entry.first, epoch_of) == slices.end();
+  });
+  for (const SequenceSlice& slice : slices) {
+    const std::int64_t epoch = epoch_of(slice);
+    auto found = tables_.find(epoch);
+    if (found == tables_.end()) {
+      found = tables_
+                  .emplace(epoch, RotaryTable(frequencies_of(attributes_, epoch),
+                                              attributes_.attention_factor))
+                  .first;
+    }
+    found->second.grow(slice.position + slice.rows);
   }
-  return tables_.emplace_back(std::make_shared<RotaryTable>(attributes));
+}
+
+const RotaryTable& RotaryTableSet::of(const SequenceSlice& slice) const {
+  return tables_.at(rotary_epoch(attributes_.extension, slice.length()));
+}
+
+std::shared_ptr<RotaryTableSet> RotaryTables::get(const RotaryAttributes& attributes) {
+  for (const auto& set : sets_) {
+    if (set->matches(attributes)) return set;
+  }
+  return sets_.emplace_back(std::make_shared<RotaryTableSet>(attributes));
 }
 
 }  // namespace tandem

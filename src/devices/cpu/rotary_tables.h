@@ -2,18 +2,21 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
+#include <span>
 #include <vector>
 
+#include "devices/device.h"
 #include "graph/graph.h"
 
 namespace tandem {
 
+// One set of frequencies.
 class RotaryTable {
  public:
-  explicit RotaryTable(const RotaryAttributes& attributes);
+  RotaryTable(std::vector<float> inverse_frequencies, float attention_factor);
 
-  bool matches(const RotaryAttributes& attributes) const noexcept;
   // Makes positions [0, count) available; not to be called while another thread reads.
   void grow(std::int64_t count);
   std::int64_t half() const noexcept { return half_; }
@@ -29,13 +32,29 @@ class RotaryTable {
   std::vector<float> table_;  // [positions][cos, sin][half]
 };
 
-// One table for each distinct set of frequencies in a model.
-class RotaryTables {
+// The tables of one rotary embedding: one for each epoch of lengths that is in use.
+class RotaryTableSet {
  public:
-  std::shared_ptr<RotaryTable> get(const RotaryAttributes& attributes);
+  explicit RotaryTableSet(const RotaryAttributes& attributes) : attributes_(attributes) {}
+
+  bool matches(const RotaryAttributes& attributes) const noexcept;
+  // Makes the positions of these slices available, and lets go of epochs that no slice is in; not
+  // to be called while another thread reads.
+  void prepare(std::span<const SequenceSlice> slices);
+  const RotaryTable& of(const SequenceSlice& slice) const;
 
  private:
-  std::vector<std::shared_ptr<RotaryTable>> tables_;
+  RotaryAttributes attributes_;
+  std::map<std::int64_t, RotaryTable> tables_;  // by epoch
+};
+
+// One set for each distinct rotary embedding of a model.
+class RotaryTables {
+ public:
+  std::shared_ptr<RotaryTableSet> get(const RotaryAttributes& attributes);
+
+ private:
+  std::vector<std::shared_ptr<RotaryTableSet>> sets_;
 };
 
 }  // namespace tandem

@@ -15,7 +15,7 @@ struct RowOp {
   Rows rows;
   std::int64_t width;  // of the output
   ValueId a = -1, b = -1, y = -1;
-  std::shared_ptr<RotaryTable> rotary;
+  std::shared_ptr<RotaryTableSet> rotary;
 };
 
 class RowWiseStep : public Step {
@@ -39,7 +39,7 @@ class RowWiseStep : public Step {
     // new run.
     const std::int64_t rows = count(context, ops_.front().rows);
     for (const RowOp& op : ops_) {
-      if (op.rotary) op.rotary->grow(last_position(context));
+      if (op.rotary) op.rotary->prepare(context.slices);
     }
     if (rows * width_ < kSmallStep) {
       run_rows(context, {0, rows});
@@ -57,13 +57,6 @@ class RowWiseStep : public Step {
   static std::int64_t count(const RunContext& context, Rows rows) {
     return rows == Rows::kTokens ? context.rows()
                                  : static_cast<std::int64_t>(context.selected.size());
-  }
-
-  static std::int64_t last_position(const RunContext& context) {
-    std::int64_t last = 0;
-    for (const SequenceSlice& slice : context.slices)
-      last = std::max(last, slice.position + slice.rows);
-    return last;
   }
 
   void run_rows(const RunContext& context, Range range) const {
@@ -84,15 +77,23 @@ class RowWiseStep : public Step {
         case Op::kRmsNorm: {
           const auto& norm = op.node->as<RmsNormAttributes>();
           const float* weight = norm.weight.as<float>().data();
-          for (std::int64_t r = range.begin; r < range.end; ++r) {
-            kernels_.rms_norm(a + r * op.width, weight, norm.epsilon, op.width, y + r * op.width);
-          }
+          const std::int64_t width = op.width / norm.heads;
+          for (std::int64_t part = range.begin * norm.heads; part < range.end * norm.heads; ++part)
+            kernels_.rms_norm(a + part * width, weight, norm.epsilon, width, y + part * width);
           break;
         }
         // Rows are contiguous: a range of rows is one long row.
         case Op::kSilu:
           kernels_.silu(a + range.begin * op.width, range.size() * op.width,
                         y + range.begin * op.width);
+          break;
+        case Op::kGelu:
+          kernels_.gelu(a + range.begin * op.width, range.size() * op.width,
+                        y + range.begin * op.width);
+          break;
+        case Op::kSoftcap:
+          kernels_.softcap(a + range.begin * op.width, op.node->as<SoftcapAttributes>().cap,
+                           range.size() * op.width, y + range.begin * op.width);
           break;
         case Op::kAdd:
         case Op::kMul: {
@@ -109,10 +110,12 @@ class RowWiseStep : public Step {
   }
 
   static void embed(const RunContext& context, const RowOp& op, Range range, float* y) {
-    const Tensor& table = op.node->as<EmbeddingAttributes>().table;
+    const auto& [table, scale] = op.node->as<EmbeddingAttributes>();
     for (std::int64_t r = range.begin; r < range.end; ++r) {
-      table.copy_floats(context.ids[static_cast<std::size_t>(r)] * op.width,
-                        {y + r * op.width, static_cast<std::size_t>(op.width)});
+      const std::span<float> row(y + r * op.width, static_cast<std::size_t>(op.width));
+      table.copy_floats(context.ids[static_cast<std::size_t>(r)] * op.width, row);
+      if (scale == 1) continue;
+      for (float& value : row) value *= scale;
     }
   }
 
@@ -130,11 +133,13 @@ class RowWiseStep : public Step {
     for (const SequenceSlice& slice : context.slices) {
       const std::int64_t begin = std::max(range.begin, slice.first_row);
       const std::int64_t end = std::min(range.end, slice.first_row + slice.rows);
+      if (begin >= end) continue;
+      const RotaryTable& table = op.rotary->of(slice);
       for (std::int64_t r = begin; r < end; ++r) {
         const std::int64_t position = slice.position + r - slice.first_row;
         if (x != y) std::copy_n(x + r * op.width, op.width, y + r * op.width);
-        kernels_.rope(y + r * op.width, rotary.heads, rotary.head_dim, 2 * op.rotary->half(),
-                      op.rotary->cos(position), op.rotary->sin(position));
+        kernels_.rope(y + r * op.width, rotary.heads, rotary.head_dim, 2 * table.half(),
+                      table.cos(position), table.sin(position));
       }
     }
   }

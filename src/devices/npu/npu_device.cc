@@ -22,7 +22,7 @@ bool comes_from_int8(const Graph& graph, ValueId value) {
   const auto producer = std::find_if(graph.nodes().begin(), graph.nodes().end(),
                                      [&](const Node& node) { return node.output == value; });
   if (producer == graph.nodes().end()) return false;
-  if (producer->op == Op::kSilu || producer->op == Op::kMul) {
+  if (producer->op == Op::kSilu || producer->op == Op::kGelu || producer->op == Op::kMul) {
     return std::all_of(producer->inputs.begin(), producer->inputs.end(),
                        [&](ValueId input) { return comes_from_int8(graph, input); });
   }
@@ -99,6 +99,8 @@ class NpuHostProgram : public Program {
     };
     if (node.op == Op::kSilu) {
       kernels_.silu(value(node.inputs[0]), width, value(node.output));
+    } else if (node.op == Op::kGelu) {
+      kernels_.gelu(value(node.inputs[0]), width, value(node.output));
     } else {
       kernels_.mul(value(node.inputs[0]), value(node.inputs[1]), width, value(node.output));
     }
@@ -125,6 +127,7 @@ Support NpuHostDevice::supports(const Graph& graph, const Node& node, Phase phas
       if (!is_static_int8(node)) return {false, why_not_static(*int8_weight(node))};
       return {true, "static int8"};
     case Op::kSilu:
+    case Op::kGelu:
     case Op::kMul:
       if (comes_from_int8(graph, node.output)) return {true, "between int8 Linears"};
       return {false, "not between int8 Linears"};
@@ -134,6 +137,8 @@ Support NpuHostDevice::supports(const Graph& graph, const Node& node, Phase phas
       return {false, "depends on the position; float32 on the CPU"};
     case Op::kRmsNorm:
       return {false, "int8 would lose precision; float32 on the CPU"};
+    case Op::kSoftcap:
+      return {false, "the logits stay in float32 on the CPU"};
     case Op::kAdd:
       return {false, "the residual stream stays in float32 on the CPU"};
     case Op::kEmbedding:

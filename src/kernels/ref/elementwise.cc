@@ -2,8 +2,16 @@
 #include <cmath>
 
 #include "kernels/ref/ref.h"
+#include "kernels/tables.h"
 
 namespace tandem::ref {
+
+namespace {
+
+// (1 + tanh(u)) / 2 is 1 / (1 + e^-2u); this is 2u.
+float gelu_exponent(float x) { return kGeluScale * (x + kGeluCubic * x * x * x); }
+
+}  // namespace
 
 void rms_norm(const float* x, const float* weight, float epsilon, std::int64_t n,
               float* y) noexcept {
@@ -30,6 +38,14 @@ void rope(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rota
 
 void silu(const float* x, std::int64_t n, float* y) noexcept {
   for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] / (1.0F + std::exp(-x[i]));
+}
+
+void gelu(const float* x, std::int64_t n, float* y) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = x[i] / (1.0F + std::exp(-gelu_exponent(x[i])));
+}
+
+void softcap(const float* x, float cap, std::int64_t n, float* y) noexcept {
+  for (std::int64_t i = 0; i < n; ++i) y[i] = cap * std::tanh(x[i] / cap);
 }
 
 void add(const float* a, const float* b, std::int64_t n, float* y) noexcept {

@@ -27,6 +27,8 @@ void rms_norm(const float* x, const float* weight, float epsilon, std::int64_t n
 void rope(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rotary_dim,
           const float* cos, const float* sin) noexcept;
 void silu(const float* x, std::int64_t n, float* y) noexcept;
+void gelu(const float* x, std::int64_t n, float* y) noexcept;
+void softcap(const float* x, float cap, std::int64_t n, float* y) noexcept;
 void add(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 void mul(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 

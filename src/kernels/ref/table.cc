@@ -16,6 +16,8 @@ const Kernels& ref_kernels() noexcept {
       .rms_norm = ref::rms_norm,
       .rope = ref::rope,
       .silu = ref::silu,
+      .gelu = ref::gelu,
+      .softcap = ref::softcap,
       .add = ref::add,
       .mul = ref::mul,
       .store_kv = ref::store_kv,

@@ -4,6 +4,7 @@
 #include <cfloat>
 
 #include "kernels/kernels.h"
+#include "kernels/tables.h"
 #include "kernels/x86/exp.h"
 #include "kernels/x86/unroll.h"
 
@@ -41,6 +42,26 @@ struct Elementwise {
       const Float value = V::load_part(x + i, count);
       const Float denominator = V::add(one, exp<V>(V::sub(V::zero(), value)));
       V::store_part(y + i, V::div(value, denominator), count);
+    });
+  }
+
+  static void gelu(const float* x, std::int64_t n, float* y) noexcept {
+    const Float one = V::set1(1.0F);
+    const Float scale = V::set1(-kGeluScale);
+    const Float cubic = V::set1(kGeluCubic);
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) TANDEM_INLINE {
+      const Float value = V::load_part(x + i, count);
+      const Float cube = V::mul(V::mul(value, value), value);
+      const Float exponent = V::mul(scale, V::fma(cubic, cube, value));
+      V::store_part(y + i, V::div(value, V::add(one, exp<V>(exponent))), count);
+    });
+  }
+
+  static void softcap(const float* x, float cap, std::int64_t n, float* y) noexcept {
+    const Float bound = V::set1(cap);
+    for_vectors(n, [&](std::int64_t i, std::int64_t count) TANDEM_INLINE {
+      const Float value = V::div(V::load_part(x + i, count), bound);
+      V::store_part(y + i, V::mul(bound, tanh<V>(value)), count);
     });
   }
 
@@ -131,6 +152,8 @@ void use_elementwise(Kernels& table) noexcept {
   table.add = Elementwise<V>::add;
   table.mul = Elementwise<V>::mul;
   table.silu = Elementwise<V>::silu;
+  table.gelu = Elementwise<V>::gelu;
+  table.softcap = Elementwise<V>::softcap;
   table.rms_norm = Elementwise<V>::rms_norm;
   table.rope = Elementwise<V>::rope;
   table.quantize_static = Elementwise<V>::quantize_static;

@@ -1,0 +1,104 @@
+// Packages of families whose checkpoints have names of their own: kept under the names of the
+// graph.
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "package/package_fixture.h"
+
+namespace tandem {
+namespace {
+
+using testing::error_of;
+using testing::ScratchFolder;
+using testing::write_bytes;
+
+// A tiny checkpoint of a family, with a tokenizer of letters that fits its vocabulary of 67.
+void write_family(const fs::path& folder, const std::string& family) {
+  fs::copy(testing::fixture("models/fixtures") / family, folder);
+  Json vocabulary = Json::object();
+  for (char letter = 'a'; letter <= 'z'; ++letter)
+    vocabulary[std::string(1, letter)] = 10 + letter - 'a';
+  const Json tokenizer = {
+      {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}};
+  write_bytes(folder / "tokenizer.json", tokenizer.dump());
+  std::string text;
+  for (int i = 0; i < 256; ++i) text += static_cast<char>('a' + i * i % 26);
+  write_bytes(folder / "calibration.txt", text);
+}
+
+void build(const fs::path& checkpoint, const fs::path& target, Recipe recipe) {
+  recipe.group_size = 32;
+  recipe.samples = 2;
+  recipe.window = 32;
+  ThreadPool pool(1);
+  build_package(checkpoint, checkpoint / "calibration.txt", target, recipe, pool);
+}
+
+Graph graph_of(const Package& package, Phase phase) {
+  return build_graph(JsonObject(package.config(), "config.json"), *package.weights(phase));
+}
+
+class PackagedFamily : public ::testing::TestWithParam<const char*> {};
+
+// Left in float throughout, a package must hold the same numbers as its checkpoint.
+TEST_P(PackagedFamily, HoldsTheGraphOfItsCheckpoint) {
+  const ScratchFolder folder;
+  write_family(folder / "c", GetParam());
+  Recipe recipe;
+  recipe.exclude = {"*"};
+  build(folder / "c", folder / "p", recipe);
+
+  const Checkpoint checkpoint = Checkpoint::open(folder / "c");
+  const Graph expected =
+      build_graph(JsonObject(checkpoint.config(), "config.json"), CheckpointWeights(checkpoint));
+  ThreadPool pool(1);
+  const Graph got = graph_of(Package::open(folder / "p", pool), Phase::kDecode);
+  ASSERT_EQ(dump(got), dump(expected));
+  for (std::size_t i = 0; i < got.nodes().size(); ++i) {
+    const Node& node = got.nodes()[i];
+    const Node& other = expected.nodes()[i];
+    if (node.op == Op::kLinear) {
+      const auto& a = node.as<LinearAttributes>();
+      const auto& b = other.as<LinearAttributes>();
+      const std::int64_t n = output_channels(a.weight);
+      EXPECT_EQ(dequantize_rows(a.weight, 0, n), dequantize_rows(b.weight, 0, n)) << node.name;
+      ASSERT_EQ(a.bias.empty(), b.bias.empty()) << node.name;
+      if (!a.bias.empty()) {
+        EXPECT_EQ(a.bias.to_floats(), b.bias.to_floats()) << node.name;
+      }
+    } else if (node.op == Op::kRmsNorm) {
+      EXPECT_EQ(node.as<RmsNormAttributes>().weight.to_floats(),
+                other.as<RmsNormAttributes>().weight.to_floats())
+          << node.name;
+    }
+  }
+  for (const auto& [name, tensor] : SafetensorsFile::open(folder / "p/decode.safetensors").tensors)
+    EXPECT_TRUE(name.starts_with("model.") || name == "lm_head.weight") << name;
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, PackagedFamily,
+                         ::testing::Values("chatglm", "gemma2", "llama_dynamic", "llama_yarn",
+                                           "mistral_window", "phi3_longrope", "qwen3", "smollm3"));
+
+TEST(PackagedFamilies, QuantizeWhatWasFused) {
+  const ScratchFolder folder;
+  for (const char* family : {"chatglm", "phi3_longrope"}) {
+    write_family(folder / family, family);
+    Recipe recipe;
+    recipe.exclude = {"*.down_proj"};  // its 60 columns are no whole groups
+    build(folder / family, folder / "p", recipe);
+    ThreadPool pool(1);
+    const Package package = Package::open(folder / "p", pool);
+    const std::string int4 = dump(graph_of(package, Phase::kDecode));
+    const std::string int8 = dump(graph_of(package, Phase::kPrefill));
+    for (const char* module : {"self_attn.q_proj", "self_attn.v_proj", "mlp.gate_proj"}) {
+      const std::string name = std::string(" model.layers.1.") + module;
+      EXPECT_NE(int4.find(name + " int4 g32 ["), std::string::npos) << int4;
+      EXPECT_NE(int8.find(name + " int8 ["), std::string::npos) << int8;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace tandem
