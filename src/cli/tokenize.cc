@@ -19,6 +19,10 @@ struct TokenizeFlags {
   bool json = false;
 };
 
+constexpr const char* kTokenizerHelp =
+    "model folder, tokenizer file (tokenizer.json, tokenizer.model, vocab.json, *.tiktoken, "
+    "*vocab.mllm) or GGUF";
+
 void tokenize(const TokenizeFlags& flags) {
   const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer);
   const std::string text = flags.prompt ? *flags.prompt : read_input(flags.file);
@@ -92,7 +96,7 @@ void detokenize(const TokenizeFlags& flags) {
 void add_tokenize(CLI::App& app) {
   auto* command = app.add_subcommand("tokenize", "text to token ids");
   auto flags = std::make_shared<TokenizeFlags>();
-  command->add_option("tokenizer", flags->tokenizer, "model folder or tokenizer.json")->required();
+  command->add_option("tokenizer", flags->tokenizer, kTokenizerHelp)->required();
   auto* prompt = command->add_option("-p,--prompt", flags->prompt, "the text itself");
   command->add_option("--file", flags->file, "file with the text (default: standard input)")
       ->excludes(prompt);
@@ -106,7 +110,7 @@ void add_tokenize(CLI::App& app) {
 void add_detokenize(CLI::App& app) {
   auto* command = app.add_subcommand("detokenize", "token ids to text");
   auto flags = std::make_shared<TokenizeFlags>();
-  command->add_option("tokenizer", flags->tokenizer, "model folder or tokenizer.json")->required();
+  command->add_option("tokenizer", flags->tokenizer, kTokenizerHelp)->required();
   auto* ids = command->add_option("--ids", flags->ids, "the ids themselves")
                   ->delimiter(',')
                   ->allow_extra_args(false);

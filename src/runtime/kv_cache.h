@@ -52,6 +52,10 @@ class KvSequence {
   KvSequence fork(
       std::int64_t length) const;  // a sequence with the same first tokens, sharing their blocks
 
+  // Of graph/rotary.h: which frequencies its keys were turned by.
+  std::int64_t rotary_epoch() const noexcept { return rotary_epoch_; }
+  void begin_epoch(std::int64_t epoch) noexcept { rotary_epoch_ = epoch; }  // while it is empty
+
   DType dtype() const noexcept { return pool_->dtype(); }
   // For SequenceSlice: blocks()[layer][block].
   std::span<const std::vector<std::byte*>> blocks() const noexcept { return pointers_; }
@@ -59,6 +63,7 @@ class KvSequence {
  private:
   KvPool* pool_;
   std::vector<TokenId> ids_;
+  std::int64_t rotary_epoch_ = 0;
   std::vector<std::vector<std::shared_ptr<std::byte>>> blocks_;  // [layer][block]
   std::vector<std::vector<std::byte*>> pointers_;                // the same, as programs read it
 };

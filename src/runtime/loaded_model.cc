@@ -8,6 +8,7 @@
 #include "checkpoint/gguf.h"
 #include "devices/cpu/cpu_device.h"
 #include "devices/npu/npu_device.h"
+#include "graph/rotary.h"
 #include "package/package.h"
 #include "package/packed_cache.h"
 
@@ -235,6 +236,21 @@ std::span<const float> LoadedModel::run(Executor& executor, std::span<const Part
   return logits;
 }
 
+void LoadedModel::refresh(KvSequence& sequence, std::int64_t total) {
+  const std::int64_t epoch = rotary_epoch(decode_graph_, total);
+  if (sequence.rotary_epoch() == epoch) return;
+  const std::vector<TokenId> ids(sequence.ids().begin(), sequence.ids().end());
+  sequence.rewind(0);
+  sequence.begin_epoch(epoch);
+  Executor& executor = prefill_ ? *prefill_ : *decode_;
+  const auto run_rows = static_cast<std::size_t>(executor.max_rows());
+  for (std::size_t first = 0; first < ids.size(); first += run_rows) {
+    const std::size_t count = std::min(run_rows, ids.size() - first);
+    const Part part{&sequence, std::span(ids).subspan(first, count), total};
+    run(executor, {&part, 1}, {});
+  }
+}
+
 void LoadedModel::read(std::span<KvSequence* const> sequences,
                        std::span<const std::span<const TokenId>> ids, bool every_row,
                        const Rows& rows) {
@@ -245,6 +261,7 @@ void LoadedModel::read(std::span<KvSequence* const> sequences,
     if (ids[s].empty()) fail(ErrorCode::kInvalidArgument, "[model] no tokens to read");
     totals.push_back(sequences[s]->length() + static_cast<std::int64_t>(ids[s].size()));
   }
+  for (std::size_t s = 0; s < ids.size(); ++s) refresh(*sequences[s], totals[s]);
   Executor& executor = prefill_ ? *prefill_ : *decode_;
   const auto run_rows = static_cast<std::size_t>(executor.max_rows());
   struct Output {  // logit rows of one run that belong to one sequence
@@ -320,6 +337,7 @@ std::span<const float> LoadedModel::decode_batch(std::span<KvSequence* const> se
                                                  std::span<const TokenId> ids) {
   check_batch(sequences, ids.size());
   check_ids(ids);
+  for (KvSequence* sequence : sequences) refresh(*sequence, sequence->length() + 1);
   const auto run_rows = static_cast<std::size_t>(decode_->max_rows());
   std::vector<Part> parts;
   std::vector<std::int32_t> selected;

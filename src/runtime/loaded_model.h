@@ -119,6 +119,9 @@ class LoadedModel {
   // Every run of an executor goes through here.
   std::span<const float> run(Executor& executor, std::span<const Part> parts,
                              std::span<const std::int32_t> selected);
+  // Before a sequence grows to `total` tokens: where that changes the frequencies of its rotary
+  // embeddings, what it holds is read anew.
+  void refresh(KvSequence& sequence, std::int64_t total);
   // Reads all on the prefill devices, handing out the logits of every row or of each last one.
   void read(std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
             bool every_row, const Rows& rows);

@@ -1,10 +1,14 @@
 // Four characters of six bits are three bytes.
 #include "text/base64.h"
 
+#include <algorithm>
 #include <cstdint>
 
 namespace tandem {
 namespace {
+
+constexpr std::string_view kAlphabet =
+    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 int value_of(char c) {
   if (c >= 'A' && c <= 'Z') return c - 'A';
@@ -37,6 +41,22 @@ std::optional<std::string> decode_base64(std::string_view text) {
     }
   }
   return bytes;
+}
+
+std::string encode_base64(std::string_view bytes) {
+  std::string text;
+  text.reserve((bytes.size() + 2) / 3 * 4);
+  for (std::size_t at = 0; at < bytes.size(); at += 3) {
+    std::uint32_t bits = 0;
+    for (std::size_t i = at; i < at + 3; ++i) {
+      bits = bits << 8 | (i < bytes.size() ? static_cast<unsigned char>(bytes[i]) : 0u);
+    }
+    const std::size_t characters = std::min<std::size_t>(3, bytes.size() - at) + 1;
+    for (std::size_t i = 0; i < 4; ++i) {
+      text.push_back(i < characters ? kAlphabet[bits >> (18 - 6 * i) & 63] : '=');
+    }
+  }
+  return text;
 }
 
 }  // namespace tandem

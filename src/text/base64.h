@@ -10,4 +10,6 @@ namespace tandem {
 // The bytes that `text` spells, with or without padding; nothing if it is not base64.
 std::optional<std::string> decode_base64(std::string_view text);
 
+std::string encode_base64(std::string_view bytes);
+
 }  // namespace tandem

@@ -3,9 +3,9 @@
 #include "text/tokenizer.h"
 
 #include <algorithm>
-#include <system_error>
 
 #include "base/error.h"
+#include "text/tokenizer_files.h"
 #include "text/tokenizer_json.h"
 #include "text/tokenizer_stages.h"
 
@@ -193,9 +193,8 @@ Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
 Tokenizer Tokenizer::open(const fs::path& path) {
-  std::error_code ignored;
-  const fs::path file = fs::is_directory(path, ignored) ? path / "tokenizer.json" : path;
-  const Json json = read_json_file(file);
+  const fs::path file = find_tokenizer(path);
+  const Json json = read_tokenizer(file);
   return Tokenizer(std::make_unique<const Impl>(JsonObject(json, file.string())));
 }
 

@@ -18,6 +18,21 @@ std::string parse_error(const std::string& text) {
   return error_of([&] { parse_json(text, "x.json"); });
 }
 
+TEST(ParseOrderedJson, KeepsTheOrderOfKeys) {
+  const OrderedJson json = parse_ordered_json(R"({"b": 1, "a": {"z": [], "c": null}})", "x.json");
+  EXPECT_EQ(json.dump(), R"({"b":1,"a":{"z":[],"c":null}})");
+  for (const char* bad : {R"({"a": 1, "a": 2})", "[1,]", "", "[1] 2"})
+    EXPECT_NE(error_of([&] { parse_ordered_json(bad, "x.json"); }).find("x.json"),
+              std::string::npos);
+  std::string many = "[{";
+  for (std::size_t i = 0; i <= kMaxOrderedKeys; ++i) many += fmt::format("\"{}\":0,", i);
+  many.back() = '}';
+  EXPECT_NE(error_of([&] {
+              parse_ordered_json(many + "]", "x.json");
+            }).find("an object of 4097 keys, expected at most 4096"),
+            std::string::npos);
+}
+
 TEST(ParseJson, ReadsEveryKindOfValue) {
   const Json json = parse_json(
       R"({"a":[1,-2,3.5,true,false,null,"x\u00e9\n"],"b":{"c":{}},"d":[[]],"e":18446744073709551615})",

@@ -4,10 +4,15 @@
 Usage: make_corpus.py [NAME...]
 """
 import base64
+import collections
+import io
 import json
 import pathlib
+import pickle
 import struct
 import sys
+import types
+import zipfile
 
 HERE = pathlib.Path(__file__).parent
 
@@ -189,12 +194,119 @@ TOKENIZER_MODELS = {
         [bytes([byte]) for byte in range(256)] + [b"ll", b"He", b"llo", b"Hello", b" n"])),
 }
 
+class StorageKey:
+    """Stands for a torch storage: pickled as the persistent id that torch.save writes."""
+
+    def __init__(self, kind, key, elements, legacy):
+        self.pid = ("storage", kind, key, "cpu", elements) + ((None,) if legacy else ())
+
+
+def torch_names():
+    """Modules with the names that a torch pickle mentions; the pickler wants to find them."""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    for module, names in ((torch, ["FloatStorage", "HalfStorage", "BFloat16Storage"]), (utils, ["_rebuild_tensor_v2"])):
+        for name in names:
+            one = type(name, (), {"__module__": module.__name__, "__qualname__": name})
+            setattr(module, name, one)
+        sys.modules[module.__name__] = module
+    return torch, utils
+
+
+def torch_pickle(tensors, legacy=False):
+    """tensors: name -> (storage class, key, elements, offset, shape, strides)"""
+    torch, utils = torch_names()
+
+    class Tensor:
+        def __init__(self, kind, key, elements, offset, shape, strides):
+            storage = StorageKey(getattr(torch, kind), key, elements, legacy)
+            self.arguments = (storage, offset, shape, strides, False, collections.OrderedDict())
+
+        def __reduce__(self):
+            return utils._rebuild_tensor_v2, self.arguments
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return value.pid if isinstance(value, StorageKey) else None
+
+    out = io.BytesIO()
+    # A class is callable, as what reduces to it must be.
+    Pickler(out, 2).dump(collections.OrderedDict((name, Tensor(*tensor)) for name, tensor in tensors.items()))
+    return out.getvalue()
+
+
+def torch_zip(tensors, storages):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        def write(name, data):
+            archive.writestr(zipfile.ZipInfo("archive/" + name), data)
+        write("data.pkl", torch_pickle(tensors))
+        write("byteorder", "little")
+        for key, data in storages.items():
+            write("data/" + key, data)
+        write("version", "3\n")
+    return out.getvalue()
+
+
+def torch_legacy(tensors, storages):
+    out = pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2)
+    out += pickle.dumps({"protocol_version": 1001, "little_endian": True}, 2) + torch_pickle(tensors, True)
+    out += pickle.dumps(sorted(storages), 2)
+    for key in sorted(storages):
+        kind, elements = next((t[0], t[2]) for t in tensors.values() if t[1] == key)
+        out += struct.pack("<q", elements) + storages[key]
+    return out
+
+
+TORCH_TENSORS = {"a.weight": ("FloatStorage", "0", 6, 0, (2, 3), (3, 1)), "b": ("HalfStorage", "1", 4, 1, (3,), (1,)),
+                 "transposed": ("FloatStorage", "0", 6, 0, (3, 2), (1, 3))}
+TORCH = {
+    "zip": torch_zip(TORCH_TENSORS, {"0": bytes(24), "1": bytes(8)}),
+    "legacy": torch_legacy(TORCH_TENSORS, {"0": bytes(24), "1": bytes(8)}),
+}
+PICKLES = {
+    "tensors": torch_pickle(TORCH_TENSORS),
+    **{f"protocol{protocol}": pickle.dumps({"a": [1, -2.5, None, True, 2**40, -3], "b": ("x", b"y", (1,), ()), "c": {"d": [], 7: "é"}},
+                                           protocol) for protocol in (2, 3, 4)},
+}
+
+
+def mllm_v1(tensors):
+    """tensors: name -> (code of the type, bytes)"""
+    size = sum(4 + len(name) + 8 + 8 + 4 for name in tensors)
+    offset = 12 + size
+    index = body = b""
+    for name, (code, data) in tensors.items():
+        index += struct.pack("<i", len(name)) + name.encode() + struct.pack("<QQi", len(data), offset + len(body), code)
+        body += data
+    return struct.pack("<iQ", 20012, size) + index + body
+
+
+def mllm_v2(tensors):
+    """tensors: name -> (code of the type, shape, bytes)"""
+    out = struct.pack("<ii512sIQ", 0x519A, 2, b"", len(tensors), 532)
+    offset = 532 + 352 * len(tensors)
+    body = b""
+    for i, (name, (code, shape, data)) in enumerate(tensors.items()):
+        dimensions = list(shape) + [0] * (16 - len(shape))
+        out += struct.pack("<IIQQQ16i256s", i, code, len(data), offset + len(body), len(shape), *dimensions, name.encode())
+        body += data
+    return out + body
+
+
+MLLM = {
+    "v1": mllm_v1({"a.weight": (0, bytes(16)), "q4_0": (2, bytes(18)), "q8_0": (8, bytes(34)), "q4_k": (12, bytes(144)), "i8": (16, bytes(3))}),
+    "v2": mllm_v2({"a.weight": (0, (2, 2), bytes(16)), "q4_0": (2, (1, 32), bytes(18)), "bf16": (128, (3,), bytes(6))}),
+}
+
 CORPUS = {
     "template": {name + ".jinja": text.encode() for name, text in TEMPLATES.items()},
     "tokenizer_json": {name + ".json": json.dumps({"version": "1.0", **value}, ensure_ascii=False, separators=(",", ":")).encode()
                        + b"\0Hello now 12 <s>\xff" for name, value in TOKENIZERS.items()},
     "tokenizer_model": {name + ".model": data for name, data in TOKENIZER_MODELS.items()},
     "gguf": {name + ".gguf": data for name, data in GGUF.items()},
+    "torch": {name + ".pth": data for name, data in TORCH.items()},
+    "pickle": {name + ".pkl": data for name, data in PICKLES.items()},
+    "mllm": {name + ".mllm": data for name, data in MLLM.items()},
     "safetensors": {name + ".safetensors": data for name, data in SAFETENSORS.items()},
 }
 

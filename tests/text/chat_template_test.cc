@@ -47,7 +47,7 @@ std::string fingerprint(const std::string& text) {
 
 TEST(ChatTemplate, RendersAsJinja2Does) {
   const OrderedJson file = read_ordered(fixture("text/fixtures/chat_template_cases.json"));
-  EXPECT_GT(file.at("cases").size(), 150U);
+  EXPECT_GT(file.at("cases").size(), 170U);
   for (const auto& each : file.at("cases")) {
     const std::string source = each.at("template");
     SCOPED_TRACE(source);
@@ -126,6 +126,72 @@ TEST(ChatTemplate, OpensWhatAFolderHas) {
 
   write_text_file(folder / "chat_template.jinja", "file");
   EXPECT_EQ(ChatTemplate::open(folder.path()).render(OrderedJson::object()), "file");
+}
+
+TEST(ChatTemplate, TakesAnotherTemplateForToolsWhereThereIsOne) {
+  const ScratchFolder folder;
+  const OrderedJson chat = OrderedJson::parse(R"({"tools": null})");
+  const OrderedJson tools = OrderedJson::parse(R"({"tools": []})");
+  write_text_file(folder / "tokenizer_config.json",
+                  R"({"chat_template": [{"name": "default", "template": "d"},
+                                        {"name": "tool_use", "template": "t{{ x.y }}"}]})");
+  ChatTemplate named = ChatTemplate::open(folder / "tokenizer_config.json");
+  EXPECT_EQ(named.render(chat), "d");
+  EXPECT_EQ(named.render(OrderedJson::object()), "d");
+  EXPECT_NE(error_of([&] { named.render(tools); }).find("tool_use:1:6: 'x' is undefined"),
+            std::string::npos);
+  // Models for more than text keep theirs in a file of its own.
+  write_text_file(folder / "chat_template.json", R"({"chat_template": "j"})");
+  EXPECT_EQ(ChatTemplate::open(folder.path()).render(tools), "j");
+  write_text_file(folder / "chat_template.jinja", "f");
+  EXPECT_EQ(ChatTemplate::open(folder.path()).render(tools), "f");
+  fs::create_directory(folder / "additional_chat_templates");
+  write_text_file(folder / "additional_chat_templates/tool_use.jinja", "a");
+  EXPECT_EQ(ChatTemplate::open(folder.path()).render(tools), "a");
+  EXPECT_EQ(ChatTemplate::open(folder.path()).render(chat), "f");
+  EXPECT_EQ(ChatTemplate::open(folder / "chat_template.jinja").render(tools), "f");
+}
+
+TEST(ChatTemplate, IsFoundInGgufFiles) {
+  const ScratchFolder folder;
+  const fs::path file = folder / "model.gguf";
+  fs::copy_file(fixture("fuzz/corpus/gguf/metadata.gguf"), file);
+  const OrderedJson context = OrderedJson::parse(R"({"messages": [{"content": "Hi"}]})");
+  EXPECT_EQ(ChatTemplate::open(file).render(context), "Hi");
+  EXPECT_EQ(ChatTemplate::open(folder.path()).render(context), "Hi");
+  EXPECT_EQ(read_special_tokens(file), OrderedJson::parse(R"({"bos_token": "<s>"})"));
+  fs::remove(file);
+  fs::copy_file(fixture("fuzz/corpus/gguf/blocks.gguf"), file);
+  EXPECT_NE(error_of([&] { ChatTemplate::open(file); }).find("model.gguf"), std::string::npos);
+}
+
+TEST(ChatTemplate, ReadsTheTokensThatStandBesideIt) {
+  const ScratchFolder folder;
+  EXPECT_EQ(read_special_tokens(folder.path()), OrderedJson::object());
+  write_text_file(folder / "special_tokens_map.json",
+                  R"({"bos_token": "<a>", "unk_token": {"content": "<u>"}})");
+  write_text_file(folder / "tokenizer_config.json",
+                  R"({"bos_token": {"content": "<b>", "special": true}, "eos_token": null})");
+  const OrderedJson want = {{"bos_token", "<b>"}, {"unk_token", "<u>"}};
+  EXPECT_EQ(read_special_tokens(folder.path()), want);
+  EXPECT_EQ(read_special_tokens(folder / "chat_template.jinja"), want);
+  for (const char* bad : {R"({"eos_token": 3})", R"({"eos_token": {"content": 3}})", "[]", "{"}) {
+    write_text_file(folder / "tokenizer_config.json", bad);
+    EXPECT_NE(error_of([&] { read_special_tokens(folder.path()); }).find("tokenizer_config.json"),
+              std::string::npos);
+  }
+}
+
+TEST(ChatTemplate, DoesNoMoreWorkThanAllowed) {
+  const ChatTemplate compiled =
+      ChatTemplate::compile("{% for i in range(1000) %}{{ i }}{% endfor %}", "t");
+  EXPECT_EQ(compiled.render(OrderedJson::object()).size(), 2890U);
+  RenderOptions options;
+  options.max_work = 1000;
+  EXPECT_NE(error_of([&] {
+              compiled.render(OrderedJson::object(), options);
+            }).find("the template does too much work, limit 1000"),
+            std::string::npos);
 }
 
 TEST(ChatTemplate, PassesOnTheTemplatesOwnWords) {

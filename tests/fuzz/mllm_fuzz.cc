@@ -1,0 +1,10 @@
+// .mllm, both versions.
+#include "checkpoint/mllm_file.h"
+#include "store_exercise.h"
+
+using namespace tandem;
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  const fuzz::InputFile file({data, size});
+  return fuzz::parse([&] { fuzz::exercise(*open_mllm(file.path())); });
+}
