@@ -75,8 +75,9 @@ TEST_F(PackedLinears, ReadsGptq) {
           R"({{"quant_method":"gptq","bits":{},"checkpoint_format":"{}"}})", bits, format));
       const Weight weight = read(fmt::format("v{}.gptq{}", version, bits), how);
       EXPECT_EQ(describe(weight).substr(0, 4), bits == 4 ? "int4" : "f16 ") << bits;
-      if (bits == 4)
+      if (bits == 4) {
         EXPECT_EQ(describe(read(fmt::format("v{}.gptq4.act", version), how)), "f16 [16, 128]");
+      }
     }
   }
 }

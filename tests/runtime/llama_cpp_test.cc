@@ -105,8 +105,9 @@ TEST_F(LlamaCpp, StoredAnswersAreOurs) {
     const Json answers = stored().at(want);
     const auto model = open_model(write(type));
     EXPECT_GE(agreement(top_tokens(*model, text_), answers["top"]), 0.95) << want;
-    if (type == GgmlType::kF16)
+    if (type == GgmlType::kF16) {
       EXPECT_EQ(greedy(*model, prompt_), answers["greedy"]["ids"].get<std::vector<TokenId>>());
+    }
     EXPECT_EQ(tokenizer_.encode(kSentence), answers["split"].get<std::vector<TokenId>>());
   }
 }
