@@ -49,7 +49,14 @@ class ConfigWriter {
     }
     return metadata_.get_int(prefix_ + key, 0, kMost);
   }
-  double number(const std::string& key) const { return metadata_.get_number(prefix_ + key); }
+  // JSON has finite numbers only, and so have those who read it.
+  double number(const std::string& key) const {
+    const double value = metadata_.get_number(prefix_ + key);
+    if (!std::isfinite(value))
+      fail(ErrorCode::kFormat, "[gguf] {}: {}{}: expected a finite number, got {}",
+           metadata_.where(), prefix_, key, value);
+    return value;
+  }
   bool has_tensor(const std::string& name) const { return file_.tensors.contains(name); }
 
   // The embedding says how many tokens there are; every file has it.
@@ -123,13 +130,15 @@ class ConfigWriter {
            metadata_.where(), name, to_string(tensor.type), to_string(tensor.shape));
     std::vector<float> values(static_cast<std::size_t>(tensor.shape[0]));
     dequantize_blocks(tensor.type, tensor.bytes, values);
+    if (!std::ranges::all_of(values, [](float value) { return std::isfinite(value); }))
+      fail(ErrorCode::kFormat, "[gguf] {}: {}: expected finite numbers", metadata_.where(), name);
     return values;
   }
 
   void write_phi3() {
     const auto heads = static_cast<double>(size("attention.head_count"));
     const double head_dim = static_cast<double>(size("embedding_length")) / heads;
-    if (has("rope.dimension_count")) {
+    if (has("rope.dimension_count") && heads > 0 && head_dim > 0) {
       const double part = static_cast<double>(size("rope.dimension_count")) / head_dim;
       if (part != 1) config_["partial_rotary_factor"] = part;
     }

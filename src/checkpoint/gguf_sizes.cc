@@ -103,6 +103,7 @@ class SizeWriter {
     // Of Qwen2 and 3 the key counts only where use_sliding_window says so.
     if (config_.has("sliding_window") && config_.get_bool_or("use_sliding_window", true))
       copy("attention.sliding_window", "sliding_window");
+    if (architecture_.name == "gemma2") check_attention_scale();
     for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"})
       if (config_.has(key)) put_float(key, config_.get_number(key));
     write_rope();
@@ -118,6 +119,20 @@ class SizeWriter {
   void copy(std::string_view key, std::string_view from) { put(key, size_of_key(config_, from)); }
   void put_type(std::string_view type) {
     metadata_.add_string(fmt::format("{}.rope.scaling.type", architecture_.name), type);
+  }
+
+  // The format has no place for what attention is scaled by: llama.cpp takes the head size, and for
+  // the 27B model, told by its 46 layers, the hidden size over the heads.
+  void check_attention_scale() const {
+    const std::uint32_t assumed =
+        size_of_key(config_, "num_hidden_layers") == 46
+            ? size_of_key(config_, "hidden_size") / size_of_key(config_, "num_attention_heads")
+            : head_dim(config_);
+    const double scalar = config_.get_number_or("query_pre_attn_scalar", 256);
+    if (scalar != assumed)
+      fail(ErrorCode::kUnsupported,
+           "[gguf] {}: query_pre_attn_scalar: llama.cpp would take {}, got {}", config_.where(),
+           assumed, scalar);
   }
 
   void write_rope() {

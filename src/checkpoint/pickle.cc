@@ -104,8 +104,9 @@ constexpr std::array<std::string_view, 7> kFunctions = {
 
 // Of a global or of a storage.
 constexpr std::size_t kLongestName = 256;
-// Values take some 250 bytes here and one in the file. A tensor is made of about 30.
-constexpr std::size_t kMaxValues = std::size_t{1} << 22;
+// Values take some 200 bytes here and one in the file. A tensor is made of about 30, and the
+// largest files have a few thousand.
+constexpr std::size_t kMaxValues = std::size_t{1} << 20;
 
 template <std::size_t kCount>
 std::optional<DType> find_dtype(const std::array<StorageType, kCount>& types,

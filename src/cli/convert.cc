@@ -88,6 +88,8 @@ class Converter {
       std::optional<DType> kept;  // integers stay as they are
       GgmlType type = GgmlType::kF32;
     };
+    if (version == 1 && type_ == GgmlType::kBF16)
+      fail(ErrorCode::kInvalidArgument, "[convert] --dtype: .mllm version 1 has no bf16");
     std::vector<MllmWriter::Entry> entries;
     std::vector<Planned> planned;
     for (const auto& [name, shape] : contents_) {

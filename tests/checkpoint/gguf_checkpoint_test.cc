@@ -1,0 +1,142 @@
+// GGUF as a checkpoint: names, configurations, what converters do to tensors, and back.
+#include "checkpoint/gguf_checkpoint.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <string>
+
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/gguf_export.h"
+#include "checkpoint/safetensors.h"
+#include "support.h"
+
+namespace tandem {
+namespace {
+
+using testing::error_of;
+
+// A model folder with a vocabulary of as many tokens as its configuration wants.
+void write_vocabulary(const fs::path& folder, std::int64_t size) {
+  Json vocabulary = Json::object();
+  for (std::int64_t i = 0; i < size; ++i) vocabulary[fmt::format("t{}", i)] = i;
+  const Json tokenizer = {
+      {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}},
+      {"pre_tokenizer", {{"type", "ByteLevel"}, {"use_regex", true}}}};
+  write_text_file(folder / "tokenizer.json", tokenizer.dump());
+}
+
+class GgufCheckpoint : public ::testing::Test {
+ protected:
+  // The checkpoint as GGUF, opened.
+  Checkpoint through_gguf(const fs::path& folder, GgmlType type) {
+    write_gguf(scratch_ / "x.gguf", Checkpoint::open(folder), type, [] {});
+    return Checkpoint::open(scratch_ / "x.gguf");
+  }
+
+  testing::ScratchFolder scratch_;
+};
+
+// Every family's tiny model, made by transformers, comes back with the same tensors.
+TEST_F(GgufCheckpoint, TensorsSurviveTheTrip) {
+  for (const char* name :
+       {"llama_biased", "llama_rope", "llama_head_dim", "mistral_window", "qwen2_window", "qwen3",
+        "phi3_longrope", "gemma2", "chatglm", "smollm3"}) {
+    const fs::path folder = scratch_ / name;
+    fs::copy(testing::fixture(fmt::format("models/fixtures/{}", name)), folder);
+    if (std::string_view(name) == "gemma2") {
+      EXPECT_NE(error_of([&] {
+                  through_gguf(folder, GgmlType::kF32);
+                }).find("query_pre_attn_scalar: llama.cpp would take 16, got 20"),
+                std::string::npos);
+      Json changed = read_json_file(folder / "config.json");
+      changed["query_pre_attn_scalar"] = 16;
+      write_text_file(folder / "config.json", changed.dump());
+    }
+    const Checkpoint before = Checkpoint::open(folder);
+    const Json& config = before.config();
+    write_vocabulary(folder, config.contains("padded_vocab_size") ? config["padded_vocab_size"]
+                                                                  : config["vocab_size"]);
+    const Checkpoint after = through_gguf(folder, GgmlType::kF32);
+    for (const auto& [tensor, shape] : before.contents()) {
+      if (tensor.ends_with("inv_freq")) continue;
+      ASSERT_TRUE(after.has(tensor)) << name << " " << tensor;
+      const std::vector<float> want = before.tensor(tensor, shape).to_floats();
+      const std::vector<float> got = after.tensor(tensor, shape).to_floats();
+      // Of gemma2's norms 1 was added and taken away again.
+      const float tolerance = tensor.ends_with("norm.weight") ? 2e-7f : 0;
+      for (std::size_t i = 0; i < want.size(); ++i)
+        ASSERT_NEAR(got[i], want[i], tolerance) << name << " " << tensor << " " << i;
+    }
+    for (const char* key :
+         {"model_type", "hidden_size", "num_hidden_layers", "intermediate_size",
+          "num_attention_heads", "tie_word_embeddings", "sliding_window", "query_pre_attn_scalar",
+          "multi_query_group_num", "kv_channels", "ffn_hidden_size", "head_dim"}) {
+      if (config.contains(key) && after.config().contains(key)) {
+        EXPECT_EQ(after.config()[key], config[key]) << name << " " << key;
+      }
+    }
+  }
+}
+
+TEST_F(GgufCheckpoint, DescribesTheDemo) {
+  const Checkpoint before = Checkpoint::open(testing::demo_dir());
+  const Checkpoint after = through_gguf(testing::demo_dir(), GgmlType::kF16);
+  EXPECT_EQ(after.tensors().size(), before.tensors().size());
+  for (const char* key : {"model_type", "hidden_size", "vocab_size", "rope_theta", "bos_token_id",
+                          "eos_token_id", "tie_word_embeddings", "max_position_embeddings"})
+    EXPECT_EQ(after.config().at(key), before.config().at(key)) << key;
+}
+
+TEST_F(GgufCheckpoint, KeepsQ4InFourBits) {
+  const Checkpoint checkpoint = through_gguf(testing::demo_dir(), GgmlType::kQ4_0);
+  const std::string module = "model.layers.0.mlp.up_proj";
+  const Weight weight = checkpoint.linear(module, 768, 256);
+  EXPECT_EQ(describe(weight), "int4 g32 [768, 256]");
+  validate(weight, module);
+  EXPECT_EQ(dequantize_rows(weight, 0, 768),
+            checkpoint.tensor(module + ".weight", {768, 256}).to_floats());
+  EXPECT_EQ(checkpoint.tensors().at(module + ".weight").type, "Q4_0");
+  EXPECT_EQ(checkpoint.tensors().at("model.embed_tokens.weight").type, "Q8_0");
+}
+
+TEST_F(GgufCheckpoint, RefusesWhatItDoesNotKnow) {
+  const auto open = [&](const std::string& architecture, const std::string& tensor) {
+    GgufMetadata metadata;
+    metadata.add_string("general.architecture", architecture);
+    GgufWriter writer(scratch_ / "bad.gguf", metadata, {{tensor, GgmlType::kF32, {2, 2}}});
+    const std::vector<float> values(4);
+    writer.write(std::as_bytes(std::span(values)));
+    writer.finish();
+    return error_of([&] { Checkpoint::open(scratch_ / "bad.gguf"); });
+  };
+  EXPECT_NE(open("mamba", "x.weight").find("expected one of llama, qwen2, qwen3, phi3"),
+            std::string::npos);
+  EXPECT_NE(open("llama", "x.weight").find("expected the matrix token_embd.weight"),
+            std::string::npos);
+  EXPECT_NE(open("llama", "token_embd.weight").find("llama.embedding_length: is missing"),
+            std::string::npos);
+}
+
+TEST_F(GgufCheckpoint, WritesNothingForATokenizerThatHasNoForm) {
+  const fs::path folder = scratch_ / "model";
+  fs::copy(testing::fixture("models/fixtures/qwen3"), folder);
+  const auto error = [&](const std::string& tokenizer) {
+    write_text_file(folder / "tokenizer.json", tokenizer);
+    return error_of([&] { through_gguf(folder, GgmlType::kF16); });
+  };
+  EXPECT_NE(
+      error(R"({"model":{"type":"Unigram","vocab":[]}})").find("expected a model of type BPE"),
+      std::string::npos);
+  EXPECT_NE(error(R"({"model":{"type":"BPE","vocab":{"a":0},"merges":[]},"pre_tokenizer":
+                     {"type":"Sequence","pretokenizers":[{"type":"Split","pattern":{"Regex":"x+"}},
+                     {"type":"ByteLevel","use_regex":false}]}})")
+                .find("expected a pattern that llama.cpp knows, got \"x+\""),
+            std::string::npos);
+  EXPECT_NE(error(R"({"model":{"type":"BPE","vocab":{"a":-1},"merges":[]}})").find("model.vocab.a"),
+            std::string::npos);
+  EXPECT_FALSE(fs::exists(scratch_ / "x.gguf"));
+}
+
+}  // namespace
+}  // namespace tandem

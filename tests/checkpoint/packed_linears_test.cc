@@ -1,0 +1,195 @@
+// AWQ, GPTQ and Quark: weights packed by scripts and tools that are not ours, value by value.
+#include "checkpoint/packed_linears.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <string>
+
+#include "base/hash.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "support.h"
+
+namespace tandem {
+namespace {
+
+using testing::error_of;
+
+std::vector<float> values_of(const Weight& weight) {
+  validate(weight, "w");
+  return dequantize_rows(weight, 0, output_channels(weight));
+}
+
+class PackedLinears : public ::testing::Test {
+ protected:
+  static PackedSettings settings(const std::string& quantization) {
+    const Json config = parse_json(R"({"quantization_config":)" + quantization + "}", "config");
+    return PackedSettings(JsonObject(config, "config.json"));
+  }
+
+  // The weight of `module` in the fixture, of which the values are compared.
+  Weight read(const std::string& module, const PackedSettings& how) {
+    const Shape shape = tensors_.at(module + ".expected").shape();
+    const PlainStore store(tensors_);
+    EXPECT_TRUE(is_packed(store, module));
+    EXPECT_EQ(packed_shape(store, how, module), shape) << module;
+    Weight weight = read_packed_linear(store, how, module, shape[0], shape[1], "file");
+    const std::vector<float> want = tensors_.at(module + ".expected").to_floats();
+    const std::vector<float> got = values_of(weight);
+    EXPECT_EQ(got.size(), want.size());
+    // What is dequantized is rounded to F16.
+    const float tolerance = std::holds_alternative<Int4Groups>(weight) ? 0.0f : 0x1p-11f;
+    for (std::size_t i = 0; i < want.size(); ++i)
+      if (std::abs(got[i] - want[i]) > tolerance * std::abs(want[i])) {
+        ADD_FAILURE() << module << " element " << i << ": " << got[i] << " for " << want[i];
+        break;
+      }
+    return weight;
+  }
+
+  std::string error(const std::string& module, const PackedSettings& how) {
+    const Shape shape = tensors_.at(module + ".expected").shape();
+    return error_of(
+        [&] { read_packed_linear(PlainStore(tensors_), how, module, shape[0], shape[1], "file"); });
+  }
+
+  std::map<std::string, Tensor> tensors_ =
+      SafetensorsFile::open(testing::fixture("checkpoint/fixtures/packed.safetensors")).tensors;
+  const PackedSettings awq_ = settings(R"({"quant_method":"awq","bits":4,"version":"gemm"})");
+};
+
+TEST_F(PackedLinears, ReadsAwq) {
+  EXPECT_EQ(describe(read("awq.g128", awq_)), "int4 g128 [16, 256]");
+  EXPECT_EQ(describe(read("awq.g64", awq_)), "int4 g64 [8, 192]");
+  EXPECT_EQ(describe(read("awq.g32", awq_)), "int4 g32 [24, 96]");
+  EXPECT_EQ(describe(read("awq.g256", awq_)), "int4 g128 [8, 512]");
+  EXPECT_EQ(describe(read("awq.g16", awq_)), "f16 [8, 64]");
+}
+
+TEST_F(PackedLinears, ReadsGptq) {
+  for (const int version : {1, 2}) {
+    const std::string format = version == 1 ? "gptq" : "gptq_v2";
+    for (const int bits : {2, 3, 4, 8}) {
+      const PackedSettings how = settings(fmt::format(
+          R"({{"quant_method":"gptq","bits":{},"checkpoint_format":"{}"}})", bits, format));
+      const Weight weight = read(fmt::format("v{}.gptq{}", version, bits), how);
+      EXPECT_EQ(describe(weight).substr(0, 4), bits == 4 ? "int4" : "f16 ") << bits;
+      if (bits == 4) {
+        EXPECT_EQ(describe(read(fmt::format("v{}.gptq4.act", version), how)), "f16 [16, 128]");
+      }
+    }
+  }
+}
+
+TEST_F(PackedLinears, ReadsQuarksOwnExports) {
+  TANDEM_REQUIRE_SHARED("quark");
+  const Json cases = read_json_file(testing::fixture("checkpoint/fixtures/quark.json"));
+  for (const auto& [name, modules] : cases.items()) {
+    const fs::path folder = testing::shared_data() / "quark" / name;
+    const Checkpoint checkpoint = Checkpoint::open(folder);
+    for (const auto& [module, want] : modules.items()) {
+      EXPECT_TRUE(checkpoint.has(module + ".weight"));
+      const Weight weight = checkpoint.linear(module, want["shape"][0], want["shape"][1]);
+      EXPECT_TRUE(std::holds_alternative<Int4Groups>(weight)) << name << " " << module;
+      const std::vector<float> values = values_of(weight);
+      // 0 times a negative number is -0 in one order of operations and 0 in the other.
+      std::vector<float> plain = values;
+      for (float& value : plain) value = value == 0 ? 0 : value;
+      EXPECT_EQ(content_hash(std::as_bytes(std::span(plain))), want["hash"].get<std::string>())
+          << name << " " << module;
+    }
+  }
+  const Checkpoint awq =
+      Checkpoint::open(testing::shared_data() / "quark/awq_g128_float16_awqpack");
+  // Norms are called ".qweight" there.
+  EXPECT_TRUE(awq.has("model.layers.0.input_layernorm.weight"));
+  EXPECT_EQ(awq.tensor("model.layers.0.input_layernorm.weight", {256}).dtype(), DType::kF16);
+  EXPECT_FALSE(awq.contents().contains("model.layers.0.mlp.down_proj.scales"));
+  EXPECT_EQ(awq.contents().at("model.layers.0.mlp.down_proj.weight"), (Shape{256, 768}));
+}
+
+TEST_F(PackedLinears, ReadsQuarksInt8) {
+  const PackedSettings how =
+      settings(R"({"quant_method":"quark","global_quant_config":{"weight":{"dtype":"int8"}}})");
+  std::byte* codes = nullptr;
+  tensors_.clear();
+  tensors_["m.weight"] = Tensor::allocate(DType::kI8, {2, 3}, &codes);
+  const std::int8_t values[] = {1, -2, 127, -127, 0, 5};
+  std::memcpy(codes, values, sizeof values);
+  tensors_["m.weight_scale"] = Tensor::from_floats(std::vector{0.5f}, {});
+  tensors_["m.input_scale"] = Tensor::from_floats(std::vector{0.25f}, {});
+  const Weight weight = read_packed_linear(PlainStore(tensors_), how, "m", 2, 3, "file");
+  EXPECT_EQ(describe(weight), "int8 per tensor [2, 3]");
+  EXPECT_EQ(std::get<Int8Channels>(weight).input_scale, 0.25f);
+  EXPECT_EQ(values_of(weight), (std::vector<float>{0.5f, -1, 63.5f, -63.5f, 0, 2.5f}));
+  codes[0] = std::byte{0x80};  // -128 is no code of Int8Channels
+  const Weight floats = read_packed_linear(PlainStore(tensors_), how, "m", 2, 3, "file");
+  EXPECT_EQ(describe(floats), "f16 [2, 3]");
+  EXPECT_EQ(values_of(floats)[0], -64.0f);
+}
+
+TEST_F(PackedLinears, KeepsScalesThatF16Loses) {
+  // 1e-9 rounds to 0 in F16: the values are kept in F32.
+  std::byte* scales = nullptr;
+  Tensor tiny = Tensor::allocate(DType::kF32, tensors_.at("awq.g128.scales").shape(), &scales);
+  for (std::int64_t i = 0; i < tiny.elements(); ++i) {
+    const float scale = 1e-9f;
+    std::memcpy(scales + i * 4, &scale, sizeof scale);
+  }
+  tensors_["awq.g128.scales"] = tiny;
+  const Weight weight = read_packed_linear(PlainStore(tensors_), awq_, "awq.g128", 16, 256, "file");
+  EXPECT_EQ(describe(weight), "f32 [16, 256]");
+}
+
+TEST_F(PackedLinears, RefusesWhatItDoesNotKnow) {
+  const auto rejects = [](const std::string& config, const std::string& reason) {
+    const std::string text = error_of([&] { settings(config); });
+    EXPECT_NE(text.find(reason), std::string::npos) << text;
+  };
+  rejects(R"({"quant_method":"bitsandbytes"})", "expected \"awq\", \"gptq\" or \"quark\"");
+  rejects(R"({"quant_method":"awq","version":"gemv"})", "expected 4 bits in the layout \"gemm\"");
+  rejects(R"({"quant_method":"gptq","bits":5})", "expected 2, 3, 4 or 8 bits, got 5");
+  rejects(R"({"quant_method":"gptq","checkpoint_format":"marlin"})", "got \"marlin\"");
+  rejects(R"({"quant_method":"quark","global_quant_config":{"weight":{"dtype":"fp8_e4m3"}}})",
+          "got \"fp8_e4m3\"");
+  rejects(R"({"quant_method":"quark","global_quant_config":{"weight":[]}})", "two stages");
+  EXPECT_NE(error("awq.g128", PackedSettings()).find("does not say how"), std::string::npos);
+}
+
+TEST_F(PackedLinears, RefusesPartsThatDoNotFit) {
+  const std::map<std::string, Tensor> whole = tensors_;
+  std::byte* data = nullptr;
+  const auto rejects = [&](const std::string& part, std::optional<Tensor> tensor,
+                           const std::string& reason, const std::string& module = "awq.g128",
+                           const std::string& method = R"({"quant_method":"awq"})") {
+    tensors_ = whole;
+    if (tensor) {
+      tensors_[module + part] = *tensor;
+    } else {
+      tensors_.erase(module + part);
+    }
+    const std::string text = error(module, settings(method));
+    EXPECT_NE(text.find(reason), std::string::npos) << text;
+  };
+  const auto ints = [&](Shape shape, std::uint8_t fill = 0) {
+    Tensor tensor = Tensor::allocate(DType::kI32, std::move(shape), &data);
+    std::memset(data, fill, tensor.bytes().size());
+    return tensor;
+  };
+  rejects(".scales", std::nullopt, "the scales are missing");
+  rejects(".qzeros", std::nullopt, "the zero points are missing");
+  rejects(".qweight", ints({256, 3}), "codes: expected [256, 2], got I32 [256, 3]");
+  rejects(".qzeros", ints({2, 1}), "zero points: expected [2, 2], got I32 [2, 1]");
+  rejects(".scales", ints({2, 16}), "scales: expected floats, got I32 [2, 16]");
+  rejects(".scales", Tensor::from_floats(std::vector<float>(48), {3, 16}),
+          "scales: expected [k / group, 16] with k = 256");
+  const std::string gptq = R"({"quant_method":"gptq"})";
+  rejects(".g_idx", ints({128}, 0xff), "g_idx: expected groups in [0, 4), got -1", "v1.gptq4",
+          gptq);
+  rejects(".g_idx", ints({127}), "g_idx: expected [128]", "v1.gptq4", gptq);
+  rejects(".qweight", ints({15, 16}), "codes: expected [16, 16]", "v1.gptq4", gptq);
+}
+
+}  // namespace
+}  // namespace tandem
