@@ -3,6 +3,7 @@
 #include <numbers>
 
 #include "base/error.h"
+#include "base/log.h"
 #include "base/printable.h"
 #include "checkpoint/gguf_export.h"
 
@@ -101,9 +102,12 @@ class SizeWriter {
     put("rope.dimension_count", rotary_dim(config_));
     put_float("attention.layer_norm_rms_epsilon", config_.get_number("rms_norm_eps"));
     // Of Qwen2 and 3 the key counts only where use_sliding_window says so.
-    if (config_.has("sliding_window") && config_.get_bool_or("use_sliding_window", true))
+    if (config_.has("sliding_window") && config_.get_bool_or("use_sliding_window", true)) {
       copy("attention.sliding_window", "sliding_window");
+      warn_about_window();
+    }
     if (architecture_.name == "gemma2") check_attention_scale();
+    if (architecture_.name == "smollm3") check_rope_layers();
     for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"})
       if (config_.has(key)) put_float(key, config_.get_number(key));
     write_rope();
@@ -133,6 +137,32 @@ class SizeWriter {
       fail(ErrorCode::kUnsupported,
            "[gguf] {}: query_pre_attn_scalar: llama.cpp would take {}, got {}", config_.where(),
            assumed, scalar);
+  }
+
+  // Nor for which layers turn positions: llama.cpp leaves out every fourth.
+  void check_rope_layers() const {
+    constexpr std::int64_t kInterval = 4;
+    bool same = config_.get_int_or("no_rope_layer_interval", kInterval, 1, kMost) == kInterval;
+    if (config_.has("no_rope_layers")) {
+      const std::vector<std::int64_t> turned = config_.get_ints("no_rope_layers");
+      same = true;
+      for (std::size_t i = 0; i < turned.size(); ++i)
+        same = same && (turned[i] == 0) == ((i + 1) % kInterval == 0);
+    }
+    if (!same)
+      fail(ErrorCode::kUnsupported,
+           "[gguf] {}: no_rope_layers: llama.cpp would leave out every {}th layer", config_.where(),
+           kInterval);
+  }
+
+  // Of these llama.cpp reads every layer in full.
+  void warn_about_window() const {
+    const bool ignored = architecture_.name != "gemma2";
+    const std::uint32_t window = size_of_key(config_, "sliding_window");
+    if (ignored && window < size_of_key(config_, "max_position_embeddings"))
+      spdlog::warn(
+          "[gguf] {}: llama.cpp has no sliding window for {}: beyond {} tokens its answers differ",
+          config_.where(), architecture_.name, window);
   }
 
   void write_rope() {

@@ -8,6 +8,11 @@
 namespace tandem {
 namespace {
 
+// Bounds on a damaged table: no sequence in use has more than 30 bytes, no replacement more
+// than 40.
+constexpr std::size_t kMaxMatchBytes = 256;
+constexpr std::size_t kMaxReplacementBytes = 1024;
+
 // Darts-clone's unit: bits 0-7 label, 8 has a value, 9 wide offset, 10-30 offset; a value's unit
 // has bit 31 set and the value below it.
 constexpr std::uint32_t kValueBit = 1u << 31;
@@ -46,6 +51,7 @@ template <typename Visit>
 void CharacterMap::prefixes(std::string_view text, Visit visit) const noexcept {
   if (units_.empty()) return;
   std::size_t at = offset_of(units_[0]);
+  text = text.substr(0, kMaxMatchBytes);
   for (std::size_t i = 0; i < text.size() && text[i] != 0; ++i) {
     const std::uint32_t byte = static_cast<unsigned char>(text[i]);
     at ^= byte;
@@ -61,8 +67,11 @@ std::optional<std::string_view> CharacterMap::replacement_at(std::uint32_t offse
   if (offset >= replacements_.size()) return std::nullopt;
   // Inside a character it would not be UTF-8.
   if ((static_cast<unsigned char>(replacements_[offset]) & 0xC0) == 0x80) return std::nullopt;
-  const std::size_t end = replacements_.find('\0', offset);
-  return std::string_view(replacements_).substr(offset, end - offset);
+  const auto rest = std::string_view(replacements_).substr(offset, kMaxReplacementBytes);
+  const std::size_t end = rest.find('\0');
+  // The last one may do without its zero.
+  if (end == std::string_view::npos && rest.size() == kMaxReplacementBytes) return std::nullopt;
+  return rest.substr(0, end);
 }
 
 std::optional<CharacterMap::Match> CharacterMap::longest(std::string_view text) const noexcept {

@@ -20,6 +20,9 @@ namespace {
 
 constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
 
+// A search takes up to this many steps per character.
+constexpr std::size_t kMaxSymbolBytes = 4096;
+
 CharacterMap read_map(const JsonObject& config) {
   constexpr std::string_view kKey = "precompiled_charsmap";
   if (!config.has(kKey)) return {};
@@ -95,6 +98,10 @@ class SentencePieceNormalizer : public Normalizer {
         space_(config.get_bool_or("escape_whitespaces", true) ? kSpaceSymbol : " ") {
     std::vector<std::pair<std::string, TokenId>> symbols;
     for (const std::string& symbol : get_strings(config, "user_defined_symbols")) {
+      if (symbol.size() > kMaxSymbolBytes) {
+        fail(ErrorCode::kFormat, "[tokenizer] {}: expected at most {} bytes each, got {}",
+             key_place(config, "user_defined_symbols"), kMaxSymbolBytes, symbol.size());
+      }
       if (!symbol.empty()) symbols.emplace_back(symbol, 0);
     }
     symbols_.build(std::move(symbols));

@@ -171,6 +171,40 @@ TEST(TokenizerGguf, ByteLevelBpeAndItsTokenTypes) {
             " hello\xC3\xA9");
 }
 
+// The file with another value of "tokenizer.ggml.pre", a string with 64 bits of length before it.
+std::string with_way(const std::string& file, const std::string& way) {
+  const std::string key = "tokenizer.ggml.pre";
+  const std::size_t at = file.find(key) + key.size() + 4;
+  std::string length(8, '\0');
+  length[0] = static_cast<char>(way.size());
+  const std::string before = file.substr(0, at);
+  const auto old = static_cast<std::size_t>(static_cast<unsigned char>(file[at]));
+  return before + length + way + file.substr(at + 8 + old);
+}
+
+TEST(TokenizerGguf, CutsTextInWordsAsLlamaCppDoes) {
+  const ScratchFolder scratch;
+  const std::string file = read_text_file(model_file("ways.gguf"));
+  const Json fixture = testing::text_fixture("tokenizer_ways.json");
+  ASSERT_GE(fixture.at("ways").size(), 11u);
+  for (const auto& [way, json] : fixture.at("ways").items()) {
+    SCOPED_TRACE(way);
+    testing::write_quickly(scratch / "m.gguf", with_way(file, way));
+    const Tokenizer tokenizer = Tokenizer::open(scratch / "m.gguf");
+    const auto hashes = json.get<std::string>();
+    std::size_t at = 0;
+    for (const Json& text : fixture.at("texts")) {
+      EXPECT_EQ(hash32_of(tokenizer.encode(text.get<std::string>())),
+                hashes.substr(at, kHashDigits))
+          << text.dump();
+      at += kHashDigits;
+    }
+  }
+  testing::write_quickly(scratch / "m.gguf", with_way(file, "no-such-way"));
+  EXPECT_NE(testing::error_of([&] { Tokenizer::open(scratch / "m.gguf"); }).find("no-such-way"),
+            std::string::npos);
+}
+
 TEST(TokenizerGguf, AFolderWithOneOrItsFirstShard) {
   const ScratchFolder scratch;
   fs::copy_file(model_file("bpe.gguf"), scratch / "m-00001-of-00002.gguf");
