@@ -41,8 +41,7 @@ void check_batch(std::span<KvSequence* const> sequences, std::size_t inputs) {
 
 std::int64_t checkpoint_bytes(const Checkpoint& checkpoint) {
   std::int64_t bytes = 0;
-  for (const auto& [name, tensor] : checkpoint.tensors())
-    bytes += tensor.bytes;
+  for (const auto& [name, tensor] : checkpoint.tensors()) bytes += tensor.bytes;
   return bytes;
 }
 
