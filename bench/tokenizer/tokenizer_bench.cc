@@ -1,10 +1,9 @@
 // Speed of encoding on one core: tokenizer_bench TOKENIZER TEXT...
 // Each text is encoded whole; the best of several runs counts, in processor time of this thread, so
 // that other programs on the machine matter little. 1 MB is 1e6 bytes of UTF-8.
-#include <ctime>
-
 #include <algorithm>
 #include <cstdio>
+#include <ctime>
 #include <span>
 #include <string>
 
