@@ -43,8 +43,7 @@ void check_batch(std::span<KvSequence* const> sequences, std::size_t inputs) {
 
 std::int64_t checkpoint_bytes(const Checkpoint& checkpoint) {
   std::int64_t bytes = 0;
-  for (const auto& [name, tensor] : checkpoint.tensors())
-    bytes += tensor.bytes;
+  for (const auto& [name, tensor] : checkpoint.tensors()) bytes += tensor.bytes;
   return bytes;
 }
 
@@ -82,7 +81,8 @@ std::unique_ptr<LoadedModel> LoadedModel::open(const fs::path& folder, const Loa
   auto model = std::unique_ptr<LoadedModel>(new LoadedModel());
   // A GGUF file holds the vocabulary too; beside any other file lies what a folder would hold.
   model->folder_ = is_file && !is_gguf(folder) ? folder.parent_path() : folder;
-  model->chat_template_path_ = options.chat_template.empty() ? model->folder_ : options.chat_template;
+  model->chat_template_path_ =
+      options.chat_template.empty() ? model->folder_ : options.chat_template;
   model->kernels_ = &find_kernels(options.kernels);
   model->pool_ =
       std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : default_threads());

@@ -100,7 +100,17 @@ TEST_F(CheckpointTest, SaysWhatIsMissing) {
   fs::remove_all(folder_);
   expect_error("no such file or folder");
   write_text_file(folder_, "a file");
-  EXPECT_NE(error_of([&] { Checkpoint::open(folder_); }).find("config.json: cannot open"),
+  expect_error("expected a safetensors, PyTorch, GGUF or .mllm file, or a folder");
+}
+
+TEST_F(CheckpointTest, ReadsAFileWithoutAConfiguration) {
+  write_shard("any.name", {"w.a"});
+  EXPECT_EQ(Checkpoint::open(folder_ / "any.name").config_object().get_string("model_type"),
+            "llama");
+  fs::remove(folder_ / "config.json");
+  const Checkpoint checkpoint = Checkpoint::open(folder_ / "any.name");
+  EXPECT_TRUE(checkpoint.has("w.a"));
+  EXPECT_NE(error_of([&] { checkpoint.config_object(); }).find("no config.json beside it"),
             std::string::npos);
 }
 
