@@ -149,8 +149,9 @@ void Checkpoint::open_folder(const fs::path& config) {
     return;
   }
   fail(ErrorCode::kNotFound,
-       "[checkpoint] {}: expected model.safetensors, model.safetensors.index.json, "
-       "pytorch_model.bin, pytorch_model.bin.index.json, or a .gguf or .mllm file",
+       "[checkpoint] {}: expected config.json with model.safetensors, "
+       "model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json or a .mllm "
+       "file, or a .gguf file",
        folder_.string());
 }
 

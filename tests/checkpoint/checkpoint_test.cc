@@ -89,7 +89,9 @@ TEST_F(CheckpointTest, ReadsTheDemoModel) {
 }
 
 TEST_F(CheckpointTest, SaysWhatIsMissing) {
-  expect_error("expected model.safetensors, model.safetensors.index.json, pytorch_model.bin");
+  expect_error(
+      "expected config.json with model.safetensors, model.safetensors.index.json, "
+      "pytorch_model.bin");
   write_shard("model.safetensors", {"w.a"});
   fs::remove(folder_ / "config.json");
   expect_error("config.json: cannot open");
