@@ -31,6 +31,11 @@ std::shared_ptr<const TensorStore> open_safetensors(const fs::path& path) {
   return std::make_shared<PlainStore>(SafetensorsFile::open(path).tensors);
 }
 
+// A header of JSON after its length.
+bool looks_like_safetensors(std::span<const std::byte> bytes) {
+  return bytes.size() > 8 && bytes[8] == std::byte{'{'};
+}
+
 using OpenFile = std::shared_ptr<const TensorStore> (*)(const fs::path&);
 
 // The tensors that an index names, each from the shard that it is said to be in.
@@ -97,8 +102,16 @@ Checkpoint Checkpoint::open(const fs::path& path, const fs::path& config) {
   } else {
     fail(ErrorCode::kNotFound, "[checkpoint] {}: no such file or folder", path.string());
   }
-  checkpoint.packed_ = PackedSettings(checkpoint.config_object());
+  if (!checkpoint.config_file_.empty())
+    checkpoint.packed_ = PackedSettings(checkpoint.config_object());
   return checkpoint;
+}
+
+JsonObject Checkpoint::config_object() const {
+  if (config_file_.empty())
+    fail(ErrorCode::kNotFound, "[checkpoint] {}: there is no config.json beside it",
+         path_.string());
+  return {config_, config_file_.string()};
 }
 
 void Checkpoint::read_config(const fs::path& config) {
@@ -139,21 +152,26 @@ void Checkpoint::open_folder(const fs::path& config) {
     return;
   }
   fail(ErrorCode::kNotFound,
-       "[checkpoint] {}: expected model.safetensors, model.safetensors.index.json, "
-       "pytorch_model.bin, pytorch_model.bin.index.json, or a .gguf or .mllm file",
+       "[checkpoint] {}: expected config.json with model.safetensors, "
+       "model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json or a .mllm "
+       "file, or a .gguf file",
        folder_.string());
 }
 
 void Checkpoint::open_file(const fs::path& config) {
   if (is_gguf(path_)) return open_gguf(path_);
   const auto file = MappedFile::open(path_);
-  read_config(config);
+  if (!config.empty() || fs::exists(folder_ / "config.json")) read_config(config);
   if (looks_like_mllm(file->bytes())) {
     store_ = open_mllm(path_);
   } else if (looks_like_torch_file(file->bytes())) {
     store_ = open_torch_file(path_);
-  } else {
+  } else if (looks_like_safetensors(file->bytes())) {
     store_ = open_safetensors(path_);
+  } else {
+    fail(ErrorCode::kFormat,
+         "[checkpoint] {}: expected a safetensors, PyTorch, GGUF or .mllm file, or a folder",
+         path_.string());
   }
   weight_files_ = {path_};
 }

@@ -20,15 +20,16 @@ class Checkpoint {
   // model.safetensors.index.json (every name in the index must be in the shard that it names; shard
   // names may not leave the folder), else pytorch_model.bin or its shards, else its only .gguf
   // file, else its only .mllm file. Or one file of any of these formats, told by its content;
-  // config.json lies beside it, except for GGUF, which holds its own. `config` replaces
-  // config.json.
+  // config.json lies beside it, except for GGUF, which holds its own. Without one the tensors of a
+  // file can be read all the same. `config` replaces config.json.
   static Checkpoint open(const fs::path& path, const fs::path& config = {});
 
   const fs::path& path() const noexcept { return path_; }      // as given: for messages
   const fs::path& folder() const noexcept { return folder_; }  // of files that lie beside it
   const Json& config() const noexcept { return config_; }
-  // The configuration for reading; messages name the file that it came from.
-  JsonObject config_object() const { return {config_, config_file_.string()}; }
+  // The configuration for reading; messages name the file that it came from. kNotFound if there is
+  // none.
+  JsonObject config_object() const;
   // generation_config.json beside config.json; an empty object where there is none.
   const Json& generation_config() const noexcept { return generation_config_; }
   // Where the tokenizer and the chat template are: a GGUF that holds them, else the folder.
@@ -65,8 +66,8 @@ class Checkpoint {
 
   fs::path path_;
   fs::path folder_;
-  fs::path config_file_;
-  Json config_;
+  fs::path config_file_;  // empty if there is none
+  Json config_ = Json::object();
   Json generation_config_ = Json::object();
   fs::path text_path_;
   std::shared_ptr<const TensorStore> store_;

@@ -11,7 +11,7 @@ namespace tandem {
 
 class FloatRows {
  public:
-  // `name` and `shape` as in Checkpoint::contents(). kUnsupported for a tensor of integers.
+  // `name` and `shape` as in Checkpoint::contents(). Integers become the nearest floats.
   FloatRows(const Checkpoint& checkpoint, const std::string& name, const Shape& shape);
 
   std::int64_t rows() const noexcept { return rows_; }        // 1 for a vector

@@ -96,11 +96,12 @@ class Converter {
       Planned plan{name, shape};
       const auto stored = checkpoint_.tensors().find(name);
       const bool plain = stored != checkpoint_.tensors().end() && stored->second.shape == shape;
-      if (plain && !is_float(stored->second.dtype)) {
-        plan.kept = stored->second.dtype;
-      } else {
-        plan.type =
-            choose(name, shape, version == 1 || !plain ? DType::kF32 : stored->second.dtype);
+      const DType dtype = plain ? stored->second.dtype : DType::kF32;
+      const bool bytes = dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kBool;
+      if (!is_float(dtype) && (bytes || version == 2)) {
+        plan.kept = dtype;
+      } else if (is_float(dtype)) {
+        plan.type = choose(name, shape, version == 1 ? DType::kF32 : dtype);
       }
       const auto type = plan.kept ? MllmWriter::type_of(*plan.kept, version)
                                   : std::optional(MllmWriter::type_of(plan.type));

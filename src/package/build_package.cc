@@ -27,28 +27,32 @@ namespace {
 // Files that a package takes from its checkpoint as they are, where they exist.
 constexpr const char* kCopiedFiles[] = {"config.json",
                                         "generation_config.json",
-                                        "tokenizer.json",
-                                        "tokenizer.model",
                                         "tokenizer_config.json",
                                         "special_tokens_map.json",
+                                        "added_tokens.json",
                                         "chat_template.jinja",
+                                        "tokenizer.json",
+                                        "tokenizer.model",
                                         "vocab.json",
                                         "merges.txt"};
 
-// The configuration, the tokenizer and the chat template; what lies in a GGUF becomes files.
+// The configuration, the tokenizer and the chat template. What lies in a GGUF becomes files, and a
+// tokenizer under another name the tokenizer.json that it stands for.
 void write_texts(const Checkpoint& checkpoint, const fs::path& target) {
-  if (fs::is_directory(checkpoint.text_path())) {
-    for (const char* name : kCopiedFiles) {
-      if (fs::exists(checkpoint.folder() / name))
-        fs::copy_file(checkpoint.folder() / name, target / name);
-    }
-    return;
+  const bool is_gguf = !fs::is_directory(checkpoint.text_path());
+  for (const char* name : kCopiedFiles) {
+    if (!is_gguf && fs::exists(checkpoint.folder() / name))
+      fs::copy_file(checkpoint.folder() / name, target / name);
   }
-  write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
-  write_text_file(target / "tokenizer.json", read_tokenizer(checkpoint.text_path()).dump(1) + "\n");
+  if (!fs::exists(target / "config.json"))
+    write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
+  const fs::path tokenizer = find_tokenizer(checkpoint.text_path());
+  if (!fs::exists(target / tokenizer.filename()))
+    write_text_file(target / "tokenizer.json", read_tokenizer(tokenizer).dump(1) + "\n");
+  if (!is_gguf) return;
   const Json metadata = GgufFile::open(checkpoint.text_path()).metadata;
-  if (const auto found = metadata.find("tokenizer.chat_template");
-      found != metadata.end() && found->is_string())
+  const auto found = metadata.find("tokenizer.chat_template");
+  if (found != metadata.end() && found->is_string())
     write_text_file(target / "chat_template.jinja", found->get<std::string>());
 }
 

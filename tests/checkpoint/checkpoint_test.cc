@@ -89,7 +89,9 @@ TEST_F(CheckpointTest, ReadsTheDemoModel) {
 }
 
 TEST_F(CheckpointTest, SaysWhatIsMissing) {
-  expect_error("expected model.safetensors, model.safetensors.index.json, pytorch_model.bin");
+  expect_error(
+      "expected config.json with model.safetensors, model.safetensors.index.json, "
+      "pytorch_model.bin");
   write_shard("model.safetensors", {"w.a"});
   fs::remove(folder_ / "config.json");
   expect_error("config.json: cannot open");
@@ -100,7 +102,17 @@ TEST_F(CheckpointTest, SaysWhatIsMissing) {
   fs::remove_all(folder_);
   expect_error("no such file or folder");
   write_text_file(folder_, "a file");
-  EXPECT_NE(error_of([&] { Checkpoint::open(folder_); }).find("config.json: cannot open"),
+  expect_error("expected a safetensors, PyTorch, GGUF or .mllm file, or a folder");
+}
+
+TEST_F(CheckpointTest, ReadsAFileWithoutAConfiguration) {
+  write_shard("any.name", {"w.a"});
+  EXPECT_EQ(Checkpoint::open(folder_ / "any.name").config_object().get_string("model_type"),
+            "llama");
+  fs::remove(folder_ / "config.json");
+  const Checkpoint checkpoint = Checkpoint::open(folder_ / "any.name");
+  EXPECT_TRUE(checkpoint.has("w.a"));
+  EXPECT_NE(error_of([&] { checkpoint.config_object(); }).find("no config.json beside it"),
             std::string::npos);
 }
 

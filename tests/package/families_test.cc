@@ -6,6 +6,7 @@
 
 #include "checkpoint/gguf_export.h"
 #include "package/package_fixture.h"
+#include "text/base64.h"
 #include "text/chat_template.h"
 #include "text/tokenizer.h"
 
@@ -122,6 +123,24 @@ TEST(PackagedFamilies, ComeFromAGgufToo) {
                             {"add_generation_prompt", true}};
   EXPECT_EQ(ChatTemplate::open(folder / "p").render(chat),
             ChatTemplate::open(testing::demo_dir()).render(chat));
+}
+
+TEST(PackagedFamilies, KeepATokenizerOfAnyName) {
+  const ScratchFolder folder;
+  write_family(folder / "c", "qwen3");
+  fs::remove(folder / "c/tokenizer.json");
+  // 256 bytes in the order of their ids; those beyond the model's 67 don't occur in the text.
+  std::string lines;
+  for (int byte = 0; byte < 256; ++byte) {
+    const int id = byte >= 'a' && byte <= 'z' ? byte - 'a' : byte < 'a' ? byte + 26 : byte;
+    const std::string bytes(1, static_cast<char>(byte));
+    lines += encode_base64(bytes) + " " + std::to_string(id) + "\n";
+  }
+  write_bytes(folder / "c/tiny.tiktoken", lines);
+  Recipe recipe;
+  recipe.exclude = {"*"};
+  build(folder / "c", folder / "p", recipe);
+  EXPECT_EQ(Tokenizer::open(folder / "p").encode("abc"), (std::vector<TokenId>{0, 1, 2}));
 }
 
 TEST(PackagedFamilies, AreNotMadeOfQuantizedWeights) {

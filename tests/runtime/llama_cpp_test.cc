@@ -70,7 +70,7 @@ class LlamaCpp : public ::testing::Test {
 
   // The peer's answers, or nothing where it is not installed.
   std::optional<Json> ask(const fs::path& file, const std::string& more = {}) {
-    const char* chosen = std::getenv("TANDEM_PYTHON");
+    const char* chosen = std::getenv("TANDEM_TEST_PYTHON");
     const std::string python = chosen != nullptr ? chosen : "python3";
     const fs::path ids = scratch_ / "ids.json";
     write_text_file(ids, questions_.dump());
@@ -115,7 +115,7 @@ TEST_F(LlamaCpp, StoredAnswersAreOurs) {
 TEST_F(LlamaCpp, ReadsWhatWeWrite) {
   const fs::path file = write(GgmlType::kF16);
   const auto answers = ask(file);
-  if (!answers) GTEST_SKIP() << "needs llama-cpp-python in $TANDEM_PYTHON or python3";
+  if (!answers) GTEST_SKIP() << "needs llama-cpp-python in $TANDEM_TEST_PYTHON or python3";
   const auto demo = open_model(demo_dir());
   const auto greedy_ids = greedy(*demo, prompt_);
   EXPECT_EQ(greedy_ids, (*answers)["greedy"]["ids"].get<std::vector<TokenId>>());
@@ -131,7 +131,7 @@ TEST_F(LlamaCpp, QuantizedByItRunsHere) {
        {"q4_k_m", "q5_k_m", "q6_k", "q3_k_m", "q2_k", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1"}) {
     const fs::path quantized = scratch_ / fmt::format("{}.gguf", type);
     const auto answers = ask(file, fmt::format("--quantize {} '{}'", type, quantized.string()));
-    if (!answers) GTEST_SKIP() << "needs llama-cpp-python in $TANDEM_PYTHON or python3";
+    if (!answers) GTEST_SKIP() << "needs llama-cpp-python in $TANDEM_TEST_PYTHON or python3";
     const auto model = open_model(quantized);
     const double share = agreement(top_tokens(*model, text_), (*answers)["top"]);
     EXPECT_GE(share, 0.95) << type;

@@ -28,7 +28,7 @@ TEST(LoadModel, RefusesWhatIsNoFolder) {
   const ScratchFolder scratch;
   expect_part(open_error(scratch / "missing"), "expected the folder of a package or checkpoint");
   write_text_file(scratch / "file", "text");
-  expect_part(open_error(scratch / "file"), "expected the folder of a package or checkpoint");
+  expect_part(open_error(scratch / "file"), "expected a safetensors, PyTorch, GGUF or .mllm file");
   expect_part(open_error(scratch / std::string(5000, 'x')), "expected the folder of a package");
   expect_part(open_error(fs::path()), "expected the folder of a package");
   expect_part(open_error(scratch.path()), "config.json");

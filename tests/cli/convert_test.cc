@@ -1,0 +1,110 @@
+// tandem convert: from each format to each, in the words of mllm's converter.
+#include <gtest/gtest.h>
+
+#include "checkpoint/mllm_file.h"
+#include "cli/program.h"
+
+namespace tandem {
+namespace {
+
+using testing::demo;
+using testing::expect_refusal;
+using testing::names_in;
+using testing::Outcome;
+using testing::run_for_json;
+using testing::run_program;
+using testing::ScratchFolder;
+
+std::string fixture(const std::string& name) {
+  return testing::fixture("checkpoint/fixtures/" + name).string();
+}
+
+void expect_success(const std::vector<std::string>& arguments) {
+  const Outcome outcome = run_program(arguments);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "");
+}
+
+std::string answer(const std::string& model) {
+  const Outcome outcome = run_program({"-q", "run", model, "--mode", "float", "-p",
+                                       "Once upon a time", "-n", "16", "--no-cache", "-t", "1"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  return outcome.out;
+}
+
+TEST(Convert, ToGgufWhichRuns) {
+  const ScratchFolder folder;
+  const std::string file = (folder / "demo.gguf").string();
+  expect_success({"convert", "--input_model", demo(), "--output_model", file});
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"demo.gguf"});
+  EXPECT_EQ(answer(file), answer(demo()));
+  const Json report = run_for_json({"inspect", file, "--json"});
+  EXPECT_EQ(report["model"]["model_type"], "qwen2");
+  EXPECT_EQ(report["tensors"].size(), 74u);
+}
+
+TEST(Convert, RoundTheWorld) {
+  const ScratchFolder folder;
+  const auto at = [&](const char* name) { return (folder / name).string(); };
+  expect_success({"convert", "--input_model", demo(), "--output_model", at("a.gguf"), "--outtype",
+                  "f32", "--type", "safetensor"});
+  expect_success(
+      {"convert", "--input_model", at("a.gguf"), "--output_model", at("b.mllm"), "--type", "gguf"});
+  expect_success({"convert", "--input_model", at("b.mllm"), "--output_model", at("c.mllm"),
+                  "--type", "mllm", "--config", demo() + "/config.json"});
+  EXPECT_EQ(read_text_file(at("b.mllm")), read_text_file(at("c.mllm")));
+  expect_success({"convert", "--input_model", at("a.gguf"), "--output_model", at("d.mllm"),
+                  "--mllm_version", "2"});
+  expect_success({"convert", "--input_model", at("d.mllm"), "--output_model", at("e"), "--config",
+                  demo() + "/config.json", "--dtype", "bf16"});
+  EXPECT_EQ(names_in(folder / "e"), (std::vector<std::string>{"config.json", "model.safetensors"}));
+  for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"})
+    fs::copy_file(fs::path(demo()) / name, folder / "e" / name,
+                  fs::copy_options::overwrite_existing);
+  EXPECT_EQ(answer(at("e")), answer(demo()));
+}
+
+TEST(Convert, TorchToMllmAsTheConverterIsCalled) {
+  const ScratchFolder folder;
+  const std::string file = (folder / "model.mllm").string();
+  expect_refusal({"convert", "--input_model=" + fixture("torch_zip.pth"), "--output_model=" + file,
+                  "--type=safetensor"},
+                 {"torch_zip.pth", "--type says safetensor, its content is torch"});
+  EXPECT_FALSE(fs::exists(file));
+  expect_success({"convert", "--input_model=" + fixture("torch_zip.pth"), "--output_model=" + file,
+                  "--type=torch"});
+  // All numbers are F32 there but for bool, int8 and uint8.
+  const auto store = open_mllm(file);
+  const Json want = read_json_file(fixture("torch.json"));
+  EXPECT_EQ(store->tensors().size(), want.size());
+  for (const auto& [name, stored] : store->tensors()) {
+    const std::string dtype = want[name]["dtype"];
+    const bool bytes = dtype == "I8" || dtype == "BOOL" || dtype == "U8";
+    EXPECT_EQ(stored.type, !bytes ? "F32" : dtype == "U8" ? "U8" : "I8") << name;
+    if (!bytes) {
+      EXPECT_EQ(store->load(name).to_floats(), want[name]["values"].get<std::vector<float>>())
+          << name;
+    }
+  }
+}
+
+TEST(Convert, RefusesBeforeItWrites) {
+  const ScratchFolder folder;
+  const std::string out = (folder / "x.gguf").string();
+  expect_refusal(
+      {"convert", "--input_model", demo(), "--output_model", (folder / "x.zip").string()},
+      {"expected a name that ends in .gguf, .mllm or .safetensors"});
+  expect_refusal({"convert", "--input_model", demo(), "--output_model", out, "--dtype", "q6_k"},
+                 {"--dtype: expected one of f32, f16, bf16, q8_0, q4_0, q4_1, got \"q6_k\""});
+  expect_refusal({"convert", "--input_model", fixture("sample.gguf"), "--output_model", out},
+                 {"sample.gguf"});
+  expect_refusal({"convert", "--input_model", demo(), "--output_model",
+                  (folder / "x.safetensors").string(), "--dtype", "q4_0"},
+                 {"safetensors hold f32, f16 and bf16, got Q4_0"});
+  expect_refusal({"convert", "--input_model", fixture("v1.mllm"), "--output_model", out},
+                 {"v1.mllm", "it can only become .mllm"});
+  EXPECT_TRUE(names_in(folder.path()).empty());
+}
+
+}  // namespace
+}  // namespace tandem
