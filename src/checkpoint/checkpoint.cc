@@ -147,7 +147,6 @@ void Checkpoint::open_folder(const fs::path& config) {
 void Checkpoint::open_file(const fs::path& config) {
   if (is_gguf(path_)) return open_gguf(path_);
   const auto file = MappedFile::open(path_);
-  read_config(config);
   if (looks_like_mllm(file->bytes())) {
     store_ = open_mllm(path_);
   } else if (looks_like_torch_file(file->bytes())) {
@@ -155,6 +154,7 @@ void Checkpoint::open_file(const fs::path& config) {
   } else {
     store_ = open_safetensors(path_);
   }
+  read_config(config);
   weight_files_ = {path_};
 }
 
