@@ -94,10 +94,11 @@ Checkpoint Checkpoint::open(const fs::path& path, const fs::path& config) {
   Checkpoint checkpoint;
   checkpoint.path_ = path;
   if (fs::is_directory(path, ignored)) {
-    checkpoint.folder_ = path;
+    checkpoint.folder_ = checkpoint.text_path_ = path;
     checkpoint.open_folder(config);
   } else if (fs::is_regular_file(path, ignored)) {
     checkpoint.folder_ = path.has_parent_path() ? path.parent_path() : fs::path(".");
+    checkpoint.text_path_ = checkpoint.folder_;
     checkpoint.open_file(config);
   } else {
     fail(ErrorCode::kNotFound, "[checkpoint] {}: no such file or folder", path.string());
@@ -120,7 +121,6 @@ void Checkpoint::read_config(const fs::path& config) {
   config_object();
   const fs::path generation = folder_ / "generation_config.json";
   if (fs::exists(generation)) generation_config_ = read_json_file(generation);
-  text_path_ = folder_;
 }
 
 void Checkpoint::open_folder(const fs::path& config) {
@@ -161,7 +161,6 @@ void Checkpoint::open_folder(const fs::path& config) {
 void Checkpoint::open_file(const fs::path& config) {
   if (is_gguf(path_)) return open_gguf(path_);
   const auto file = MappedFile::open(path_);
-  if (!config.empty() || fs::exists(folder_ / "config.json")) read_config(config);
   if (looks_like_mllm(file->bytes())) {
     store_ = open_mllm(path_);
   } else if (looks_like_torch_file(file->bytes())) {
@@ -173,6 +172,7 @@ void Checkpoint::open_file(const fs::path& config) {
          "[checkpoint] {}: expected a safetensors, PyTorch, GGUF or .mllm file, or a folder",
          path_.string());
   }
+  if (!config.empty() || fs::exists(folder_ / "config.json")) read_config(config);
   weight_files_ = {path_};
 }
 

@@ -1,9 +1,9 @@
 // tandem convert: a checkpoint from one file format to another.
 #include <algorithm>
 #include <array>
-#include <functional>
 
 #include "base/error.h"
+#include "base/merge_sort.h"
 #include "base/printable.h"
 #include "base/progress.h"
 #include "checkpoint/checkpoint.h"
@@ -138,8 +138,8 @@ class Converter {
       entries.push_back({name, dtype, shape});
     }
     // The writer puts wide elements first.
-    std::ranges::stable_sort(entries, std::greater<>(),
-                             [](const auto& entry) { return size_of(entry.dtype); });
+    merge_sort(entries,
+               [](const auto& a, const auto& b) { return size_of(a.dtype) > size_of(b.dtype); });
     SafetensorsWriter writer(output, entries, {{"format", "pt"}});
     for (const SafetensorsWriter::Entry& entry : entries) {
       const auto stored = checkpoint_.tensors().find(entry.name);

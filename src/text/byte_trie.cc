@@ -4,12 +4,13 @@
 #include <algorithm>
 #include <deque>
 
+#include "base/merge_sort.h"
+
 namespace tandem {
 
 void ByteTrie::build(std::vector<std::pair<std::string, TokenId>> contents) {
   if (contents.empty()) return;
-  std::stable_sort(contents.begin(), contents.end(),
-                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  merge_sort(contents, [](const auto& a, const auto& b) { return a.first < b.first; });
   // A node stands for the contents [begin, end) that share their first `depth` bytes.
   struct Group {
     std::size_t begin, end, depth;

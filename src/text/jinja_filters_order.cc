@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 
+#include "base/merge_sort.h"
 #include "text/jinja_attribute_path.h"
 #include "text/jinja_operators.h"
 #include "text/jinja_runtime.h"
@@ -21,7 +22,7 @@ void sort_keyed(std::vector<Keyed>& items, bool reverse, Budget& budget) {
         return reverse ? less(b.keys[i], a.keys[i], budget) : less(a.keys[i], b.keys[i], budget);
     return false;
   };
-  std::stable_sort(items.begin(), items.end(), before);
+  merge_sort(items, before);
 }
 
 Value items_of(Runtime& runtime, std::vector<Keyed> keyed) {

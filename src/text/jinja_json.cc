@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/merge_sort.h"
 #include "text/jinja_operators.h"
 #include "text/jinja_print.h"
 #include "text/jinja_unicode.h"
@@ -102,10 +103,9 @@ class Writer {
     std::vector<const Dict::Entry*> entries;
     for (const auto& entry : dict.entries()) entries.push_back(&entry);
     if (style_.sort_keys)
-      std::stable_sort(entries.begin(), entries.end(),
-                       [&](const Dict::Entry* a, const Dict::Entry* b) {
-                         return less(a->first, b->first, budget_);
-                       });
+      merge_sort(entries, [&](const Dict::Entry* a, const Dict::Entry* b) {
+        return less(a->first, b->first, budget_);
+      });
     out_.append("{");
     bool first = true;
     for (const Dict::Entry* entry : entries) {

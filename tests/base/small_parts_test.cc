@@ -1,6 +1,7 @@
 // Hashes, processor features, error names, messages and progress.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <fstream>
 #include <sstream>
 #include <string>
@@ -10,6 +11,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/merge_sort.h"
 #include "base/progress.h"
 #include "support.h"
 
@@ -118,6 +120,25 @@ TEST_F(Messages, ProgressIsSilentWhenTheLogIs) {
     progress.advance();
   }
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
+}
+
+TEST(MergeSort, KeepsTheOrderOfEqualItems) {
+  for (const std::size_t size : {0U, 1U, 2U, 3U, 8U, 9U, 100U}) {
+    std::vector<std::pair<int, std::size_t>> items;
+    for (std::size_t i = 0; i < size; ++i) items.emplace_back(static_cast<int>(i * 7 % 5), i);
+    auto expected = items;
+    std::sort(expected.begin(), expected.end());
+    merge_sort(items, [](const auto& a, const auto& b) { return a.first < b.first; });
+    EXPECT_EQ(items, expected);
+  }
+}
+
+TEST(MergeSort, SurvivesAComparisonThatContradictsItself) {
+  std::vector<std::string> items;
+  for (int i = 0; i < 1000; ++i) items.push_back(std::to_string(i));
+  std::vector<std::string> sorted = items;
+  merge_sort(sorted, [](const auto&, const auto&) { return true; });
+  EXPECT_TRUE(std::is_permutation(sorted.begin(), sorted.end(), items.begin(), items.end()));
 }
 
 }  // namespace

@@ -24,14 +24,14 @@ void expect_part(const std::string& error, const std::string& part) {
   EXPECT_NE(error.find(part), std::string::npos) << error;
 }
 
-TEST(LoadModel, RefusesWhatIsNoFolder) {
+TEST(LoadModel, RefusesWhatIsNoModel) {
   const ScratchFolder scratch;
-  expect_part(open_error(scratch / "missing"), "expected the folder of a package or checkpoint");
+  expect_part(open_error(scratch / "missing"), "missing: no such file or folder");
   write_text_file(scratch / "file", "text");
   expect_part(open_error(scratch / "file"), "expected a safetensors, PyTorch, GGUF or .mllm file");
-  expect_part(open_error(scratch / std::string(5000, 'x')), "expected the folder of a package");
-  expect_part(open_error(fs::path()), "expected the folder of a package");
-  expect_part(open_error(scratch.path()), "config.json");
+  expect_part(open_error(scratch / std::string(5000, 'x')), "no such file or folder");
+  expect_part(open_error(fs::path()), "no such file or folder");
+  expect_part(open_error(scratch.path()), "expected model.safetensors");
 }
 
 TEST(LoadModel, RefusesBadOptions) {
