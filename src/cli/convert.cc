@@ -28,9 +28,15 @@ struct ConvertFlags {
 };
 
 // Files that a model folder takes along, where they exist.
-constexpr std::array kBeside = {"generation_config.json", "tokenizer.json",
-                                "tokenizer_config.json",  "special_tokens_map.json",
-                                "tokenizer.model",        "chat_template.jinja"};
+constexpr std::array kBeside = {"generation_config.json",
+                                "tokenizer.json",
+                                "tokenizer_config.json",
+                                "special_tokens_map.json",
+                                "added_tokens.json",
+                                "tokenizer.model",
+                                "vocab.json",
+                                "merges.txt",
+                                "chat_template.jinja"};
 
 struct NamedType {
   std::string_view name;
@@ -70,10 +76,7 @@ void check_kind(const std::string& type, const Checkpoint& checkpoint) {
 class Converter {
  public:
   Converter(const Checkpoint& checkpoint, std::optional<GgmlType> type)
-      : checkpoint_(checkpoint),
-        type_(type),
-        contents_(checkpoint.contents()),
-        progress_("convert", static_cast<std::int64_t>(contents_.size()), "tensors") {}
+      : checkpoint_(checkpoint), type_(type), contents_(checkpoint.contents()) {}
 
   void to_gguf(const fs::path& output) {
     write_gguf(output, checkpoint_, type_.value_or(GgmlType::kF16), [&] { step(); });
@@ -176,7 +179,9 @@ class Converter {
 
  private:
   void step() {
-    progress_.advance();
+    if (!progress_)
+      progress_.emplace("convert", static_cast<std::int64_t>(contents_.size()), "tensors");
+    progress_->advance();
     if (interrupted()) fail(ErrorCode::kCancelled, "[convert] interrupted; nothing was written");
   }
 
@@ -219,7 +224,7 @@ class Converter {
   const Checkpoint& checkpoint_;
   const std::optional<GgmlType> type_;
   const std::map<std::string, Shape> contents_;
-  Progress progress_;
+  std::optional<Progress> progress_;  // from the first tensor on: what is refused shows none
 };
 
 void convert(const ConvertFlags& flags) {

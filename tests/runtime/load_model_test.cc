@@ -31,7 +31,7 @@ TEST(LoadModel, RefusesWhatIsNoModel) {
   expect_part(open_error(scratch / "file"), "expected a safetensors, PyTorch, GGUF or .mllm file");
   expect_part(open_error(scratch / std::string(5000, 'x')), "no such file or folder");
   expect_part(open_error(fs::path()), "no such file or folder");
-  expect_part(open_error(scratch.path()), "expected model.safetensors");
+  expect_part(open_error(scratch.path()), "expected config.json with model.safetensors");
 }
 
 TEST(LoadModel, RefusesBadOptions) {
