@@ -75,6 +75,38 @@ class ShardedStore : public TensorStore {
   std::map<std::string, std::shared_ptr<const TensorStore>> shard_of_;
 };
 
+// The same elements under another shape of as many.
+Tensor reshape(Tensor tensor, const Shape& shape) {
+  const auto bytes = tensor.bytes();
+  const DType dtype = tensor.dtype();
+  return Tensor(dtype, shape, bytes, std::make_shared<Tensor>(std::move(tensor)));
+}
+
+// A store without shapes, and the shapes from elsewhere.
+class ShapedStore : public TensorStore {
+ public:
+  ShapedStore(std::shared_ptr<const TensorStore> flat, const std::map<std::string, Shape>& shapes)
+      : flat_(std::move(flat)) {
+    for (const auto& [name, shape] : shapes) {
+      const auto found = flat_->tensors().find(name);
+      if (found == flat_->tensors().end() ||
+          element_count(found->second.shape) != element_count(shape))
+        continue;
+      tensors_.emplace(name, found->second).first->second.shape = shape;
+    }
+  }
+  Tensor load(const std::string& name) const override {
+    return reshape(flat_->load(name), tensors_.at(name).shape);
+  }
+  std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
+                                       std::int64_t k) const override {
+    return flat_->load_quantized(name, n, k);
+  }
+
+ private:
+  std::shared_ptr<const TensorStore> flat_;
+};
+
 // The one file in `folder` that ends in `suffix`; nothing if there is none, kInvalidArgument if
 // there are several.
 fs::path only_file(const fs::path& folder, std::string_view suffix) {
@@ -195,6 +227,10 @@ std::string Checkpoint::stored_name(const std::string& name) const {
   return {};
 }
 
+void Checkpoint::set_shapes(const std::map<std::string, Shape>& shapes) {
+  store_ = std::make_shared<ShapedStore>(store_, shapes);
+}
+
 std::map<std::string, Shape> Checkpoint::contents() const {
   std::map<std::string, Shape> contents;
   for (const auto& [name, tensor] : tensors()) {
@@ -227,11 +263,7 @@ Tensor Checkpoint::tensor(const std::string& name, const Shape& expected) const 
   if (shape != expected && !flat)
     fail(ErrorCode::kFormat, "[checkpoint] {}: {}: expected {}, got {}", path_.string(), name,
          to_string(expected), to_string(shape));
-  Tensor tensor = store_->load(stored);
-  if (!flat) return tensor;
-  const auto bytes = tensor.bytes();
-  const DType dtype = tensor.dtype();
-  return Tensor(dtype, expected, bytes, std::make_shared<Tensor>(std::move(tensor)));
+  return reshape(store_->load(stored), expected);
 }
 
 Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_t k) const {

@@ -40,6 +40,9 @@ class Checkpoint {
   const std::map<std::string, StoredTensor>& tensors() const noexcept { return store_->tensors(); }
   // False for .mllm of version 1, where every shape has one dimension.
   bool has_shapes() const noexcept { return store_->has_shapes(); }
+  // What an architecture knows of such a file: tensors that are not in `shapes`, or have another
+  // number of elements there, are left out from now on.
+  void set_shapes(const std::map<std::string, Shape>& shapes);
   // The elements of a tensor in tensors(), in its own shape.
   Tensor load(const std::string& name) const;
 

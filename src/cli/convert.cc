@@ -14,6 +14,7 @@
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
 #include "cli/commands.h"
+#include "models/model.h"
 
 namespace tandem::cli {
 namespace {
@@ -71,6 +72,27 @@ void check_kind(const std::string& type, const Checkpoint& checkpoint) {
   if (type != kind && !(type == "safetensors" && kind == "safetensor"))
     fail(ErrorCode::kInvalidArgument, "[convert] {}: --type says {}, its content is {}",
          file.string(), type, kind);
+}
+
+// The shapes of a file that has none (.mllm of version 1): those that the builder of its model asks
+// for.
+std::map<std::string, Shape> asked_shapes(const Checkpoint& checkpoint) {
+  class AskedWeights : public CheckpointWeights {
+   public:
+    using CheckpointWeights::CheckpointWeights;
+    Tensor tensor(const std::string& name, const Shape& expected) const override {
+      shapes[name] = expected;
+      return CheckpointWeights::tensor(name, expected);
+    }
+    Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override {
+      shapes[module + ".weight"] = {n, k};
+      return CheckpointWeights::linear(module, n, k);
+    }
+    mutable std::map<std::string, Shape> shapes;
+  };
+  const AskedWeights weights(checkpoint);
+  build_graph(checkpoint.config_object(), weights);
+  return weights.shapes;
 }
 
 class Converter {
@@ -231,7 +253,7 @@ void convert(const ConvertFlags& flags) {
   catch_interrupt();
   const std::optional<GgmlType> type = find_type(flags.dtype);
   const fs::path output = flags.output;
-  const Checkpoint checkpoint = Checkpoint::open(flags.input, flags.config);
+  Checkpoint checkpoint = Checkpoint::open(flags.input, flags.config);
   check_kind(flags.type, checkpoint);
   std::error_code ignored;
   for (const fs::path& file : checkpoint.weight_files())
@@ -239,9 +261,8 @@ void convert(const ConvertFlags& flags) {
       fail(ErrorCode::kInvalidArgument, "[convert] {}: is the input: choose another name",
            output.string());
   const std::string suffix = output.extension().string();
-  if (!checkpoint.has_shapes() && suffix != ".mllm")
-    fail(ErrorCode::kUnsupported,
-         "[convert] {}: .mllm of version 1 has no shapes: it can only become .mllm", flags.input);
+  if (!checkpoint.has_shapes() && (suffix != ".mllm" || flags.mllm_version != 1))
+    checkpoint.set_shapes(asked_shapes(checkpoint));
   Converter converter(checkpoint, type);
   if (suffix == ".gguf") {
     converter.to_gguf(output);

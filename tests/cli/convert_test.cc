@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "checkpoint/mllm_file.h"
+#include "checkpoint/safetensors.h"
 #include "cli/program.h"
 
 namespace tandem {
@@ -88,6 +89,25 @@ TEST(Convert, TorchToMllmAsTheConverterIsCalled) {
   }
 }
 
+// Version 1 of .mllm has no shapes; the configuration says what they are.
+TEST(Convert, ShapesComeFromTheConfiguration) {
+  const ScratchFolder folder;
+  const std::string flat = (folder / "flat.mllm").string();
+  const std::string shaped = (folder / "shaped.safetensors").string();
+  const std::string config = demo() + "/config.json";
+  expect_success({"convert", "--input_model", demo(), "--output_model", flat});
+  expect_success({"convert", "--input_model", flat, "--output_model", shaped, "--config", config,
+                  "--type", "mllm"});
+  const auto want = SafetensorsFile::open(fs::path(demo()) / "model.safetensors").tensors;
+  const auto got = SafetensorsFile::open(shaped).tensors;
+  EXPECT_EQ(got.size(), want.size());
+  for (const auto& [name, tensor] : want) {
+    ASSERT_TRUE(got.contains(name)) << name;
+    EXPECT_EQ(got.at(name).shape(), tensor.shape()) << name;
+    EXPECT_EQ(got.at(name).to_floats(), tensor.to_floats()) << name;
+  }
+}
+
 TEST(Convert, RefusesBeforeItWrites) {
   const ScratchFolder folder;
   const std::string out = (folder / "x.gguf").string();
@@ -102,7 +122,7 @@ TEST(Convert, RefusesBeforeItWrites) {
                   (folder / "x.safetensors").string(), "--dtype", "q4_0"},
                  {"safetensors hold f32, f16 and bf16, got Q4_0"});
   expect_refusal({"convert", "--input_model", fixture("v1.mllm"), "--output_model", out},
-                 {"v1.mllm", "it can only become .mllm"});
+                 {"v1.mllm", "there is no config.json beside it"});
   EXPECT_TRUE(names_in(folder.path()).empty());
 }
 
