@@ -8,9 +8,9 @@
 
 #include "base/error.h"
 #include "checkpoint/gguf.h"
-#include "text/jinja_evaluator.h"
-#include "text/jinja_json.h"
-#include "text/jinja_parser.h"
+#include "text/jinja/evaluator.h"
+#include "text/jinja/json.h"
+#include "text/jinja/parser.h"
 
 namespace tandem {
 namespace {

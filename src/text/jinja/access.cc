@@ -1,9 +1,9 @@
 // Attributes, items, slices and iteration.
 #include <algorithm>
 
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string_view>
 
-#include "text/jinja_operators.h"
+#include "text/jinja/operators.h"
 
 namespace tandem::jinja {
 

@@ -1,8 +1,8 @@
 // Expressions.
-#include "text/jinja_evaluator.h"
+#include "text/jinja/evaluator.h"
 
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
 
 namespace tandem::jinja {
 

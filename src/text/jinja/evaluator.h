@@ -1,5 +1,5 @@
-// Walks the tree of a template: expressions in jinja_evaluator.cc, statements in
-// jinja_statements.cc.
+// Walks the tree of a template: expressions in evaluator.cc, statements in
+// statements.cc.
 #pragma once
 
 #include <memory>
@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "text/jinja_ast.h"
-#include "text/jinja_runtime.h"
+#include "text/jinja/ast.h"
+#include "text/jinja/runtime.h"
 
 namespace tandem::jinja {
 

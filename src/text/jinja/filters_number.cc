@@ -3,10 +3,10 @@
 #include <charconv>
 #include <cmath>
 
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
-#include "text/jinja_runtime.h"
-#include "text/jinja_strings.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/strings.h"
 
 namespace tandem::jinja {
 namespace {

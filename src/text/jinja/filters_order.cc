@@ -3,9 +3,9 @@
 #include <array>
 
 #include "base/merge_sort.h"
-#include "text/jinja_attribute_path.h"
-#include "text/jinja_operators.h"
-#include "text/jinja_runtime.h"
+#include "text/jinja/attribute_path.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/runtime.h"
 
 namespace tandem::jinja {
 namespace {

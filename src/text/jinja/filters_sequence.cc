@@ -3,12 +3,12 @@
 #include <array>
 #include <charconv>
 
-#include "text/jinja_attribute_path.h"
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
-#include "text/jinja_runtime.h"
-#include "text/jinja_strings.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/attribute_path.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/strings.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

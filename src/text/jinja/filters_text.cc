@@ -3,13 +3,13 @@
 #include <cctype>
 #include <cstring>
 
-#include "text/jinja_format.h"
-#include "text/jinja_json.h"
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
-#include "text/jinja_runtime.h"
-#include "text/jinja_strings.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/format.h"
+#include "text/jinja/json.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/strings.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

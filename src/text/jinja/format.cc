@@ -1,12 +1,12 @@
 // Patterns: a field of either kind becomes a Spec, which one function writes.
-#include "text/jinja_format.h"
+#include "text/jinja/format.h"
 
 #include <charconv>
 #include <cmath>
 
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

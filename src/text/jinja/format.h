@@ -1,7 +1,7 @@
 // Python's two ways to fill in a pattern: '%s of %d' % (…) and '{} of {}'.format(…).
 #pragma once
 
-#include "text/jinja_runtime.h"
+#include "text/jinja/runtime.h"
 
 namespace tandem::jinja {
 

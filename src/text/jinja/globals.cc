@@ -2,10 +2,10 @@
 #include <array>
 #include <ctime>
 
-#include "text/jinja_format.h"
-#include "text/jinja_operators.h"
-#include "text/jinja_runtime.h"
-#include "text/jinja_time.h"
+#include "text/jinja/format.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/time.h"
 
 namespace tandem::jinja {
 namespace {

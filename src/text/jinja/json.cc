@@ -1,13 +1,13 @@
 // Conversion from and to JSON.
-#include "text/jinja_json.h"
+#include "text/jinja/json.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "base/merge_sort.h"
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "base/json.h"
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 namespace tandem::jinja {
 

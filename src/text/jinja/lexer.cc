@@ -1,6 +1,6 @@
 // The lexer. What lies between tags follows Jinja 3.1's rules for "-", "+", trim_blocks and
 // lstrip_blocks.
-#include "text/jinja_lexer.h"
+#include "text/jinja/lexer.h"
 
 #include <algorithm>
 #include <array>
@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

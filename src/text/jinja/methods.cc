@@ -1,8 +1,8 @@
 // Methods of dictionaries and lists that don't change them.
 #include <array>
 
-#include "text/jinja_operators.h"
-#include "text/jinja_runtime.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/runtime.h"
 
 namespace tandem::jinja {
 namespace {

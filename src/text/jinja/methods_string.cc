@@ -2,12 +2,12 @@
 #include <algorithm>
 #include <array>
 
-#include "text/jinja_format.h"
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
-#include "text/jinja_runtime.h"
-#include "text/jinja_strings.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/format.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/strings.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

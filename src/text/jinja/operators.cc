@@ -1,12 +1,12 @@
 // Truth, comparison and arithmetic.
-#include "text/jinja_operators.h"
+#include "text/jinja/operators.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "text/jinja_format.h"
-#include "text/jinja_print.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/format.h"
+#include "text/jinja/print.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "text/jinja_ast.h"
-#include "text/jinja_runtime.h"
-#include "text/jinja_value.h"
+#include "text/jinja/ast.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/value.h"
 
 namespace tandem::jinja {
 

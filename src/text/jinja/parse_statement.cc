@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "text/jinja_parser.h"
+#include "text/jinja/parser.h"
 
 namespace tandem::jinja {
 namespace {

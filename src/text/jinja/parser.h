@@ -1,5 +1,5 @@
-// Tokens to tree. Expressions are in jinja_parse_expression.cc, statements in
-// jinja_parse_statement.cc.
+// Tokens to tree. Expressions are in parse_expression.cc, statements in
+// parse_statement.cc.
 #pragma once
 
 #include <initializer_list>
@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "text/jinja_ast.h"
+#include "text/jinja/ast.h"
 
 namespace tandem::jinja {
 

@@ -1,10 +1,10 @@
 // str() and repr().
-#include "text/jinja_print.h"
+#include "text/jinja/print.h"
 
 #include <charconv>
 #include <cmath>
 
-#include "text/jinja_unicode.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

@@ -3,7 +3,7 @@
 
 #include <string>
 
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 namespace tandem::jinja {
 

@@ -1,11 +1,11 @@
 // Binding of arguments, and finding and calling built-ins.
-#include "text/jinja_runtime.h"
+#include "text/jinja/runtime.h"
 
 #include <algorithm>
 #include <array>
 
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
 
 namespace tandem::jinja {
 namespace {

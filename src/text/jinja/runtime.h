@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 namespace tandem::jinja {
 
@@ -91,15 +91,15 @@ struct Builtin {
 const Builtin* find_builtin(std::span<const Builtin> table, std::string_view name);
 Value call_builtin(Runtime& runtime, const Builtin& builtin, Arguments arguments);
 
-std::span<const Builtin> text_filters();      // jinja_filters_text.cc
-std::span<const Builtin> number_filters();    // jinja_filters_number.cc
-std::span<const Builtin> sequence_filters();  // jinja_filters_sequence.cc
-std::span<const Builtin> order_filters();     // jinja_filters_order.cc
-std::span<const Builtin> tests();             // jinja_tests.cc
-std::span<const Builtin> string_methods();    // jinja_methods_string.cc
-std::span<const Builtin> dict_methods();      // jinja_methods.cc
-std::span<const Builtin> list_methods();      // jinja_methods.cc
-std::span<const Builtin> globals();           // jinja_globals.cc
+std::span<const Builtin> text_filters();      // filters_text.cc
+std::span<const Builtin> number_filters();    // filters_number.cc
+std::span<const Builtin> sequence_filters();  // filters_sequence.cc
+std::span<const Builtin> order_filters();     // filters_order.cc
+std::span<const Builtin> tests();             // tests.cc
+std::span<const Builtin> string_methods();    // methods_string.cc
+std::span<const Builtin> dict_methods();      // methods.cc
+std::span<const Builtin> list_methods();      // methods.cc
+std::span<const Builtin> globals();           // globals.cc
 
 const Builtin* find_filter(std::string_view name);
 Value apply_filter(Runtime& runtime, std::string_view name, Arguments arguments);

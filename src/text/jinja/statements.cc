@@ -2,9 +2,9 @@
 #include <algorithm>
 #include <functional>
 
-#include "text/jinja_evaluator.h"
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
+#include "text/jinja/evaluator.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
 
 namespace tandem::jinja {
 namespace {

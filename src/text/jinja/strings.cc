@@ -1,9 +1,9 @@
 // Operations on strings, by character and with Python's idea of white space.
-#include "text/jinja_strings.h"
+#include "text/jinja/strings.h"
 
 #include <algorithm>
 
-#include "text/jinja_unicode.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "text/jinja_runtime.h"
+#include "text/jinja/runtime.h"
 
 namespace tandem::jinja {
 

@@ -1,10 +1,10 @@
 // Tests: what follows "is".
 #include <array>
 
-#include "text/jinja_operators.h"
-#include "text/jinja_print.h"
-#include "text/jinja_runtime.h"
-#include "text/jinja_unicode.h"
+#include "text/jinja/operators.h"
+#include "text/jinja/print.h"
+#include "text/jinja/runtime.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {

@@ -1,5 +1,5 @@
 // Keeping the marks of a Text right while it is cut and joined.
-#include "text/jinja_text.h"
+#include "text/jinja/text.h"
 
 #include <algorithm>
 #include <utility>

@@ -1,6 +1,6 @@
 // strftime over a list of allowed conversions: the C library's own has widths and extensions that a
 // template from anywhere should not reach.
-#include "text/jinja_time.h"
+#include "text/jinja/time.h"
 
 namespace tandem::jinja {
 

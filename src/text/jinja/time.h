@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "text/jinja_budget.h"
+#include "text/jinja/budget.h"
 
 namespace tandem::jinja {
 

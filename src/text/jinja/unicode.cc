@@ -1,5 +1,5 @@
 // Code points and their classes; the tables are utf8proc's.
-#include "text/jinja_unicode.h"
+#include "text/jinja/unicode.h"
 
 #include <utf8proc.h>
 

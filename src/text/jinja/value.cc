@@ -1,5 +1,5 @@
 // Making values, and the keys of dictionaries.
-#include "text/jinja_value.h"
+#include "text/jinja/value.h"
 
 #include <algorithm>
 #include <cmath>

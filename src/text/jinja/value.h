@@ -14,8 +14,8 @@
 #include <variant>
 #include <vector>
 
-#include "text/jinja_budget.h"
-#include "text/jinja_text.h"
+#include "text/jinja/budget.h"
+#include "text/jinja/text.h"
 
 namespace tandem::jinja {
 
