@@ -20,7 +20,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 // Two pairs of Linears on one input, of different sizes; the last has a static scale of its own.
 struct Segments {
-  explicit Segments(std::int64_t k) {
+  explicit Segments(std::int64_t k, Op activation = Op::kSilu) {
     Random random(11);
     graph.add_input("ids");
     const auto table = Tensor::from_floats(std::vector<float>(static_cast<std::size_t>(k)), {1, k});
@@ -35,7 +35,7 @@ struct Segments {
     gate = linear("gate", input, 70, 0.05F, true);
     up = linear("up", input, 70, 0.05F, false);
     other = linear("other", input, 3, 0.11F, true);
-    opened = graph.add(Op::kSilu, "act", 0, {gate});
+    opened = graph.add(activation, "act", 0, {gate});
     product = graph.add(Op::kMul, "mul", 0, {opened, up});
     down = linear("down", product, 130, 0.7F, true);
     graph.output = down;
@@ -108,6 +108,27 @@ TEST(NpuDevice, ComputesExactSumsWithEveryTable) {
       }
     }
   }
+}
+
+TEST(NpuDevice, OpensGatesWithTheActivationOfTheModel) {
+  Random random(4);
+  const auto x = testing::normal_floats(random, 3 * 64, 4);
+  for (const Kernels* kernels : available_kernels(detect_cpu_features()))
+    for (const Op activation : {Op::kSilu, Op::kGelu}) {
+      const Segments segments(64, activation);
+      const NpuHostDevice npu(*kernels, 4);
+      EXPECT_TRUE(npu.supports(segments.graph, segments.graph.node(4), Phase::kPrefill).yes);
+      const auto values = run(segments, *kernels, 4, 4, 1, x, 0);
+      std::vector<float> want(3 * 70);
+      const auto kernel = activation == Op::kSilu ? kernels->silu : kernels->gelu;
+      for (std::size_t row = 0; row < 3; ++row)
+        kernel(values[static_cast<std::size_t>(segments.gate)].data() + row * 70, 70,
+               want.data() + row * 70);
+      EXPECT_EQ(std::memcmp(values[static_cast<std::size_t>(segments.opened)].data(), want.data(),
+                            want.size() * sizeof(float)),
+                0)
+          << kernels->name;
+    }
 }
 
 TEST(NpuDevice, GivesARowTheSameBitsInAnyChunkWhateverLiesInThePadding) {
