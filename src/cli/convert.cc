@@ -11,6 +11,7 @@
 #include "checkpoint/gguf.h"
 #include "checkpoint/gguf_export.h"
 #include "checkpoint/mllm_file.h"
+#include "checkpoint/model_files.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
 #include "cli/commands.h"
@@ -27,17 +28,6 @@ struct ConvertFlags {
   std::string config;
   int mllm_version = 1;
 };
-
-// Files that a model folder takes along, where they exist.
-constexpr std::array kBeside = {"generation_config.json",
-                                "tokenizer.json",
-                                "tokenizer_config.json",
-                                "special_tokens_map.json",
-                                "added_tokens.json",
-                                "tokenizer.model",
-                                "vocab.json",
-                                "merges.txt",
-                                "chat_template.jinja"};
 
 struct NamedType {
   std::string_view name;
@@ -193,7 +183,7 @@ class Converter {
     Json config = checkpoint_.config();
     config.erase("quantization_config");
     write_text_file(staged.path() / "config.json", config.dump(2) + "\n");
-    for (const char* name : kBeside)
+    for (const char* name : kFilesBesideWeights)
       if (fs::exists(checkpoint_.folder() / name))
         fs::copy_file(checkpoint_.folder() / name, staged.path() / name);
     staged.commit();

@@ -11,6 +11,7 @@
 #include "base/version.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/gguf.h"
+#include "checkpoint/model_files.h"
 #include "devices/cpu/cpu_device.h"
 #include "devices/npu/npu_device.h"
 #include "devices/placement.h"
@@ -24,26 +25,16 @@
 namespace tandem {
 namespace {
 
-// Files that a package takes from its checkpoint as they are, where they exist.
-constexpr const char* kCopiedFiles[] = {"config.json",
-                                        "generation_config.json",
-                                        "tokenizer_config.json",
-                                        "special_tokens_map.json",
-                                        "added_tokens.json",
-                                        "chat_template.jinja",
-                                        "tokenizer.json",
-                                        "tokenizer.model",
-                                        "vocab.json",
-                                        "merges.txt"};
-
 // The configuration, the tokenizer and the chat template. What lies in a GGUF becomes files, and a
 // tokenizer under another name the tokenizer.json that it stands for.
 void write_texts(const Checkpoint& checkpoint, const fs::path& target) {
   const bool is_gguf = !fs::is_directory(checkpoint.text_path());
-  for (const char* name : kCopiedFiles) {
+  const auto copy = [&](const char* name) {
     if (!is_gguf && fs::exists(checkpoint.folder() / name))
       fs::copy_file(checkpoint.folder() / name, target / name);
-  }
+  };
+  copy("config.json");
+  for (const char* name : kFilesBesideWeights) copy(name);
   if (!fs::exists(target / "config.json"))
     write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
   const fs::path tokenizer = find_tokenizer(checkpoint.text_path());
