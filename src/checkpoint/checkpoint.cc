@@ -9,7 +9,7 @@
 
 #include "base/error.h"
 #include "base/printable.h"
-#include "checkpoint/gguf_checkpoint.h"
+#include "checkpoint/gguf/gguf_checkpoint.h"
 #include "checkpoint/mllm_file.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"

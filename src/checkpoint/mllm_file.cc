@@ -9,9 +9,9 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "base/staged_file.h"
-#include "checkpoint/block_tensors.h"
 #include "checkpoint/byte_reader.h"
 #include "checkpoint/byte_writer.h"
+#include "checkpoint/gguf/block_tensors.h"
 
 namespace tandem {
 namespace {

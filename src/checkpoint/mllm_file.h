@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "base/files.h"
-#include "checkpoint/ggml_blocks.h"
+#include "checkpoint/gguf/ggml_blocks.h"
 #include "checkpoint/tensor_store.h"
 
 namespace tandem {

@@ -4,11 +4,11 @@
 // A panel is one contiguous stream, read once from front to back by a matrix product of any number
 // of rows:
 //   float  [k][64] of F32, F16 or BF16
-//   int8   [padded_k / 4][64][4] of uint8 = code + 128 (what vpdpbusd wants as its unsigned
-//   operand), then F32 scales [64] int4   per group: [group / 8][64][4] bytes, where byte j of step
-//   i holds k = 8 i + j in its low nibble and
-//          k = 8 i + 4 + j in its high nibble (masking and shifting give two ready vpdpbusd
-//          operands); then F16 scales [64] and uint8 zero points [64]
+//   int8   [padded_k / 4][64][4] of uint8 = code + 128 (vpdpbusd wants its first operand unsigned),
+//          then F32 scales [64]
+//   int4   per group: [group / 8][64][4] bytes, where byte j of step i holds k = 8 i + j in its low
+//          nibble and k = 8 i + 4 + j in its high nibble (masking and shifting give two ready
+//          vpdpbusd operands), then F16 scales [64] and uint8 zero points [64]
 // Output channels beyond n are zeros (codes 128 for int8; scale 0). A panel's size is a multiple of
 // 64 bytes.
 #pragma once

@@ -10,7 +10,7 @@
 #include "base/progress.h"
 #include "base/version.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/gguf.h"
+#include "checkpoint/gguf/gguf.h"
 #include "checkpoint/model_files.h"
 #include "devices/cpu/cpu_device.h"
 #include "devices/npu/npu_device.h"
@@ -19,8 +19,8 @@
 #include "package/package.h"
 #include "quantize/calibration.h"
 #include "quantize/rtn.h"
-#include "text/tokenizer.h"
-#include "text/tokenizer_files.h"
+#include "text/tokenizer/tokenizer.h"
+#include "text/tokenizer/tokenizer_files.h"
 
 namespace tandem {
 namespace {

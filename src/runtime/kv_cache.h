@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "tensor/dtype.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace tandem {
 

@@ -16,7 +16,7 @@
 #include "runtime/executor.h"
 #include "runtime/kv_cache.h"
 #include "text/chat_template.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace tandem {
 

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
-#include "checkpoint/gguf.h"
+#include "checkpoint/gguf/gguf.h"
 #include "text/jinja/evaluator.h"
 #include "text/jinja/json.h"
 #include "text/jinja/parser.h"

@@ -13,7 +13,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
-#include "text/text_span.h"
+#include "text/tokenizer/text_span.h"
 
 namespace tandem {
 

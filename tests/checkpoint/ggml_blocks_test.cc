@@ -1,5 +1,5 @@
 // ggml's blocks against llama.cpp's Python package, bit for bit.
-#include "checkpoint/ggml_blocks.h"
+#include "checkpoint/gguf/ggml_blocks.h"
 
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // GGUF as a checkpoint: names, configurations, what converters do to tensors, and back.
-#include "checkpoint/gguf_checkpoint.h"
+#include "checkpoint/gguf/gguf_checkpoint.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <string>
 
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/gguf_export.h"
+#include "checkpoint/gguf/gguf_export.h"
 #include "checkpoint/safetensors.h"
 #include "support.h"
 

@@ -1,5 +1,5 @@
 // GGUF files: one of llama.cpp's Python package, and those made to hurt.
-#include "checkpoint/gguf.h"
+#include "checkpoint/gguf/gguf.h"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // GGUF: metadata and tensors of any file, the values of every type that is known, and the chat
 // template that may be in it.
-#include "checkpoint/gguf.h"
+#include "checkpoint/gguf/gguf.h"
 #include "fuzz.h"
 #include "text/chat_template.h"
 

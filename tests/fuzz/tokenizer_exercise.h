@@ -5,7 +5,7 @@
 #include <string_view>
 
 #include "fuzz.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace tandem::fuzz {
 

@@ -4,11 +4,11 @@
 
 #include <string>
 
-#include "checkpoint/gguf_export.h"
+#include "checkpoint/gguf/gguf_export.h"
 #include "package/package_fixture.h"
-#include "text/base64.h"
 #include "text/chat_template.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/base64.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace tandem {
 namespace {

@@ -8,7 +8,7 @@
 #include <string>
 
 #include "base/json.h"
-#include "checkpoint/gguf_export.h"
+#include "checkpoint/gguf/gguf_export.h"
 #include "runtime/generator.h"
 #include "runtime/loaded_model.h"
 #include "support.h"

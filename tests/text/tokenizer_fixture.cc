@@ -4,7 +4,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
-#include "text/unicode.h"
+#include "text/tokenizer/unicode.h"
 
 namespace tandem::testing {
 

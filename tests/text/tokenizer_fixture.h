@@ -10,7 +10,7 @@
 #include "base/files.h"
 #include "base/json.h"
 #include "support.h"
-#include "text/tokenizer.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace tandem::testing {
 

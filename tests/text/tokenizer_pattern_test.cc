@@ -1,8 +1,8 @@
 // Regular expressions written for another library: the same pieces, and bounded work.
 #include <gtest/gtest.h>
 
-#include "text/pattern.h"
-#include "text/split.h"
+#include "text/tokenizer/pattern.h"
+#include "text/tokenizer/split.h"
 #include "text/tokenizer_fixture.h"
 
 namespace tandem {

@@ -4,7 +4,7 @@
 
 #include <functional>
 
-#include "text/tokenizer_files.h"
+#include "text/tokenizer/tokenizer_files.h"
 #include "text/tokenizer_fixture.h"
 
 namespace tandem {

@@ -4,9 +4,9 @@
 #include <random>
 #include <thread>
 
+#include "text/tokenizer/unicode.h"
+#include "text/tokenizer/unicode_forms.h"
 #include "text/tokenizer_fixture.h"
-#include "text/unicode.h"
-#include "text/unicode_forms.h"
 
 namespace tandem {
 namespace {

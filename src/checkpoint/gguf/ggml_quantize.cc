@@ -1,0 +1,125 @@
+// From floats to ggml's blocks, rounded as ggml's reference quantizers round.
+#include <algorithm>
+#include <cassert>
+#include <cmath>
+#include <cstring>
+
+#include "base/error.h"
+#include "checkpoint/gguf/ggml_blocks.h"
+#include "tensor/half.h"
+
+namespace tandem {
+namespace {
+
+constexpr int kBlock = 32;
+
+void store_half(float value, std::uint8_t* at) {
+  const std::uint16_t half = float_to_f16(value);
+  std::memcpy(at, &half, sizeof half);
+}
+
+// 0 for a scale of 0, and for one so small that F16 makes it 0 and the reciprocal has no float.
+float reciprocal(float d) {
+  const float inverse = d == 0 ? 0.0f : 1.0f / d;
+  return std::isfinite(inverse) ? inverse : 0.0f;
+}
+
+// Every quotient lies in [0, limit + 1) but for rounding; truncation is the rounding half up of
+// ggml.
+int code(float value, int limit) { return std::min(static_cast<int>(value), limit); }
+
+// The value with the largest magnitude gets code 0, which is -8 times the scale.
+void quantize_q4_0(const float* x, std::uint8_t* block) {
+  float extreme = 0;
+  for (int i = 0; i < kBlock; ++i)
+    if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
+  const float d = extreme / -8;
+  const float inverse = reciprocal(d);
+  store_half(d, block);
+  for (int j = 0; j < 16; ++j) {
+    const int low = code(x[j] * inverse + 8.5f, 15);
+    const int high = code(x[j + 16] * inverse + 8.5f, 15);
+    block[2 + j] = static_cast<std::uint8_t>(low | high << 4);
+  }
+}
+
+void quantize_q4_1(const float* x, std::uint8_t* block) {
+  const auto [lowest, highest] = std::minmax_element(x, x + kBlock);
+  const float minimum = *lowest;
+  const float d = (*highest - minimum) / 15;
+  const float inverse = reciprocal(d);
+  store_half(d, block);
+  store_half(minimum, block + 2);
+  for (int j = 0; j < 16; ++j) {
+    const int low = code((x[j] - minimum) * inverse + 0.5f, 15);
+    const int high = code((x[j + 16] - minimum) * inverse + 0.5f, 15);
+    block[4 + j] = static_cast<std::uint8_t>(low | high << 4);
+  }
+}
+
+void quantize_q8_0(const float* x, std::uint8_t* block) {
+  float largest = 0;
+  for (int i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(x[i]));
+  const float d = largest / 127;
+  const float inverse = reciprocal(d);
+  store_half(d, block);
+  for (int i = 0; i < kBlock; ++i)
+    block[2 + i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(std::round(x[i] * inverse)));
+}
+
+// Every value of F16, every minimum of Q4_1 and every scale must stay finite in F16. Scales are an
+// eighth of the largest value at the most.
+void check_range(std::span<const float> values, GgmlType type, std::string_view name) {
+  if (type == GgmlType::kF32 || type == GgmlType::kBF16) return;
+  constexpr float kLargestHalf = 65504.0f;
+  const bool whole = type == GgmlType::kF16 || type == GgmlType::kQ4_1;
+  const float limit = whole ? kLargestHalf : 8 * kLargestHalf;
+  for (const float value : values) {
+    if (!(std::fabs(value) <= limit))
+      fail(ErrorCode::kUnsupported, "[ggml] {}: {} has no {} form: expected magnitudes up to {}",
+           name, value, to_string(type), limit);
+  }
+}
+
+template <typename T, typename Convert>
+void convert(std::span<const float> values, std::byte* out, Convert from_float) {
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const T value = from_float(values[i]);
+    std::memcpy(out + i * sizeof(T), &value, sizeof value);
+  }
+}
+
+}  // namespace
+
+void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std::byte> out,
+                     std::string_view name) {
+  check_range(values, type, name);
+  void (*quantize)(const float*, std::uint8_t*) = nullptr;
+  switch (type) {
+    case GgmlType::kF32:
+      return convert<float>(values, out.data(), [](float value) { return value; });
+    case GgmlType::kF16:
+      return convert<std::uint16_t>(values, out.data(), float_to_f16);
+    case GgmlType::kBF16:
+      return convert<std::uint16_t>(values, out.data(), float_to_bf16);
+    case GgmlType::kQ4_0:
+      quantize = quantize_q4_0;
+      break;
+    case GgmlType::kQ4_1:
+      quantize = quantize_q4_1;
+      break;
+    case GgmlType::kQ8_0:
+      quantize = quantize_q8_0;
+      break;
+    default:
+      fail(ErrorCode::kUnsupported, "[ggml] {}: type {} is not written here", name,
+           to_string(type));
+  }
+  const auto size = static_cast<std::size_t>(ggml_info(type).block_bytes);
+  assert(values.size() % kBlock == 0 && out.size() == values.size() / kBlock * size);
+  auto* block = reinterpret_cast<std::uint8_t*>(out.data());
+  for (std::size_t i = 0; i < values.size() / kBlock; ++i)
+    quantize(values.data() + i * kBlock, block + i * size);
+}
+
+}  // namespace tandem

@@ -1,0 +1,123 @@
+// The tensors of a GGUF file, undone of what converters do to them.
+#include <cstring>
+
+#include "base/error.h"
+#include "base/printable.h"
+#include "checkpoint/gguf/block_tensors.h"
+#include "checkpoint/gguf/gguf_checkpoint.h"
+
+namespace tandem {
+namespace {
+
+// Files carry these for llama.cpp; the configuration has taken what they say.
+bool is_rope_table(std::string_view name) {
+  return name == "rope_freqs.weight" || name == "rope_factors_long.weight" ||
+         name == "rope_factors_short.weight" || name.ends_with(".rope_freqs.weight") ||
+         name.ends_with(".attn_rot_embd.weight");
+}
+
+// Row that transformers puts at `row`: heads of `head_dim` rows, of which GGUF has halves i and
+// i + head_dim / 2 side by side.
+std::int64_t paired_row(std::int64_t row, std::int64_t head_dim) {
+  const std::int64_t head = row / head_dim * head_dim;
+  const std::int64_t half = head_dim / 2;
+  const std::int64_t inside = row - head;
+  return head + inside % half * 2 + inside / half;
+}
+
+class GgufStore : public TensorStore {
+ public:
+  GgufStore(GgufFile file, const GgufArchitecture& architecture, const JsonObject& config,
+            const std::string& place)
+      : place_(place), architecture_(architecture) {
+    for (auto& [name, tensor] : file.tensors) {
+      if (is_rope_table(name)) continue;
+      const auto known = name_from_gguf(architecture, name);
+      if (!known)
+        fail(ErrorCode::kUnsupported, "[gguf] {}: tensor \"{}\" has no place in architecture {}",
+             place, printable(name), architecture.name);
+      const auto dtype = plain_dtype(tensor.type);
+      tensors_[*known] = {std::string(to_string(tensor.type)), dtype.value_or(DType::kF16),
+                          tensor.shape, static_cast<std::int64_t>(tensor.bytes.size())};
+      if (is_shifted_norm(*known)) tensors_[*known].dtype = DType::kF32;
+      stored_.emplace(*known, std::move(tensor));
+    }
+    if (architecture.paired_rows) read_heads(config);
+  }
+
+  Tensor load(const std::string& name) const override {
+    const GgufTensor& tensor = stored_.at(name);
+    const GgufTensor rows = in_order(name, tensor);
+    if (is_shifted_norm(name)) return unshifted(name, rows);
+    return load_blocks(rows.type, rows.shape, rows.bytes, rows.owner, place(name));
+  }
+
+  std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
+                                       std::int64_t k) const override {
+    const GgufTensor& tensor = stored_.at(name);
+    if (tensor.type != GgmlType::kQ4_0) return std::nullopt;
+    return int4_from_q4_0(in_order(name, tensor).bytes, n, k);
+  }
+
+ private:
+  std::string place(const std::string& name) const {
+    return fmt::format("[gguf] {}: {}", place_, printable(name));
+  }
+
+  void read_heads(const JsonObject& config) {
+    const auto heads = config.get_int("num_attention_heads", 1, 1 << 16);
+    const auto hidden = config.get_int("hidden_size", 1, 1 << 30);
+    head_dim_ = config.get_int_or("head_dim", hidden / heads, 1, 1 << 30);
+    if (head_dim_ < 2 || head_dim_ % 2 != 0)
+      fail(ErrorCode::kFormat, "[gguf] {}: expected an even head size, got {}", place_, head_dim_);
+  }
+
+  bool is_shifted_norm(const std::string& name) const {
+    return architecture_.norms_plus_one && name.ends_with("norm.weight");
+  }
+
+  // The tensor with rows in the order of transformers: itself or a copy.
+  GgufTensor in_order(const std::string& name, const GgufTensor& tensor) const {
+    if (!architecture_.paired_rows || tensor.shape.empty() ||
+        (name.find("self_attn.q_proj.") == std::string::npos &&
+         name.find("self_attn.k_proj.") == std::string::npos))
+      return tensor;
+    const std::int64_t rows = tensor.shape[0];
+    if (rows % head_dim_ != 0)
+      fail(ErrorCode::kFormat, "[gguf] {}: {}: {} rows are not heads of {}", place_,
+           printable(name), rows, head_dim_);
+    const auto size = static_cast<std::int64_t>(tensor.bytes.size());
+    const auto row_bytes = static_cast<std::size_t>(rows == 0 ? 0 : size / rows);
+    std::byte* data = nullptr;
+    const Tensor copy = Tensor::allocate(DType::kU8, {size}, &data);
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const auto from = static_cast<std::size_t>(paired_row(row, head_dim_)) * row_bytes;
+      std::memcpy(data + static_cast<std::size_t>(row) * row_bytes, tensor.bytes.data() + from,
+                  row_bytes);
+    }
+    return {tensor.type, tensor.shape, copy.bytes(), std::make_shared<Tensor>(copy)};
+  }
+
+  Tensor unshifted(const std::string& name, const GgufTensor& tensor) const {
+    std::vector<float> values =
+        load_blocks(tensor.type, tensor.shape, tensor.bytes, tensor.owner, place(name)).to_floats();
+    for (float& value : values) value -= 1;
+    return Tensor::from_floats(values, tensor.shape);
+  }
+
+  std::string place_;
+  GgufArchitecture architecture_;
+  std::int64_t head_dim_ = 0;
+  std::map<std::string, GgufTensor> stored_;
+};
+
+}  // namespace
+
+std::shared_ptr<const TensorStore> open_gguf_tensors(GgufFile file,
+                                                     const GgufArchitecture& architecture,
+                                                     const JsonObject& config,
+                                                     const std::string& place) {
+  return std::make_shared<GgufStore>(std::move(file), architecture, config, place);
+}
+
+}  // namespace tandem

@@ -1,0 +1,219 @@
+// The vocabulary that a GGUF carries: SentencePiece's ("llama", "t5") or byte-level BPE ("gpt2")
+// with the name of the model whose way of cutting text in words it shares.
+#include <array>
+#include <cmath>
+#include <map>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "checkpoint/gguf/gguf.h"
+#include "text/tokenizer/byte_level.h"
+#include "text/tokenizer/foreign_tokenizers.h"
+#include "text/tokenizer/sentencepiece_pieces.h"
+#include "text/tokenizer/tokenizer_json.h"
+#include "text/tokenizer/tokenizer_parts.h"
+#include "text/tokenizer/unicode.h"
+
+namespace tandem {
+namespace {
+
+using Type = SentencePieceModel::Type;
+
+constexpr std::string_view kDigits = R"(\p{N})";
+constexpr std::string_view kThreeDigits = "[0-9][0-9][0-9]";
+constexpr std::string_view kGpt4oExpression =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kTekkenExpression =
+    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+constexpr std::string_view kDeepseekExpression =
+    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+// What "tokenizer.ggml.pre" stands for, as llama.cpp defines these names.
+struct Words {
+  std::string_view name;
+  std::vector<std::string_view> expressions;  // applied one after the other
+  bool whole_words_first = false;             // "ignore_merges"
+  bool bos = false;                           // unless the file says otherwise
+  bool nfc = false;                           // the model's own tokenizer normalizes
+};
+
+const std::vector<Words>& known_words() {
+  static const std::vector<Words> all = {
+      {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Expression, R"(\p{N}+)", kThreeDigits}},
+      {"gpt-2", {kGpt2Expression}},
+      {"phi-2", {kGpt2Expression}},
+      {"olmo", {kGpt2Expression}},
+      {"jais", {kGpt2Expression}},
+      {"mpt", {kGpt2Expression}},
+      {"falcon", {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2Expression, kThreeDigits}},
+      {"smollm", {kDigits, kGpt2Expression}},
+      {"starcoder", {kDigits, kGpt2Expression}},
+      {"refact", {kDigits, kGpt2Expression}},
+      {"command-r", {kDigits, kGpt2Expression}},
+      {"codeshell", {kDigits, kGpt2Expression}},
+      {"exaone", {kDigits, kGpt2Expression}},
+      {"qwen2", {kQwen2Expression}, false, false, true},
+      {"deepseek-r1-qwen", {kQwen2Expression}, false, false, true},
+      {"stablelm2", {kQwen2Expression}},
+      {"llama-bpe", {kLlama3Expression}, true, true},
+      {"llama3", {kLlama3Expression}, true, true},
+      {"llama-v3", {kLlama3Expression}, true, true},
+      {"falcon3", {kLlama3Expression}, true, true},
+      {"dbrx", {kLlama3Expression}},
+      {"smaug-bpe", {kLlama3Expression}},
+      {"chatglm-bpe", {kLlama3Expression}},
+      {"tekken", {kTekkenExpression}, true, true},
+      {"gpt-4o", {kGpt4oExpression}},
+      {"llama4", {kGpt4oExpression}},
+      {"deepseek-v3",
+       {R"(\p{N}{1,3})", R"([\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+)",
+        kDeepseekExpression}},
+  };
+  return all;
+}
+
+const Words& find_words(const JsonObject& metadata) {
+  constexpr std::string_view kKey = "tokenizer.ggml.pre";
+  const std::string name = metadata.get_string_or(kKey, "default");
+  for (const Words& words : known_words())
+    if (words.name == name) return words;
+  fail(ErrorCode::kUnsupported,
+       "[tokenizer] {}: \"{}\" is not a way to cut text in words that this build knows",
+       key_place(metadata, kKey), name);
+}
+
+// The array at `key` with one entry for each of `count` tokens; null if it is missing.
+const Json* get_array(const JsonObject& metadata, std::string_view key, std::size_t count) {
+  if (!metadata.has(key)) return nullptr;
+  const Json& array = metadata.at(key);
+  if (!array.is_array() || array.size() != count) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected an array of {} entries, got {}",
+         key_place(metadata, key), count, describe(array));
+  }
+  return &array;
+}
+
+std::vector<SentencePieceModel::Piece> read_pieces(const JsonObject& metadata) {
+  const std::vector<std::string> tokens = get_strings(metadata, "tokenizer.ggml.tokens");
+  const Json* scores = get_array(metadata, "tokenizer.ggml.scores", tokens.size());
+  const Json* types = get_array(metadata, "tokenizer.ggml.token_type", tokens.size());
+  std::vector<SentencePieceModel::Piece> pieces;
+  pieces.reserve(tokens.size());
+  for (std::size_t id = 0; id < tokens.size(); ++id) {
+    const Json score = scores != nullptr ? (*scores)[id] : Json(0);
+    const Json type = types != nullptr ? (*types)[id] : Json(1);
+    if (!score.is_number() || !type.is_number_integer() || type < 1 || type > 6 ||
+        !is_valid_utf8(tokens[id])) {
+      fail(ErrorCode::kFormat,
+           "[tokenizer] {}: token {}: expected text in UTF-8, a score and a type from 1 to 6",
+           metadata.where(), id);
+    }
+    pieces.push_back({tokens[id], score.get<double>(), static_cast<Type>(type.get<int>())});
+  }
+  return pieces;
+}
+
+std::optional<std::string> token_at(const JsonObject& metadata, std::string_view key,
+                                    const std::vector<SentencePieceModel::Piece>& pieces) {
+  if (!metadata.has(key)) return std::nullopt;
+  const auto last = static_cast<std::int64_t>(pieces.size()) - 1;
+  return pieces[static_cast<std::size_t>(metadata.get_int(key, 0, last))].text;
+}
+
+std::optional<bool> get_optional_bool(const JsonObject& metadata, std::string_view key) {
+  if (!metadata.has(key)) return std::nullopt;
+  return metadata.get_bool(key);
+}
+
+// What tokenizer_config.json would say.
+TokenizerConfig read_settings(const JsonObject& metadata,
+                              const std::vector<SentencePieceModel::Piece>& pieces) {
+  TokenizerConfig config;
+  config.add_bos_token = get_optional_bool(metadata, "tokenizer.ggml.add_bos_token");
+  config.add_eos_token = get_optional_bool(metadata, "tokenizer.ggml.add_eos_token");
+  config.add_prefix_space = get_optional_bool(metadata, "tokenizer.ggml.add_space_prefix");
+  config.bos_token = token_at(metadata, "tokenizer.ggml.bos_token_id", pieces);
+  config.eos_token = token_at(metadata, "tokenizer.ggml.eos_token_id", pieces);
+  for (std::size_t id = 0; id < pieces.size(); ++id) {
+    if (pieces[id].type != Type::kControl && pieces[id].type != Type::kUserDefined) continue;
+    const auto token = static_cast<TokenId>(id);
+    config.added_tokens[token] =
+        added_token(token, pieces[id].text, pieces[id].type == Type::kControl);
+  }
+  return config;
+}
+
+std::string read_character_map(const JsonObject& metadata) {
+  constexpr std::string_view kKey = "tokenizer.ggml.precompiled_charsmap";
+  std::string bytes;
+  if (!metadata.has(kKey)) return bytes;
+  const Json& array = metadata.at(kKey);
+  const bool is_bytes =
+      array.is_array() && std::all_of(array.begin(), array.end(), [](const Json& value) {
+        return value.is_number_integer() && value >= -128 && value <= 255;
+      });
+  if (!is_bytes) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected an array of bytes, got {}",
+         key_place(metadata, kKey), describe(array));
+  }
+  for (const Json& value : array) bytes.push_back(static_cast<char>(value.get<int>()));
+  return bytes;
+}
+
+Json read_sentencepiece(const JsonObject& metadata, bool unigram) {
+  SentencePieceModel model;
+  model.kind = unigram ? SentencePieceModel::Kind::kUnigram : SentencePieceModel::Kind::kBpe;
+  model.pieces = read_pieces(metadata);
+  model.byte_fallback = !unigram;
+  model.character_map = read_character_map(metadata);
+  model.remove_extra_spaces =
+      metadata.get_bool_or("tokenizer.ggml.remove_extra_whitespaces", false);
+  TokenizerConfig config = read_settings(metadata, model.pieces);
+  if (unigram && !config.add_eos_token) config.add_eos_token = true;
+  return to_tokenizer_json(std::move(model), config, metadata.where());
+}
+
+Json read_byte_level(const JsonObject& metadata) {
+  const Words& words = find_words(metadata);
+  const std::vector<SentencePieceModel::Piece> pieces = read_pieces(metadata);
+  const TokenizerConfig config = read_settings(metadata, pieces);
+  Json vocabulary = Json::object();
+  std::map<TokenId, Json> added;
+  for (std::size_t id = 0; id < pieces.size(); ++id) {
+    // Of equal tokens, which fill some vocabularies to a round size, the first is meant.
+    const bool is_new = vocabulary.emplace(pieces[id].text, id).second;
+    const auto it = config.added_tokens.find(static_cast<TokenId>(id));
+    if (is_new && it != config.added_tokens.end() && !pieces[id].text.empty()) added.insert(*it);
+  }
+  Json json;
+  set_byte_level(json, words.expressions);
+  if (words.nfc) json["normalizer"] = {{"type", "NFC"}};
+  json["model"] = {{"type", "BPE"},
+                   {"vocab", std::move(vocabulary)},
+                   {"merges", metadata.at("tokenizer.ggml.merges")},
+                   {"ignore_merges", words.whole_words_first}};
+  set_added_tokens(json, added);
+  std::vector<std::string> before;
+  std::vector<std::string> behind;
+  if (config.add_bos_token.value_or(words.bos)) before = {config.bos_token.value_or("")};
+  if (config.add_eos_token.value_or(false)) behind = {config.eos_token.value_or("")};
+  set_around(json, added, before, behind);
+  return json;
+}
+
+}  // namespace
+
+Json read_gguf_vocabulary(const fs::path& file) {
+  const Json json = GgufFile::open(file).metadata;
+  const JsonObject metadata(json, file.string());
+  const std::string model = metadata.get_string("tokenizer.ggml.model");
+  if (model == "llama") return read_sentencepiece(metadata, false);
+  if (model == "t5") return read_sentencepiece(metadata, true);
+  if (model == "gpt2") return read_byte_level(metadata);
+  fail(ErrorCode::kUnsupported, "[tokenizer] {}: \"{}\", expected llama, gpt2 or t5",
+       key_place(metadata, "tokenizer.ggml.model"), model);
+}
+
+}  // namespace tandem

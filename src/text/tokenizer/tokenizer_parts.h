@@ -1,0 +1,49 @@
+// Pieces of a tokenizer.json, for the readers of other formats.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/json.h"
+#include "text/tokenizer/tokenizer.h"
+#include "text/tokenizer/tokenizer_config.h"
+
+namespace tandem {
+
+// How tokenizers cut text in words, by the name of the first model that did so.
+inline constexpr std::string_view kLlama3Expression =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+inline constexpr std::string_view kQwen2Expression =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
+
+// An entry of "added_tokens", sought in the text as it is.
+Json added_token(TokenId id, const std::string& content, bool special);
+
+// "pre_tokenizer" and "decoder" of byte-level BPE that cuts text at the matches of each expression
+// in turn.
+void set_byte_level(Json& tokenizer, const std::vector<std::string_view>& expressions);
+
+// "normalizer" and "decoder" that write spaces as U+2581; `prefix` puts one before each text.
+void set_spaces_visible(Json& tokenizer, bool prefix);
+// The decoder alone, which removes a space that `prefix` put first.
+Json visible_spaces_decoder(bool prefix, bool byte_fallback);
+
+void set_added_tokens(Json& tokenizer, const std::map<TokenId, Json>& tokens);
+
+// "post_processor": the tokens before and behind each text, which must be among `added`. Those that
+// are not are left out.
+void set_around(Json& tokenizer, const std::map<TokenId, Json>& added,
+                const std::vector<std::string>& before, const std::vector<std::string>& behind);
+
+// The id of the added token with this content.
+std::optional<TokenId> find_added(const std::map<TokenId, Json>& added, std::string_view content);
+
+// Puts the tokens of `config` into `added`, and into `vocabulary` ({"token": id}) where they rename
+// one of its tokens.
+void merge_added_tokens(const TokenizerConfig& config, std::map<TokenId, Json>& added,
+                        Json& vocabulary);
+
+}  // namespace tandem
