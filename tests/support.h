@@ -1,5 +1,5 @@
-// What tests share: where fixtures are, a scratch folder, and how to skip when other people's data
-// is missing.
+// Helpers shared by all tests: locations of fixtures, a scratch folder, and skipping tests whose
+// third-party data is missing.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -20,7 +20,7 @@ inline fs::path source_dir() { return TANDEM_SOURCE_DIR; }
 inline fs::path demo_dir() { return source_dir() / "models/demo"; }
 inline fs::path fixture(const std::string& relative) { return source_dir() / "tests" / relative; }
 
-// Folder with other people's test data: $TANDEM_TEST_DATA, or ../shared/data beside the repository.
+// Folder with third-party test data: $TANDEM_TEST_DATA, or ../shared/data next to the repository.
 inline fs::path shared_data() {
   if (const char* folder = std::getenv("TANDEM_TEST_DATA")) return folder;
   return source_dir().parent_path() / "shared/data";

@@ -1,6 +1,6 @@
-// Speed of the matrix products, attention and quantizers on the shapes of a 1.24 B Llama, beside
-// what the machine was just measured to be capable of. Times are
-// processor time of the slowest thread, in the shortest of the runs.
+// Speed of the matrix products, attention and quantizers on the shapes of a 1.24 B Llama, compared
+// with the machine's peaks measured just before. Times are CPU times of the slowest thread, in the
+// shortest of the runs.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -20,8 +20,8 @@ struct Machine {
   double reads = memory_reads(pool);
 };
 
-// Runs `job`, which returns its seconds, as often as `state` wants; `operations` and `bytes` are
-// those of one run.
+// Runs `job`, which returns its time in seconds, as often as `state` requests; `operations` and
+// `bytes` are per run.
 void measure(benchmark::State& state, double operations, double operations_peak, double bytes,
              double bytes_peak, const std::function<double()>& job) {
   double shortest = 1e9;
@@ -50,8 +50,8 @@ class Lines {
   T* data_;
 };
 
-// Copies of a panel weight one after the other: enough that none is in a cache when its turn comes,
-// if `cold`.
+// Copies of a panel weight, laid out consecutively: if `cold`, enough that none is still in a cache
+// when it is used again.
 struct Panels {
   Panels(const PanelLayout& panel_layout, bool cold)
       : layout(panel_layout),

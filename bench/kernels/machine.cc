@@ -1,4 +1,4 @@
-// Loops that do nothing but multiply-adds in registers, or reads of memory.
+// Loops that do nothing but multiply-adds in registers, or read memory.
 #include "kernels/machine.h"
 
 #include <immintrin.h>
@@ -19,7 +19,7 @@ __attribute__((target("avx512f"))) std::int64_t fma_loop_avx512(std::int64_t ite
          s8 = s0, s9 = s0, s10 = s0, s11 = s0;
   const __m512 a = _mm512_set1_ps(0.999F), b = _mm512_set1_ps(0.001F);
   for (std::int64_t i = 0; i < iterations; ++i) {
-    // Opaque to the compiler, which would see that all chains are equal.
+    // Opaque to the compiler, which would otherwise see that all chains are equal.
     __asm__ volatile("" : "+v"(s0), "+v"(s1), "+v"(s2), "+v"(s3), "+v"(s4), "+v"(s5));
     __asm__ volatile("" : "+v"(s6), "+v"(s7), "+v"(s8), "+v"(s9), "+v"(s10), "+v"(s11));
     s0 = _mm512_fmadd_ps(s0, a, b);
@@ -66,7 +66,7 @@ __attribute__((target("avx2,fma"))) std::int64_t fma_loop_avx2(std::int64_t iter
   return iterations * kChains * 8 * 2;
 }
 
-// Four streams, since a core keeps more reads under way for several pages than for one.
+// Four streams, because a core keeps more reads in flight for several pages than for one.
 std::uint64_t read_all(const std::uint64_t* words, std::int64_t count) {
   const std::int64_t quarter = count / 4;
   __m128i sums[4] = {};

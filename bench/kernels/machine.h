@@ -1,4 +1,4 @@
-// What the machine can do, measured: the bounds that speeds of kernels are compared with.
+// Measured peaks of the machine: the bounds that kernel speeds are compared with.
 #pragma once
 
 #include <algorithm>
@@ -9,11 +9,11 @@
 
 namespace tandem::bench {
 
-// Processor time of the calling thread in seconds. Speeds are taken from it, and from the shortest
-// of several runs, so that other work on the machine disturbs them little.
+// CPU time of the calling thread in seconds. Speeds are based on it, and on the shortest of several
+// runs, to reduce the influence of other work on the machine.
 double thread_seconds();
 
-// Seconds that the slowest thread of `pool` needs for its share, job(thread).
+// The time in seconds that the slowest thread of `pool` takes for its share, job(thread).
 template <typename Job>
 double slowest_thread(ThreadPool& pool, Job&& job) {
   double seconds[ThreadPool::kMaxThreads] = {};

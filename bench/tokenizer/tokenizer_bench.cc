@@ -1,6 +1,6 @@
-// Speed of encoding on one core: tokenizer_bench TOKENIZER TEXT...
-// Each text is encoded whole; the best of several runs counts, in processor time of this thread, so
-// that other programs on the machine matter little. 1 MB is 1e6 bytes of UTF-8.
+// Encoding speed on one core: tokenizer_bench TOKENIZER TEXT...
+// Each text is encoded as a whole. Reports the best of several runs in CPU time of this thread, to
+// reduce the influence of other programs. 1 MB is 1e6 bytes of UTF-8.
 #include <algorithm>
 #include <cstdio>
 #include <ctime>
@@ -22,7 +22,7 @@ double thread_seconds() {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-// Processor time of the fastest of kRuns calls.
+// CPU time of the fastest of kRuns calls.
 template <typename Action>
 double best_seconds(Action action) {
   double best = 1e30;

@@ -1,12 +1,14 @@
 // The public C++ API of tandem.
 //
 //   tandem::Model model("out/demo");
-//   auto answer = model.generate("Once upon a time", {}, [](std::string_view text) { std::cout <<
-//   text; return true; });
+//   auto answer = model.generate("Once upon a time", {}, [](std::string_view text) {
+//     std::cout << text;
+//     return true;
+//   });
 //
-// Errors are exceptions derived from std::runtime_error whose message names the file or argument,
-// the place and what was expected. A Model belongs to one thread at a time; several models may run
-// in several threads.
+// Errors are exceptions derived from std::runtime_error; the message names the file or argument,
+// the location in it and what was expected. A Model is not thread-safe: use it from one thread at a
+// time. Different models may run in different threads.
 #pragma once
 
 #include <cstdint>
@@ -22,53 +24,68 @@ namespace tandem {
 const char* version() noexcept;
 
 struct ModelOptions {
-  std::string
-      mode;  // "hybrid" (default for a package), "cpu", or "float" (default for a checkpoint)
-  int threads = 0;    // 0: one per core
-  std::string cache;  // folder of packed weights; empty: ~/.cache/tandem, or $TANDEM_CACHE
+  // "hybrid" (default for a package), "cpu", or "float" (default for a checkpoint).
+  std::string mode;
+  // 0: one per physical core.
+  int threads = 0;
+  // Folder of the packed-weight cache; empty: $TANDEM_CACHE or ~/.cache/tandem.
+  std::string cache;
 };
 
 struct GenerateOptions {
   std::int64_t max_tokens = 256;
-  bool chat = false;        // send the prompt as a user's turn through the model's chat template
-  std::string system;       // system line of the chat
-  bool sample = false;      // false: greedy; the five below apply when true
-  float temperature = 1;    // > 0
-  std::int64_t top_k = 50;  // 0: all
-  float top_p = 1;          // (0, 1]
-  std::int64_t seed = -1;   // -1: a new one each time
-  float repetition_penalty = 1;  // > 0; applies to greedy search too
+  // Send the prompt as a user turn through the model's chat template.
+  bool chat = false;
+  // System message of the chat.
+  std::string system;
+  // False: greedy. The next four apply only when true.
+  bool sample = false;
+  // Above 0.
+  float temperature = 1;
+  // 0: no limit.
+  std::int64_t top_k = 50;
+  // In (0, 1].
+  float top_p = 1;
+  // -1: a new seed each time.
+  std::int64_t seed = -1;
+  // Above 0; applies to greedy search too.
+  float repetition_penalty = 1;
 };
 
 struct GenerateResult {
   std::string text;
   std::int64_t prompt_tokens = 0;
-  std::int64_t tokens = 0;  // chosen, an end token included
-  bool complete = false;    // ended by an end token, not by max_tokens or the callback
-  double ttft_ms = 0;       // time to first token
+  // Generated tokens, including the end token.
+  std::int64_t tokens = 0;
+  // True if the answer ended with an end token, not at max_tokens or by the callback.
+  bool complete = false;
+  // Time to first token.
+  double ttft_ms = 0;
   double decode_tokens_per_s = 0;
 };
 
 class Model {
  public:
-  // A folder with a package (see `tandem quantize`) or a Hugging Face checkpoint.
+  // A package folder (see `tandem quantize`) or a Hugging Face checkpoint.
   explicit Model(const std::string& folder, const ModelOptions& options = {});
   ~Model();
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
 
-  // Continues a prompt. `on_text` gets whole UTF-8 characters as they come; returning false ends
-  // the answer.
+  // Continues a prompt. `on_text` receives whole UTF-8 characters as they are generated; returning
+  // false stops the generation.
   GenerateResult generate(std::string_view prompt, const GenerateOptions& options = {},
                           const std::function<bool(std::string_view)>& on_text = {});
 
   std::vector<std::int32_t> tokenize(std::string_view text);
   std::string detokenize(const std::vector<std::int32_t>& ids);
 
-  // Float32 logits of every token, [ids.size(), vocabulary()], read on the mode's prefill device.
+  // Float32 logits of every token, [ids.size(), vocabulary()], computed on the mode's prefill
+  // device.
   std::vector<float> logits(const std::vector<std::int32_t>& ids);
   std::int64_t vocabulary() const noexcept;
-  std::int64_t context_length() const noexcept;  // tokens
+  // In tokens.
+  std::int64_t context_length() const noexcept;
 
  private:
   struct Impl;

@@ -1,4 +1,4 @@
-// Asks the processor and the operating system which instructions may be used.
+// Detects which instructions the processor and the operating system allow.
 #include "base/cpu_features.h"
 
 #include <fstream>
@@ -43,21 +43,21 @@ Cpuid cpuid(unsigned leaf, unsigned subleaf) {
 constexpr bool bit(std::uint64_t word, int i) { return ((word >> i) & 1) != 0; }
 constexpr bool all_set(std::uint64_t word, std::uint64_t mask) { return (word & mask) == mask; }
 
-// Register states that the operating system saves on a switch of threads (XCR0).
+// Register states that the operating system saves on a context switch (XCR0).
 std::uint64_t saved_states() {
   std::uint32_t low = 0, high = 0;
   __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
   return (std::uint64_t{high} << 32) | low;
 }
 
-// Linux hands the 8 KiB of tile data only to processes that ask.
+// Linux grants the 8 KiB of tile data only to processes that request it.
 bool request_amx_tiles() {
   constexpr long kArchReqXcompPerm = 0x1023;
   constexpr long kTileDataState = 18;
   return ::syscall(SYS_arch_prctl, kArchReqXcompPerm, kTileDataState) == 0;
 }
 
-// Bits as in the Intel manual, volume 2A, CPUID, and volume 1, section 13.1.
+// Bit numbers from the Intel manual: volume 2A, CPUID, and volume 1, section 13.1.
 void detect_instructions(CpuFeatures& f) {
   const Cpuid leaf1 = cpuid(1, 0);
   if (!bit(leaf1.ecx, 27)) return;  // the operating system does not use XSAVE

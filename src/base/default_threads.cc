@@ -1,4 +1,4 @@
-// How many threads this process should use: physical cores it may run on, and no more than its CPU
+// The default number of threads: the physical cores the process may run on, limited by its CPU
 // quota.
 #include <fmt/format.h>
 #include <sched.h>
@@ -23,10 +23,10 @@ std::optional<std::string> first_line(const std::string& path) {
   return line;
 }
 
-// Distinct cores behind the logical processors of the affinity mask; 0 if the system does not tell.
+// Distinct cores of the logical processors in the affinity mask; 0 if unknown.
 int cores_in_affinity_mask() {
-  // More than any kernel is built for today (8192); a smaller mask than the kernel's would be
-  // refused.
+  // More than any kernel is built for today (8192); a mask smaller than the kernel's would be
+  // rejected.
   constexpr int kMaxCpus = 16384;
   const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(kMaxCpus),
                                                              [](cpu_set_t* s) { CPU_FREE(s); });
@@ -36,7 +36,7 @@ int cores_in_affinity_mask() {
   std::set<std::string> cores;
   for (int cpu = 0; cpu < kMaxCpus; ++cpu) {
     if (!CPU_ISSET_S(static_cast<std::size_t>(cpu), bytes, set.get())) continue;
-    // Processors that share a core name the same siblings.
+    // Logical processors of the same core list the same siblings.
     const auto siblings =
         first_line(fmt::format("/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list", cpu));
     cores.insert(siblings.value_or(fmt::format("cpu {}", cpu)));
@@ -44,7 +44,7 @@ int cores_in_affinity_mask() {
   return static_cast<int>(cores.size());
 }
 
-// CPUs' worth of time that one cgroup folder grants, such as 1.5; nothing if it sets no limit.
+// The CPU quota of one cgroup folder in CPUs, such as 1.5; nullopt if it sets no limit.
 std::optional<double> quota_of(const std::string& folder) {
   std::ifstream unified(folder + "/cpu.max");
   double quota = 0, period = 0;
@@ -54,7 +54,7 @@ std::optional<double> quota_of(const std::string& folder) {
   return std::nullopt;
 }
 
-// The tightest limit among this process's cgroups and those that contain them.
+// The tightest limit among this process's cgroups and their ancestors.
 std::optional<double> cpu_quota() {
   std::optional<double> tightest;
   std::ifstream file(

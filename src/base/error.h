@@ -1,4 +1,4 @@
-// The one family of exceptions of the project, and how a message is built.
+// The project's one exception type, and how its messages are built.
 #pragma once
 
 #include <fmt/format.h>
@@ -10,16 +10,23 @@
 namespace tandem {
 
 enum class ErrorCode {
-  kInvalidArgument,  // the caller asked for something that makes no sense
-  kNotFound,         // a file, tensor or key that must exist does not
-  kIo,               // the operating system refused
-  kFormat,           // a file or request is malformed
-  kUnsupported,      // well formed, but not something this build can do
-  kCancelled,        // the user stopped it
-  kInternal,         // a mistake of ours
+  // The caller asked for something invalid.
+  kInvalidArgument,
+  // A file, tensor or key that must exist does not.
+  kNotFound,
+  // The operating system refused an operation.
+  kIo,
+  // A file or request is malformed.
+  kFormat,
+  // Well formed, but not supported by this build.
+  kUnsupported,
+  // The user cancelled the operation.
+  kCancelled,
+  // A bug in tandem.
+  kInternal,
 };
 
-// Name of a code as it appears in messages and JSON, such as "invalid_argument".
+// The name of a code as it appears in messages and JSON, such as "invalid_argument".
 const char* to_string(ErrorCode code) noexcept;
 
 class Error : public std::runtime_error {
@@ -31,7 +38,7 @@ class Error : public std::runtime_error {
   ErrorCode code_;
 };
 
-// Throws Error. Messages name the part in brackets, the place, what was found and what was
+// Throws Error. A message names the module in brackets, the location, what was found and what was
 // expected:
 //   fail(ErrorCode::kFormat, "[safetensors] {}: header is {} bytes, file has {}", path, n, size);
 template <typename... Args>

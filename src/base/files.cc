@@ -1,4 +1,4 @@
-// Mapping and reading files, and replacing one file whole.
+// Mapping and reading files, and replacing a file atomically.
 #include "base/files.h"
 
 #include <fcntl.h>
@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/litter.h"
 #include "base/staged_file.h"
 
 namespace tandem {
@@ -24,6 +25,17 @@ std::string system_message(int code) { return std::generic_category().message(co
   const bool missing = code == ENOENT || code == ENOTDIR;
   fail(missing ? ErrorCode::kNotFound : ErrorCode::kIo, "[files] {}: cannot {}: {}", path.string(),
        action, system_message(code));
+}
+
+std::string stamp_of(const struct stat& status) {
+  return fmt::format("{:x}-{:x}-{}-{}.{:09}-{}.{:09}", status.st_dev, status.st_ino, status.st_size,
+                     status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_ctim.tv_sec,
+                     status.st_ctim.tv_nsec);
+}
+
+// The part of a stamp that identifies the file: device and inode.
+std::string_view file_of(std::string_view stamp) {
+  return stamp.substr(0, stamp.find('-', stamp.find('-') + 1));
 }
 
 // An open file, closed at the end of the scope.
@@ -43,28 +55,69 @@ class Descriptor {
 
 }  // namespace
 
-MappedFile::MappedFile(fs::path path, std::span<const std::byte> bytes)
-    : path_(std::move(path)), bytes_(bytes) {}
-
-MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+std::string file_stamp(const fs::path& path) {
+  struct stat status{};
+  if (::stat(path.c_str(), &status) != 0) fail_system(errno, path, "inspect");
+  return stamp_of(status);
 }
 
-std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path) {
-  const Descriptor file(
-      path, O_RDONLY | O_NONBLOCK);  // O_NONBLOCK: opening a pipe must not wait for a writer
+MappedFile::MappedFile(const fs::path& path, std::string identity, std::string stamp,
+                       int descriptor, std::int64_t offset, std::size_t size)
+    : path_(path), stamp_(std::move(stamp)) {
+  std::error_code ignored;
+  absolute_path_ = fs::absolute(path, ignored);
+  identity_ = identity.empty() ? stamp_ : std::move(identity);
+  if (size == 0) return;
+  void* memory = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, descriptor, offset);
+  if (memory == MAP_FAILED) fail_system(errno, path, "map");
+  bytes_ = {static_cast<const std::byte*>(memory), size};
+  listed_.emplace(bytes_, path_.c_str());
+}
+
+MappedFile::~MappedFile() {
+  if (bytes_.empty()) return;
+  // First, because once it is unmapped another file may be mapped at the same address.
+  listed_.reset();
+  ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path, std::string identity) {
+  // O_NONBLOCK, so that opening a pipe does not wait for a writer.
+  const Descriptor file(path, O_RDONLY | O_NONBLOCK);
   struct stat status{};
   if (::fstat(file.get(), &status) != 0) fail_system(errno, path, "inspect");
   if (!S_ISREG(status.st_mode))
     fail(ErrorCode::kIo, "[files] {}: is not a regular file", path.string());
-  const auto size = static_cast<std::size_t>(status.st_size);
-  std::span<const std::byte> bytes;
-  if (size > 0) {
-    void* memory = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
-    if (memory == MAP_FAILED) fail_system(errno, path, "map");
-    bytes = {static_cast<const std::byte*>(memory), size};
-  }
-  return std::shared_ptr<const MappedFile>(new MappedFile(path, bytes));
+  return std::shared_ptr<const MappedFile>(
+      new MappedFile(path, std::move(identity), stamp_of(status), file.get(), 0,
+                     static_cast<std::size_t>(status.st_size)));
+}
+
+std::shared_ptr<const MappedFile> MappedFile::open_part(int descriptor, std::int64_t offset,
+                                                        std::size_t size, const std::string& name) {
+  struct stat status{};
+  if (::fstat(descriptor, &status) != 0) fail_system(errno, name, "inspect");
+  const std::string stamp = stamp_of(status);
+  return std::shared_ptr<const MappedFile>(new MappedFile(
+      name, fmt::format("{} from {}", stamp, offset), stamp, descriptor, offset, size));
+}
+
+bool MappedFile::unchanged() const {
+  struct stat status{};
+  if (::stat(absolute_path_.c_str(), &status) != 0) return errno == ENOENT || errno == ENOTDIR;
+  const std::string now = stamp_of(status);
+  return now == stamp_ || file_of(now) != file_of(stamp_);
+}
+
+void MappedFile::release(std::span<const std::byte> part) const noexcept {
+  // Whole pages only: neighbouring data may be in use.
+  const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+  const auto begin =
+      (static_cast<std::size_t>(part.data() - bytes_.data()) + page - 1) / page * page;
+  const std::size_t last = static_cast<std::size_t>(part.data() - bytes_.data()) + part.size();
+  const std::size_t end = last == bytes_.size() ? last : last / page * page;
+  if (begin < end)
+    ::madvise(const_cast<std::byte*>(bytes_.data()) + begin, end - begin, MADV_DONTNEED);
 }
 
 std::string read_text_file(const fs::path& path, std::size_t max_bytes) {
@@ -75,8 +128,8 @@ std::string read_text_file(const fs::path& path, std::size_t max_bytes) {
   const auto announced = S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 0;
   std::string text;
   std::size_t used = 0;
-  // One byte more than announced, so that the usual file ends with the first read; pipes announce
-  // nothing.
+  // One byte more than the announced size, so that a regular file ends with the first read; pipes
+  // announce no size.
   for (std::size_t want = announced + 1;; want = kStep) {
     if (used > max_bytes || announced > max_bytes)
       fail(ErrorCode::kFormat, "[files] {}: larger than the {} bytes expected at most",
@@ -94,11 +147,11 @@ std::string read_text_file(const fs::path& path, std::size_t max_bytes) {
 
 void flush_to_disk(const fs::path& path) {
   const Descriptor file(path, O_RDONLY | O_NONBLOCK);
-  // Some file systems cannot flush a folder and say EINVAL; they have nothing to flush.
+  // Some file systems cannot flush a folder and return EINVAL; they have nothing to flush.
   if (::fsync(file.get()) != 0 && errno != EINVAL) fail_system(errno, path, "flush to disk");
 }
 
-StagedFile::StagedFile(const fs::path& target) {
+StagedFile::StagedFile(const fs::path& target, Durability durability) : durability_(durability) {
   std::error_code ignored;
   const fs::path resolved = fs::weakly_canonical(target, ignored);
   target_ = fs::absolute(resolved.empty() ? target : resolved).lexically_normal();
@@ -107,19 +160,28 @@ StagedFile::StagedFile(const fs::path& target) {
   // Renaming over a device or a pipe would replace it.
   if (fs::exists(target_, ignored) && !fs::is_regular_file(target_, ignored))
     fail(ErrorCode::kIo, "[files] {}: cannot write: is not a regular file", target.string());
-  // Threads of one process, and what a killed one left behind, differ by the last number.
+  const std::string name = target_.filename().string();
+  remove_litter(target_.parent_path(), [&](std::string_view other) { return other == name; });
+  // The last number tells apart threads of one process, and processes with the same id in different
+  // containers.
   for (int attempt = 0; file_ < 0; ++attempt) {
-    staging_ = target_.parent_path() / fmt::format(".{}.tmp-{}-{}", target_.filename().string(),
-                                                   static_cast<int>(::getpid()), attempt);
+    staging_ = target_.parent_path() /
+               fmt::format("{}{}-{}", staging_prefix(name), static_cast<int>(::getpid()), attempt);
     file_ = ::open(staging_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    if (file_ < 0 && errno != EEXIST) fail_system(errno, target_, "create");
+    if (file_ < 0) {
+      if (errno != EEXIST) fail_system(errno, target_, "create");
+    } else if (lock_staging(file_) == LockResult::kBusy || !names_same_file(staging_, file_)) {
+      // Another writer took it for abandoned before it was locked, and has removed it or will.
+      ::close(std::exchange(file_, -1));
+    }
   }
 }
 
 StagedFile::~StagedFile() {
   if (file_ < 0) return;
-  ::close(file_);
+  // In this order: once the lock is released, the name could belong to another writer.
   ::unlink(staging_.c_str());
+  ::close(file_);
 }
 
 void StagedFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes) {
@@ -133,11 +195,12 @@ void StagedFile::write_at(std::uint64_t offset, std::span<const std::byte> bytes
 }
 
 void StagedFile::commit() {
-  if (::fsync(file_) != 0) fail_system(errno, target_, "flush to disk");
+  const bool flushed = durability_ == Durability::kFlushed;
+  if (flushed && ::fsync(file_) != 0) fail_system(errno, target_, "flush to disk");
   if (::rename(staging_.c_str(), target_.c_str()) != 0) fail_system(errno, target_, "replace");
   ::close(file_);
   file_ = -1;
-  flush_to_disk(target_.parent_path());
+  if (flushed) flush_to_disk(target_.parent_path());
 }
 
 void write_text_file(const fs::path& path, std::string_view text) {

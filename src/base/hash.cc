@@ -1,4 +1,4 @@
-// Content hashes through xxHash.
+// Content hashes, computed with xxHash.
 #include "base/hash.h"
 
 #include <fmt/format.h>
@@ -11,8 +11,8 @@
 namespace tandem {
 namespace {
 
-// Large enough that one piece's start-up cost vanishes, small enough that a shard keeps all threads
-// busy.
+// Large enough that the start-up cost of a piece is negligible, small enough that a shard keeps all
+// threads busy.
 constexpr std::size_t kPieceBytes = std::size_t{16} << 20;
 
 std::string hex(XXH128_hash_t hash) {
@@ -31,7 +31,7 @@ std::string content_hash(std::string_view text) {
 
 std::string content_hash_tree(std::span<const std::byte> bytes, ThreadPool& pool) {
   const std::size_t pieces = (bytes.size() + kPieceBytes - 1) / kPieceBytes;
-  // The canonical form is the same on every byte order.
+  // The canonical form is the same for any byte order.
   std::vector<XXH128_canonical_t> hashes(pieces);
   pool.parallel_for(static_cast<std::int64_t>(pieces), 1, [&](Range range) {
     for (auto i = static_cast<std::size_t>(range.begin); i < static_cast<std::size_t>(range.end);
@@ -41,7 +41,7 @@ std::string content_hash_tree(std::span<const std::byte> bytes, ThreadPool& pool
       XXH128_canonicalFromHash(&hashes[i], XXH3_128bits(piece.data(), piece.size()));
     }
   });
-  // The size as seed tells the tree of no pieces from the plain hash of nothing.
+  // Seeding with the size tells the tree hash of no pieces from the plain hash of empty content.
   return hex(XXH3_128bits_withSeed(hashes.data(), hashes.size() * sizeof(XXH128_canonical_t),
                                    bytes.size() + 1));
 }

@@ -1,4 +1,5 @@
-// Content hashes (XXH3, 128 bits): they detect change and name caches; they are not signatures.
+// Content hashes (XXH3, 128 bits) for detecting changes and for cache keys; they are not
+// signatures.
 #pragma once
 
 #include <cstddef>
@@ -14,8 +15,9 @@ namespace tandem {
 std::string content_hash(std::span<const std::byte> bytes);
 std::string content_hash(std::string_view text);
 
-// Hash of large content: pieces of 16 MiB hashed on all threads, then the hash of those hashes.
-// Differs from content_hash of the same bytes; does not depend on the number of threads.
+// Hash of large content: chunks of 16 MiB are hashed on all threads, then the hash of those hashes
+// is taken. Differs from content_hash() of the same bytes; does not depend on the number of
+// threads.
 std::string content_hash_tree(std::span<const std::byte> bytes, ThreadPool& pool);
 
 }  // namespace tandem

@@ -1,4 +1,4 @@
-// Parsing JSON from files that nobody vouches for, and reading it key by key.
+// Parsing JSON from untrusted files, and reading it key by key.
 #include "base/json.h"
 
 #include <fmt/format.h>
@@ -58,8 +58,8 @@ class Cursor {
   const char** furthest_;
 };
 
-// Builds the tree from the parser's events, so that depth and keys are checked while reading and
-// not after.
+// Builds the tree from the parser's events, so that depth and keys are checked during parsing, not
+// after.
 class TreeBuilder {
  public:
   TreeBuilder(std::string_view text, std::string_view where)
@@ -72,7 +72,7 @@ class TreeBuilder {
     return std::move(root_);
   }
 
-  // The interface that the parser calls.
+  // The SAX interface that the parser calls.
   bool null() { return add(nullptr); }
   bool boolean(bool value) { return add(value); }
   bool number_integer(std::int64_t value) { return add(value); }
@@ -94,7 +94,7 @@ class TreeBuilder {
   }
 
   bool parse_error(std::size_t, const std::string&, const nlohmann::json::exception& error) {
-    // The library's message carries its own prefix and position; what follows ": " is the reason.
+    // The library's message has its own prefix and position; the reason follows the last ": ".
     std::string_view reason = error.what();
     if (const auto prefix = reason.find("] "); prefix != std::string_view::npos)
       reason.remove_prefix(prefix + 2);
@@ -151,9 +151,10 @@ class TreeBuilder {
   std::string_view where_;
   const char* read_;
   Json root_;
-  std::vector<Json*>
-      open_;  // arrays and objects being read; a parent does not grow while its child is open
-  Json* slot_ = nullptr;  // where the value of the last key goes
+  // The arrays and objects being read; a parent does not grow while its child is open.
+  std::vector<Json*> open_;
+  // Where the value of the last key goes.
+  Json* slot_ = nullptr;
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// JSON with bounds on hostile input, and typed access whose errors name the file and the key.
+// JSON with limits against hostile input, and typed access whose errors name the file and the key.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -21,34 +21,37 @@ inline constexpr int kMaxJsonDepth = 128;
 
 inline constexpr std::size_t kMaxOrderedKeys = 4096;
 
-// Parses text, naming `where` (a path, usually) with line and column in errors. Rejects nesting
-// beyond kMaxJsonDepth, duplicate keys in one object, trailing text, and text that is not UTF-8.
-// Throws kFormat.
+// Parses text; errors name `where` (usually a path), the line and the column. Rejects nesting
+// deeper than kMaxJsonDepth, duplicate keys in an object, trailing text, and text that is not
+// UTF-8. Throws kFormat.
 Json parse_json(std::string_view text, std::string_view where);
-// The same with keys in the order of the text, for what is shown to people or models again. Finding
-// a key takes time with their number, so an object may have kMaxOrderedKeys at most.
+// The same, keeping keys in the order of the text, for content that is shown to people or models.
+// Finding a key is linear in the number of keys, so an object may have at most kMaxOrderedKeys.
 OrderedJson parse_ordered_json(std::string_view text, std::string_view where);
 Json read_json_file(const fs::path& path, std::size_t max_bytes = std::size_t{256} << 20);
 
-// A JSON object with its place in a file, for reading configurations key by key:
-// The JSON must outlive it. A key whose value is null counts as missing.
+// A JSON object and its location in a file, for reading a configuration key by key. The JSON must
+// outlive it. A key whose value is null counts as missing.
 //   JsonObject c(json, path); int layers = c.get_int("num_hidden_layers", 1, 4096);
 class JsonObject {
  public:
-  JsonObject(const Json& object, std::string where);  // kFormat if not an object
+  // kFormat if it is not an object.
+  JsonObject(const Json& object, std::string where);
 
-  bool has(std::string_view key) const;  // present and not null
+  // Present and not null.
+  bool has(std::string_view key) const;
   const Json& at(std::string_view key) const;
-  JsonObject child(std::string_view key) const;  // errors then name "path: key.sub"
+  // Errors from the child name "path: key.sub".
+  JsonObject child(std::string_view key) const;
 
-  // Each throws kFormat ("PATH: KEY: expected an integer in [1, 4096], got "x""), kNotFound if
-  // missing.
+  // Each throws kFormat ("PATH: KEY: expected an integer in [1, 4096], got "x""), or kNotFound if
+  // the key is missing.
   std::int64_t get_int(std::string_view key, std::int64_t min, std::int64_t max) const;
   double get_number(std::string_view key) const;
   bool get_bool(std::string_view key) const;
   std::string get_string(std::string_view key) const;
-  std::vector<std::int64_t> get_ints(
-      std::string_view key) const;  // a number or an array of numbers
+  // A number or an array of numbers.
+  std::vector<std::int64_t> get_ints(std::string_view key) const;
 
   std::int64_t get_int_or(std::string_view key, std::int64_t fallback, std::int64_t min,
                           std::int64_t max) const;
@@ -60,11 +63,13 @@ class JsonObject {
   const std::string& where() const noexcept { return where_; }
 
  private:
-  std::string place(std::string_view key) const;  // "PATH: key" or "PATH: parent.key"
+  // "PATH: key" or "PATH: parent.key", for error messages.
+  std::string place(std::string_view key) const;
 
   const Json* json_;
   std::string where_;
-  bool nested_ = false;  // where_ ends with a key
+  // True if where_ ends with a key.
+  bool nested_ = false;
 };
 
 }  // namespace tandem

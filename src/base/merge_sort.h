@@ -1,6 +1,6 @@
-// A stable sort that no comparison can lead astray: std::sort may leave its range where a
-// comparison contradicts itself, as one of hostile values can, and std::stable_sort of libstdc++ 12
-// uses what C++20 deprecates.
+// A stable sort that is safe under any comparison: std::sort may run out of bounds if a comparison
+// is inconsistent, as one of hostile values can be, and std::stable_sort of libstdc++ 12 uses
+// features deprecated in C++20.
 #pragma once
 
 #include <algorithm>
@@ -11,8 +11,8 @@
 
 namespace tandem {
 
-// Sorts so that `before(a, b)` holds for no b in front of a; equal items keep their order. If
-// `before` throws, the items are those from before in some order, some of them moved from.
+// Sorts so that no b with before(b, a) follows a; equal items keep their order. If `before` throws,
+// the items are in an unspecified order, and some may be moved-from.
 template <typename T, typename Before>
 void merge_sort(std::vector<T>& items, const Before& before) {
   std::vector<T> merged;

@@ -1,4 +1,4 @@
-// Makes foreign text printable.
+// Makes untrusted text printable.
 #include "base/printable.h"
 
 #include <fmt/format.h>

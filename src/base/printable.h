@@ -1,4 +1,4 @@
-// Text of a file or request, made fit for a message or a terminal.
+// Makes text from a file or a request safe to print in a message or on a terminal.
 #pragma once
 
 #include <string>
@@ -6,8 +6,8 @@
 
 namespace tandem {
 
-// At most 80 bytes of `text`, with what is not printable ASCII as \xNN, and "..." if there was
-// more.
+// At most 80 bytes of `text`, with anything but printable ASCII as \xNN, and "..." if text was cut
+// off.
 std::string printable(std::string_view text);
 
 }  // namespace tandem

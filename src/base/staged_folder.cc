@@ -1,19 +1,19 @@
-// Replacing a folder whole, and clearing away what killed writers left.
+// Replacing a folder atomically.
 #include <fcntl.h>
 #include <fmt/format.h>
-#include <signal.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
-#include <charconv>
+#include <chrono>
 #include <cstdio>
 #include <optional>
 #include <system_error>
+#include <thread>
 
 #include "base/error.h"
 #include "base/files.h"
+#include "base/litter.h"
 #include "base/staged_file.h"
 
 namespace tandem {
@@ -24,50 +24,21 @@ namespace {
        std::generic_category().message(code));
 }
 
-std::string staging_prefix(const fs::path& target) {
-  return fmt::format(".{}.tmp-", target.filename().string());
-}
-
-// The process that writes, or wrote, the temporary folder `name`; nothing if it is not one of the
-// target's.
-std::optional<pid_t> writer_of(const std::string& name, const std::string& prefix) {
-  if (!name.starts_with(prefix)) return std::nullopt;
-  pid_t pid = 0;
-  const char* end = name.data() + name.size();
-  const auto [stop, error] = std::from_chars(name.data() + prefix.size(), end, pid);
-  if (error != std::errc{} || stop != end || pid <= 0) return std::nullopt;
-  return pid;
-}
-
-// A process number may have been given to somebody else, above all in containers; then only the
-// litter stays longer.
-bool is_alive(pid_t pid) { return ::kill(pid, 0) == 0 || errno == EPERM; }
-
-// An open folder with an exclusive lock that ends with this process; -1 if somebody holds it or it
-// is gone.
-int lock_folder(const fs::path& folder) {
-  const int fd = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-  if (fd < 0) return -1;
-  // A file system without locks is no reason to refuse; there the process number alone decides.
-  if (::flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK) return fd;
-  ::close(fd);
-  return -1;
-}
-
-// Half-written folders, and old ones whose writer was killed between the exchange and their
-// removal.
-void remove_litter(const fs::path& target) {
-  const std::string prefix = staging_prefix(target);
-  std::error_code ignored;
-  for (fs::directory_iterator entry(target.parent_path(), ignored), end; entry != end;
-       entry.increment(ignored)) {
-    const auto writer = writer_of(entry->path().filename().string(), prefix);
-    if (!writer || (*writer != ::getpid() && is_alive(*writer))) continue;
-    const int lock = lock_folder(entry->path());
-    if (lock < 0) continue;
-    fs::remove_all(entry->path(), ignored);
-    ::close(lock);
+// Creates the folder `path`, open and locked. Returns nullopt if it already exists, or if another
+// writer took it for abandoned before it was locked.
+std::optional<int> create_locked(const fs::path& path, const fs::path& target) {
+  if (::mkdir(path.c_str(), 0777) != 0) {
+    if (errno != EEXIST) fail_system(errno, target, "create");
+    return std::nullopt;
   }
+  const int folder = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (folder < 0) {
+    if (errno != ENOENT) fail_system(errno, target, "create");
+    return std::nullopt;
+  }
+  if (lock_staging(folder) != LockResult::kBusy && names_same_file(path, folder)) return folder;
+  ::close(folder);
+  return std::nullopt;
 }
 
 void flush_tree(const fs::path& folder) {
@@ -77,10 +48,10 @@ void flush_tree(const fs::path& folder) {
   flush_to_disk(folder);
 }
 
-// Puts `staging` where `target` is, and `target`, if there is one, where `staging` was.
+// Swaps `staging` and `target`; if there is no `target`, only renames `staging` to it.
 void exchange(const fs::path& staging, const fs::path& target) {
-  // Another writer may create or remove the target between our calls; a handful of times is no
-  // accident.
+  // Another writer may create or remove the target between the calls, but hardly eight times in a
+  // row.
   constexpr int kAttempts = 8;
   int code = 0;
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
@@ -91,7 +62,7 @@ void exchange(const fs::path& staging, const fs::path& target) {
       if (code == ENOENT) continue;
       fail_system(code, target, "exchange with its new content (remove it first)");
     }
-    // Nothing is there. A plain rename never replaces a folder that has content.
+    // The target does not exist. A plain rename never replaces a folder that has content.
     if (::rename(staging.c_str(), target.c_str()) == 0) return;
     code = errno;
     if (code != EEXIST && code != ENOTEMPTY && code != ENOTDIR) break;
@@ -110,17 +81,25 @@ StagedFolder::StagedFolder(fs::path target) {
   if (fs::exists(target_) && !fs::is_directory(target_)) fail_system(ENOTDIR, target_, "replace");
   fs::create_directories(target_.parent_path(), code);
   if (code) fail_system(code.value(), target_.parent_path(), "create");
-  remove_litter(target_);
+  const std::string name = target_.filename().string();
   const fs::path staging = target_.parent_path() /
-                           (staging_prefix(target_) + std::to_string(static_cast<int>(::getpid())));
-  if (::mkdir(staging.c_str(), 0777) != 0) {
-    if (errno == EEXIST)
-      fail(ErrorCode::kInvalidArgument, "[files] {}: this process is writing it already",
-           target_.string());
-    fail_system(errno, target_, "create");
+                           fmt::format("{}{}", staging_prefix(name), static_cast<int>(::getpid()));
+  // A cleaner holds a folder only briefly; whoever holds it longer is writing it.
+  constexpr int kAttempts = 20;
+  constexpr std::chrono::milliseconds kMoment{1};
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (attempt > 0) std::this_thread::sleep_for(kMoment);
+    remove_litter(target_.parent_path(), [&](std::string_view other) { return other == name; });
+    if (const auto folder = create_locked(staging, target_)) {
+      staging_ = staging;
+      lock_ = *folder;
+      return;
+    }
   }
-  staging_ = staging;
-  lock_ = lock_folder(staging_);
+  fail(ErrorCode::kInvalidArgument,
+       "[files] {}: this process, or one of the same number in another container, is writing it "
+       "already",
+       target_.string());
 }
 
 StagedFolder::~StagedFolder() {
@@ -140,7 +119,7 @@ void StagedFolder::commit() {
     fail_system(error.code().value(), target_, "replace");
   }
   flush_to_disk(target_.parent_path());
-  // The old folder, if there was one, lies under the temporary name now.
+  // The old folder, if there was one, now has the temporary name.
   std::error_code ignored;
   fs::remove_all(staging_, ignored);
   staging_.clear();

@@ -1,12 +1,14 @@
-// The team of threads: one epoch counter that workers watch, one counter of workers still busy.
+// The team of threads: an epoch counter that workers watch, and a counter of workers still busy.
 #include "base/thread_pool.h"
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -15,12 +17,12 @@ namespace tandem {
 namespace {
 
 constexpr std::chrono::microseconds kSpinTime{50};
-// Reading the clock costs about as much as one pause; a few pauses between readings keep the poll
-// cheap.
+// Reading the clock costs about as much as one pause instruction; several pauses between readings
+// keep polling cheap.
 constexpr int kPausesPerPoll = 8;
 
-// Set while this thread runs a job of any pool: a call from inside must not wait for a team that
-// waits for it.
+// Set while this thread runs a job of any pool: a nested call must not wait for a team that is
+// waiting for it.
 thread_local bool inside_job = false;
 
 #if defined(__x86_64__)
@@ -31,7 +33,8 @@ void relax() noexcept { __asm__ volatile("yield"); }
 void relax() noexcept {}
 #endif
 
-// Waits until done(value) for a value of `word`: first awake, then asleep. Returns that value.
+// Waits until done(value) is true for a value of `word`, spinning first, then sleeping. Returns
+// that value.
 template <typename T, typename Done>
 T wait_until(const std::atomic<T>& word, Done done) noexcept {
   const auto start = std::chrono::steady_clock::now();
@@ -53,18 +56,35 @@ T wait_until(const std::atomic<T>& word, Done done) noexcept {
 }  // namespace
 
 struct ThreadPool::State {
-  std::mutex callers;  // one job at a time
+  // Held for the duration of a job, so that jobs run one at a time.
+  std::mutex callers;
   void (*function)(void*, int) = nullptr;
   void* object = nullptr;
   bool stop = false;
-  // Each on a cache line of its own: workers poll the first while others write the second.
-  alignas(64) std::atomic<std::uint32_t> epoch{0};  // counts jobs; publishes the fields above
-  alignas(64) std::atomic<std::int32_t> busy{0};  // workers that have not finished the current job
+  // Counts jobs; publishes the fields above. This and the next field have a cache line each:
+  // workers poll the first while others write the second.
+  alignas(64) std::atomic<std::uint32_t> epoch{0};
+  // Workers that have not finished the current job; publishes what they wrote, including `failure`.
+  alignas(64) std::atomic<std::int32_t> busy{0};
   std::vector<std::thread> workers;
+  // Set by the first share of the current job that throws, which then stores its exception.
+  std::atomic<bool> failed{false};
+  std::exception_ptr failure;
 
   void publish() noexcept {
-    epoch.fetch_add(1);  // sequentially consistent: must not pass the look at who sleeps
+    // Sequentially consistent: must not be reordered with the check for sleepers.
+    epoch.fetch_add(1);
     epoch.notify_all();
+  }
+
+  // Runs one share of the job. An exception is stored, not propagated: the other shares are still
+  // running.
+  void call(int thread) noexcept {
+    try {
+      function(object, thread);
+    } catch (...) {
+      if (!failed.exchange(true)) failure = std::current_exception();
+    }
   }
 
   void work(int thread) noexcept {
@@ -72,7 +92,7 @@ struct ThreadPool::State {
     for (std::uint32_t seen = 0;;) {
       seen = wait_until(epoch, [seen](std::uint32_t now) { return now != seen; });
       if (stop) return;
-      function(object, thread);
+      call(thread);
       if (busy.fetch_sub(1) == 1) busy.notify_one();
     }
   }
@@ -89,7 +109,7 @@ Range partition(std::int64_t count, int index, int parts, std::int64_t grain) no
   grain = std::max<std::int64_t>(grain, 1);
   const std::int64_t units = count / grain + (count % grain != 0 ? 1 : 0);
   const std::int64_t share = units / parts;
-  // The last parts have one unit more: the very last unit may be a short one.
+  // The last parts get one unit more, because the very last unit may be short.
   const std::int64_t smaller = parts - units % parts;
   const auto boundary = [&](std::int64_t i) {
     const std::int64_t unit = i * share + std::max<std::int64_t>(i - smaller, 0);
@@ -117,20 +137,32 @@ ThreadPool::~ThreadPool() = default;
 
 void ThreadPool::run_erased(void (*function)(void*, int), void* object) {
   if (inside_job) {
-    for (int thread = 0; thread < threads_; ++thread) function(object, thread);
+    std::exception_ptr failure;
+    for (int thread = 0; thread < threads_; ++thread) {
+      try {
+        function(object, thread);
+      } catch (...) {
+        if (!failure) failure = std::current_exception();
+      }
+    }
+    if (failure) std::rethrow_exception(std::move(failure));
     return;
   }
   const std::lock_guard lock(state_->callers);
   inside_job = true;
+  state_->function = function;
+  state_->object = object;
   if (threads_ > 1) {
-    state_->function = function;
-    state_->object = object;
     state_->busy.store(threads_ - 1, std::memory_order_relaxed);
     state_->publish();
   }
-  function(object, 0);
+  state_->call(0);
   if (threads_ > 1) wait_until(state_->busy, [](std::int32_t left) { return left == 0; });
   inside_job = false;
+  if (state_->failed.load(std::memory_order_relaxed)) {
+    state_->failed.store(false, std::memory_order_relaxed);
+    std::rethrow_exception(std::exchange(state_->failure, nullptr));
+  }
 }
 
 }  // namespace tandem

@@ -1,5 +1,5 @@
-// A fixed team of threads that runs one job at a time, split statically: no allocation and no lock
-// per call.
+// A fixed team of threads that runs one job at a time with static partitioning: no allocation per
+// call, and no lock except the one that serialises callers.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ struct Range {
   std::int64_t size() const noexcept { return end - begin; }
 };
 
-// Part `index` of [0, count) cut in `parts` contiguous pieces whose sizes differ by at most one
+// Part `index` of [0, count) split into `parts` contiguous ranges whose sizes differ by at most one
 // `grain`; every boundary but the last is a multiple of `grain`.
 Range partition(std::int64_t count, int index, int parts, std::int64_t grain = 1) noexcept;
 
@@ -32,9 +32,10 @@ class ThreadPool {
 
   int threads() const noexcept { return threads_; }
 
-  // Calls job(thread) once on each thread and returns when all are done. `job` must not throw.
-  // Calls from several threads are serialised; a call from inside a job runs that job on the caller
-  // alone.
+  // Calls job(thread) once on each thread and returns when all have finished. Concurrent callers
+  // are serialised; a call from inside a job runs its shares one after the other on the calling
+  // thread. A share that throws does not stop the others: once all have finished, the first
+  // exception is rethrown, the others are dropped, and the pool stays usable.
   template <typename Job>
   void run(Job&& job) {
     run_erased([](void* object,
@@ -42,7 +43,7 @@ class ThreadPool {
                const_cast<void*>(static_cast<const void*>(&job)));
   }
 
-  // job(Range) on each thread's share of [0, count).
+  // Calls job(Range) on each thread's share of [0, count); exceptions as in run().
   template <typename Job>
   void parallel_for(std::int64_t count, std::int64_t grain, Job&& job) {
     run([&](int thread) {
@@ -59,7 +60,7 @@ class ThreadPool {
   std::unique_ptr<State> state_;
 };
 
-// Threads to use when the user names none: the physical cores this process may run on.
+// The default number of threads: the physical cores this process may run on, within its CPU quota.
 int default_threads() noexcept;
 
 }  // namespace tandem

@@ -1,3 +1,4 @@
+// The version, as set by the build.
 #include "base/version.h"
 
 namespace tandem {

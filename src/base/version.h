@@ -1,10 +1,11 @@
-// The version of this build, as packages and reports name it.
+// The version of this build, as recorded in packages and reports.
 #pragma once
 
 #include <string_view>
 
 namespace tandem {
 
-std::string_view build_version() noexcept;  // "0.1.0"
+// Such as "0.1.0".
+std::string_view build_version() noexcept;
 
 }  // namespace tandem

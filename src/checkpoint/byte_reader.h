@@ -1,4 +1,4 @@
-// A cursor over the bytes of a foreign file that never leaves them; numbers are little-endian.
+// A bounds-checked cursor over the bytes of an untrusted file; numbers are little-endian.
 #pragma once
 
 #include <bit>
@@ -18,7 +18,7 @@ static_assert(std::endian::native == std::endian::little, "files are read and wr
 
 class ByteReader {
  public:
-  // `place` begins every message: "[gguf] models/x.gguf".
+  // `place` starts every message: "[gguf] models/x.gguf".
   ByteReader(std::span<const std::byte> bytes, std::string place)
       : bytes_(bytes), place_(std::move(place)) {}
 
@@ -33,7 +33,7 @@ class ByteReader {
     position_ = static_cast<std::size_t>(position);
   }
 
-  // The next `count` bytes; kFormat naming `what` if there are fewer.
+  // The next `count` bytes; throws kFormat naming `what` if there are fewer.
   std::span<const std::byte> take(std::uint64_t count, std::string_view what) {
     if (count > remaining())
       fail(ErrorCode::kFormat, "{}: {}: expected {} bytes at byte {}, there are {}", place_, what,

@@ -1,4 +1,4 @@
-// The bytes of a file's header, number by number, little-endian.
+// Builds the bytes of a file's header number by number, little-endian.
 #pragma once
 
 #include <cstddef>
@@ -15,7 +15,7 @@ class ByteWriter {
     bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
   }
   void text(std::string_view text) { bytes_ += text; }
-  // With zeros up to `width` bytes.
+  // Padded with zeros to `width` bytes.
   void padded_text(std::string_view text, std::size_t width) {
     bytes_ += text;
     bytes_.append(width - text.size(), '\0');

@@ -1,5 +1,4 @@
-// Opening a model: which files there are, which format they have, and what their tensors are
-// called.
+// Opening a model: finding its files, detecting their format, and mapping tensor names.
 #include "checkpoint/checkpoint.h"
 
 #include <algorithm>
@@ -19,7 +18,7 @@ namespace {
 
 constexpr std::string_view kWeight = ".weight";
 
-// Shards may lie in folders below the model's, never outside.
+// Shards may be in subfolders of the model, never outside it.
 bool stays_inside(const fs::path& relative) {
   if (relative.empty() || relative.is_absolute() || !relative.has_filename()) return false;
   for (const fs::path& part : relative)
@@ -31,14 +30,14 @@ std::shared_ptr<const TensorStore> open_safetensors(const fs::path& path) {
   return std::make_shared<PlainStore>(SafetensorsFile::open(path).tensors);
 }
 
-// A header of JSON after its length.
+// A length, followed by a JSON header.
 bool looks_like_safetensors(std::span<const std::byte> bytes) {
   return bytes.size() > 8 && bytes[8] == std::byte{'{'};
 }
 
 using OpenFile = std::shared_ptr<const TensorStore> (*)(const fs::path&);
 
-// The tensors that an index names, each from the shard that it is said to be in.
+// The tensors listed in an index, each read from the shard it is listed under.
 class ShardedStore : public TensorStore {
  public:
   ShardedStore(const fs::path& folder, const fs::path& index_path, OpenFile open_shard,
@@ -75,14 +74,7 @@ class ShardedStore : public TensorStore {
   std::map<std::string, std::shared_ptr<const TensorStore>> shard_of_;
 };
 
-// The same elements under another shape of as many.
-Tensor reshape(Tensor tensor, const Shape& shape) {
-  const auto bytes = tensor.bytes();
-  const DType dtype = tensor.dtype();
-  return Tensor(dtype, shape, bytes, std::make_shared<Tensor>(std::move(tensor)));
-}
-
-// A store without shapes, and the shapes from elsewhere.
+// A store without shapes, combined with shapes from elsewhere.
 class ShapedStore : public TensorStore {
  public:
   ShapedStore(std::shared_ptr<const TensorStore> flat, const std::map<std::string, Shape>& shapes)
@@ -96,7 +88,8 @@ class ShapedStore : public TensorStore {
     }
   }
   Tensor load(const std::string& name) const override {
-    return reshape(flat_->load(name), tensors_.at(name).shape);
+    const Tensor flat = flat_->load(name);
+    return flat.view_as(flat.dtype(), tensors_.at(name).shape);
   }
   std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
                                        std::int64_t k) const override {
@@ -107,8 +100,8 @@ class ShapedStore : public TensorStore {
   std::shared_ptr<const TensorStore> flat_;
 };
 
-// The one file in `folder` that ends in `suffix`; nothing if there is none, kInvalidArgument if
-// there are several.
+// The only file in `folder` that ends in `suffix`; an empty path if there is none. Throws
+// kInvalidArgument if there are several.
 fs::path only_file(const fs::path& folder, std::string_view suffix) {
   std::set<fs::path> found;
   for (const auto& entry : fs::directory_iterator(folder))
@@ -219,7 +212,7 @@ void Checkpoint::open_gguf(const fs::path& file) {
 
 std::string Checkpoint::stored_name(const std::string& name) const {
   if (tensors().contains(name)) return name;
-  // Quark's mode "awq" calls float weights so, too.
+  // Quark's mode "awq" uses this name for float weights, too.
   if (name.ends_with(kWeight)) {
     std::string renamed = name.substr(0, name.size() - kWeight.size()) + ".qweight";
     if (tensors().contains(renamed)) return renamed;
@@ -263,7 +256,8 @@ Tensor Checkpoint::tensor(const std::string& name, const Shape& expected) const 
   if (shape != expected && !flat)
     fail(ErrorCode::kFormat, "[checkpoint] {}: {}: expected {}, got {}", path_.string(), name,
          to_string(expected), to_string(shape));
-  return reshape(store_->load(stored), expected);
+  const Tensor tensor = store_->load(stored);
+  return tensor.view_as(tensor.dtype(), expected);
 }
 
 Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_t k) const {
@@ -277,13 +271,17 @@ Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_
       if (auto weight = store_->load_quantized(stored, n, k)) return std::move(*weight);
     }
   }
-  const Tensor values = tensor(name, {n, k});
+  Tensor values = tensor(name, {n, k});
   if (values.dtype() != DType::kF32 && values.dtype() != DType::kF16 &&
       values.dtype() != DType::kBF16)
     fail(ErrorCode::kUnsupported,
          "[checkpoint] {}: tensor \"{}\": expected F32, F16 or BF16, got {}", path_.string(), name,
          to_string(values.dtype()));
-  return FloatWeight{values};
+  return FloatWeight(std::move(values));
+}
+
+float Checkpoint::input_scale(const std::string& module) const {
+  return read_packed_input_scale(*store_, module, path_.string());
 }
 
 }  // namespace tandem

@@ -1,5 +1,5 @@
-// A model as published: a configuration and named tensors, in a folder or a file of any format that
-// is read here.
+// A model as published: a configuration and named tensors, in a folder or a single file of any
+// supported format.
 #pragma once
 
 #include <map>
@@ -16,38 +16,40 @@ namespace tandem {
 
 class Checkpoint {
  public:
-  // A folder: config.json with model.safetensors, or the shards named by
-  // model.safetensors.index.json (every name in the index must be in the shard that it names; shard
-  // names may not leave the folder), else pytorch_model.bin or its shards, else its only .gguf
-  // file, else its only .mllm file. Or one file of any of these formats, told by its content;
-  // config.json lies beside it, except for GGUF, which holds its own. Without one the tensors of a
-  // file can be read all the same. `config` replaces config.json.
+  // Opens a folder: config.json with model.safetensors, or the shards listed in
+  // model.safetensors.index.json (every tensor in the index must be in the shard it names; shard
+  // names may not leave the folder), else pytorch_model.bin or its shards, else the only .gguf
+  // file, else the only .mllm file. Or opens a single file of any of these formats, detected from
+  // its content; config.json is next to it, except for GGUF, which contains its own. Without a
+  // configuration, the tensors of a file can still be read. `config` replaces config.json.
   static Checkpoint open(const fs::path& path, const fs::path& config = {});
 
-  const fs::path& path() const noexcept { return path_; }      // as given: for messages
-  const fs::path& folder() const noexcept { return folder_; }  // of files that lie beside it
+  // As given, for messages.
+  const fs::path& path() const noexcept { return path_; }
+  // The folder of the files.
+  const fs::path& folder() const noexcept { return folder_; }
   const Json& config() const noexcept { return config_; }
-  // The configuration for reading; messages name the file that it came from. kNotFound if there is
-  // none.
+  // The configuration, for reading; messages name the file it came from. Throws kNotFound if there
+  // is none.
   JsonObject config_object() const;
-  // generation_config.json beside config.json; an empty object where there is none.
+  // generation_config.json next to config.json; an empty object if there is none.
   const Json& generation_config() const noexcept { return generation_config_; }
-  // Where the tokenizer and the chat template are: a GGUF that holds them, else the folder.
+  // Where the tokenizer and the chat template are: a GGUF file that contains them, else the folder.
   const fs::path& text_path() const noexcept { return text_path_; }
   const std::vector<fs::path>& weight_files() const noexcept { return weight_files_; }
 
-  // What the files hold, by name. Of a Linear packed by AWQ, GPTQ or Quark these are the parts.
+  // The stored tensors by name. For a Linear packed by AWQ, GPTQ or Quark these are its parts.
   const std::map<std::string, StoredTensor>& tensors() const noexcept { return store_->tensors(); }
-  // False for .mllm of version 1, where every shape has one dimension.
+  // False for .mllm version 1, where every shape has one dimension.
   bool has_shapes() const noexcept { return store_->has_shapes(); }
-  // What an architecture knows of such a file: tensors that are not in `shapes`, or have another
-  // number of elements there, are left out from now on.
+  // Supplies the shapes that an architecture expects of such a file: tensors that are not in
+  // `shapes`, or have another number of elements there, are ignored from now on.
   void set_shapes(const std::map<std::string, Shape>& shapes);
   // The elements of a tensor in tensors(), in its own shape.
   Tensor load(const std::string& name) const;
 
-  // Every name that tensor() or linear() (with ".weight" added) finds, with its shape: of a packed
-  // Linear the matrix and none of its parts.
+  // Every name that tensor() or linear() (with ".weight" added) finds, with its shape: for a packed
+  // Linear the matrix, not its parts.
   std::map<std::string, Shape> contents() const;
 
   // True for every name that tensor() or linear() (with ".weight" added) finds, packed or not.
@@ -55,21 +57,25 @@ class Checkpoint {
   // Throws kNotFound ("[checkpoint] FOLDER: tensor "x" is missing") or kFormat ("… expected [256,
   // 768], got [768, 256]").
   Tensor tensor(const std::string& name, const Shape& expected) const;
-  // The weight of the Linear `module`, [n, k]: float as in the file, or quantized where the file
-  // holds it in a form that can be computed with; every other quantized form as F16.
+  // The weight of the Linear `module`, [n, k]: float as stored, or quantized if the file holds it
+  // in a form that kernels can compute with; any other quantized form is converted to F16.
   Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const;
+  // The static int8 scale of the input of the Linear `module`, if a packed checkpoint has one (see
+  // read_packed_input_scale()); else 0.
+  float input_scale(const std::string& module) const;
 
  private:
   void open_folder(const fs::path& config);
   void open_file(const fs::path& config);
   void open_gguf(const fs::path& file);
   void read_config(const fs::path& config);
-  // The stored name of `name`: itself, or what a known writer calls it. Empty if there is none.
+  // The stored name of `name`: itself, or its name from a known writer. Empty if there is none.
   std::string stored_name(const std::string& name) const;
 
   fs::path path_;
   fs::path folder_;
-  fs::path config_file_;  // empty if there is none
+  // Empty if there is none.
+  fs::path config_file_;
   Json config_ = Json::object();
   Json generation_config_ = Json::object();
   fs::path text_path_;

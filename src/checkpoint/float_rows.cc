@@ -1,4 +1,4 @@
-// Rows of tensors as floats.
+// Reading rows of tensors as floats.
 #include "checkpoint/float_rows.h"
 
 #include <algorithm>

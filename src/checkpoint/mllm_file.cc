@@ -37,7 +37,8 @@ constexpr std::array kTypes = {
     MllmType{18, DType::kI32},
     MllmType{23, {}, GgmlType::kQ3_K},
     MllmType{24, {}, GgmlType::kQ2_K},
-    // Version 1 writes bytes under the number of a packed ARM format, which no one else can read.
+    // Version 1 writes bytes under the number of a packed ARM format, which no other program can
+    // read.
     MllmType{31, DType::kU8},
     MllmType{128, DType::kBF16},
     MllmType{129, DType::kU8},
@@ -91,9 +92,10 @@ class MllmStore : public TensorStore {
 
   Tensor load(const std::string& name) const override {
     const MllmTensor& tensor = stored_.at(name);
-    if (tensor.type.dtype) return load_plain(*tensor.type.dtype, tensor.shape, tensor.bytes, file_);
-    return load_blocks(tensor.type.blocks, tensor.shape, tensor.bytes, file_,
-                       place_ + ": " + printable(name));
+    const Tensor raw(DType::kU8, {static_cast<std::int64_t>(tensor.bytes.size())}, tensor.bytes,
+                     file_);
+    if (tensor.type.dtype) return load_plain(*tensor.type.dtype, tensor.shape, raw);
+    return load_blocks(tensor.type.blocks, tensor.shape, raw, place_ + ": " + printable(name));
   }
 
   std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,

@@ -1,5 +1,5 @@
-// The files that belong to a model beside its weights and config.json: what copies a model copies
-// these, where they exist.
+// The files that belong to a model besides its weights and config.json: copying a model copies
+// these if they exist.
 #pragma once
 
 #include <array>

@@ -1,11 +1,11 @@
-// Unpacking: words to codes, codes to the weight that can be computed with.
+// Unpacking: from words to codes, and from codes to a weight that kernels can compute with.
 #include "checkpoint/packed_linears.h"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <optional>
+#include <utility>
 
 #include "base/error.h"
 #include "tensor/half.h"
@@ -15,22 +15,28 @@ namespace {
 
 using Method = PackedScheme::Method;
 
-// Column 8c + j of a reordered word lies in nibble kReordered[j].
+// Column 8c + j of a reordered word is in nibble kReordered[j].
 constexpr std::array<int, 8> kReordered = {0, 4, 1, 5, 2, 6, 3, 7};
-// What writers call the scales.
+// The names that writers use for the scales.
 constexpr std::initializer_list<const char*> kScales = {".scales", ".qscales", ".weight_scale"};
-// Rows that are unpacked at once: 16 words of 8 codes, one cache line of the file.
+// Rows that are unpacked at a time: 16 words of 8 codes, one cache line of the file.
 constexpr std::int64_t kRowBlock = 128;
 
-// A packed weight with its codes one a byte. w[r][c] = (code - zero) * scale of group (r, of c).
+// A packed weight, unpacked to one byte per code. w[r][c] = (code - zero) * scale of group (r, of
+// c).
 struct Unpacked {
   std::int64_t n = 0;
   std::int64_t k = 0;
-  std::int64_t groups = 0;             // along k
-  std::vector<std::uint8_t> codes;     // [n, k], signed ones shifted up by half their range
-  std::vector<std::int16_t> zeros;     // [n, groups]
-  std::vector<float> scales;           // [n, groups]
-  std::vector<std::int32_t> group_of;  // of each column; empty where groups are consecutive
+  // Groups along k.
+  std::int64_t groups = 0;
+  // [n, k]; signed codes are shifted up by half their range.
+  std::vector<std::uint8_t> codes;
+  // [n, groups].
+  std::vector<std::int16_t> zeros;
+  // [n, groups].
+  std::vector<float> scales;
+  // The group of each column; empty if groups are consecutive.
+  std::vector<std::int32_t> group_of;
 
   std::int64_t group() const { return k / groups; }
   std::int64_t group_index(std::int64_t column) const {
@@ -99,7 +105,7 @@ class PackedReader {
 
   std::int64_t words(std::int64_t codes) const { return (codes * scheme_.bits + 31) / 32; }
 
-  // Groups along k, from scales [groups, n].
+  // The number of groups along k, from scales [groups, n].
   std::int64_t read_groups() {
     const Shape& shape = scales_.shape();
     if (shape.size() != 2 || shape[1] != n_ || shape[0] < 1 || k_ % shape[0] != 0)
@@ -107,7 +113,7 @@ class PackedReader {
     return shape[0];
   }
 
-  // Scales [groups, n] as [n, groups].
+  // Scales [groups, n], transposed to [n, groups].
   std::vector<float> transposed_scales(std::int64_t groups) {
     const std::vector<float> stored = scales_.to_floats();
     std::vector<float> scales(stored.size());
@@ -118,7 +124,7 @@ class PackedReader {
     return scales;
   }
 
-  // Code `i` of consecutive codes in words `stride` apart, lowest bits first.
+  // Code `i` of consecutive codes packed in words `stride` apart, lowest bits first.
   int code_at(std::span<const std::int32_t> from, std::int64_t i, std::int64_t stride) const {
     const std::int64_t bit = i * scheme_.bits;
     const auto word = [&](std::int64_t w) {
@@ -130,7 +136,7 @@ class PackedReader {
     return static_cast<int>(value & ((std::uint64_t{1} << scheme_.bits) - 1));
   }
 
-  // Code of column `j` in a row of words of eight nibbles.
+  // The code of column `j` in a row of words of eight nibbles.
   int nibble(std::span<const std::int32_t> row, std::int64_t j) const {
     const auto lane = static_cast<std::size_t>(j % 8);
     const int position = scheme_.reordered ? kReordered[lane] : static_cast<int>(lane);
@@ -180,7 +186,7 @@ class PackedReader {
     return w;
   }
 
-  // Quark's per-channel layout: codes [n, k / 8], one scale and zero point a row.
+  // Quark's per-channel layout: codes [n, k / 8], one scale and zero point per row.
   Unpacked read_per_channel() {
     expect_shape(scales_, {n_}, "scales");
     expect_shape(codes_, {n_, words(k_)}, "codes");
@@ -204,8 +210,8 @@ class PackedReader {
     return w;
   }
 
-  // GPTQ: codes [k / 8, n] packed along k, zero points [groups, n / 8], perhaps a group for each
-  // column.
+  // GPTQ: codes [k / 8, n] packed along k, zero points [groups, n / 8], and optionally the group of
+  // each column.
   Unpacked read_gptq() {
     if (scales_.shape().size() != 2 || scales_.dim(0) < 1 || scales_.dim(1) != n_)
       reject("scales", fmt::format("[groups, {}]", n_), scales_);
@@ -234,7 +240,7 @@ class PackedReader {
     return w;
   }
 
-  // g_idx gives each column's group where columns were quantized in another order than they lie.
+  // g_idx holds the group of each column if columns were quantized in a different order.
   void read_group_index(Unpacked& w) {
     const std::string* name = find({".g_idx"});
     if (name == nullptr) {
@@ -256,7 +262,7 @@ class PackedReader {
     if (!consecutive) w.group_of.assign(groups.begin(), groups.end());
   }
 
-  // Quark's int8 and uint8: [n, k] with a scale per tensor or per row, or transposed [k, n] with
+  // Quark's int8 and uint8: [n, k] with one scale per tensor or per row, or transposed [k, n] with
   // scales [groups, n].
   Weight read_bytes() {
     const DType dtype = scheme_.is_signed ? DType::kI8 : DType::kU8;
@@ -276,14 +282,13 @@ class PackedReader {
     const auto signed_codes = codes_.as<std::int8_t>();
     if (scheme_.is_signed && symmetric && !transposed &&
         std::ranges::find(signed_codes, std::int8_t{-128}) == signed_codes.end()) {
-      Int8Channels w{.n = n_, .k = k_, .codes = codes_};
+      ChannelCodes w{.n = n_, .k = k_, .codes = codes_};
       w.scales = Tensor::from_floats(scales_.to_floats(), {rows});
-      w.input_scale = read_input_scale();
       validate(w, module_);
       return w;
     }
     Unpacked w = begin(groups);
-    // int8 in offset binary, as the codes of words.
+    // int8 in offset binary, like the codes in words.
     const std::uint8_t sign = scheme_.is_signed ? 0x80 : 0;
     const auto stored = codes_.as<std::uint8_t>();
     const std::vector<float> scales = scales_.to_floats();
@@ -301,21 +306,11 @@ class PackedReader {
     return dequantized(w);
   }
 
-  // A code of the input's static int8 form stands for this much; 0 where the file has none.
-  float read_input_scale() {
-    const std::string* name = find({".input_scale"});
-    if (name == nullptr) return 0;
-    const Tensor scale = store_.load(*name);
-    if (!is_float(scale.dtype()) || scale.elements() != 1)
-      reject("input scale", "one float", scale);
-    return scale.to_floats()[0];
-  }
-
   Weight finish(const Unpacked& w) {
     const std::int64_t group = int4_group(w);
     if (group == 0 || !scales_fit(w)) return dequantized(w);
     const std::int64_t groups = k_ / group;
-    Int4Groups result{.n = n_, .k = k_, .group = group};
+    GroupCodes result{.n = n_, .k = k_, .group = group};
     std::byte* codes = nullptr;
     std::byte* scales = nullptr;
     std::byte* zeros = nullptr;
@@ -339,7 +334,8 @@ class PackedReader {
     return result;
   }
 
-  // The group to give an Int4Groups: the widest that divides that of the file; 0 if none does.
+  // The group size for GroupCodes: the largest supported one that divides the file's; 0 if none
+  // does.
   std::int64_t int4_group(const Unpacked& w) const {
     if (scheme_.bits != 4 || !w.group_of.empty()) return 0;
     for (const std::int64_t group : {128, 64, 32})
@@ -354,10 +350,10 @@ class PackedReader {
     });
   }
 
-  // F16 where no value leaves its range.
+  // To F16 if every value is within its range.
   Weight dequantized(const Unpacked& w) {
     std::byte* memory = nullptr;
-    const Tensor values = Tensor::allocate(DType::kF32, {n_, k_}, &memory);
+    Tensor values = Tensor::allocate(DType::kF32, {n_, k_}, &memory);
     auto* out = reinterpret_cast<float*>(memory);
     bool fits = true;
     for (std::int64_t r = 0; r < n_; ++r) {
@@ -369,14 +365,14 @@ class PackedReader {
         fits = fits && std::isfinite(half) && (half != 0) == (out[at] != 0);
       }
     }
-    if (!fits) return FloatWeight{values};
+    if (!fits) return FloatWeight(std::move(values));
     std::byte* halves = nullptr;
-    FloatWeight result{Tensor::allocate(DType::kF16, {n_, k_}, &halves)};
+    Tensor result = Tensor::allocate(DType::kF16, {n_, k_}, &halves);
     for (std::int64_t i = 0; i < n_ * k_; ++i) {
       const std::uint16_t half = float_to_f16(out[i]);
       std::memcpy(halves + i * 2, &half, sizeof half);
     }
-    return result;
+    return FloatWeight(std::move(result));
   }
 
   const TensorStore& store_;
@@ -449,6 +445,22 @@ Weight read_packed_linear(const TensorStore& store, const PackedSettings& settin
   if (n < 1 || k < 1)
     fail(ErrorCode::kInvalidArgument, "[packed] {}: [{}, {}] is not a matrix", module, n, k);
   return PackedReader(store, module, settings.scheme(module), n, k, place).read();
+}
+
+float read_packed_input_scale(const TensorStore& store, const std::string& module,
+                              const std::string& place) {
+  const std::string name = module + ".input_scale";
+  if (!is_packed(store, module) || !store.tensors().contains(name)) return 0;
+  const Tensor scale = store.load(name);
+  if (!is_float(scale.dtype()) || scale.elements() != 1)
+    fail(ErrorCode::kFormat, "[packed] {}: {}: input scale: expected one float, got {} {}", place,
+         module, to_string(scale.dtype()), to_string(scale.shape()));
+  const float value = scale.to_floats()[0];
+  if (!std::isfinite(value) || value < 0)
+    fail(ErrorCode::kFormat,
+         "[packed] {}: {}: input scale: expected a finite number from 0 up, got {}", place, module,
+         value);
+  return value;
 }
 
 }  // namespace tandem

@@ -1,5 +1,5 @@
-// Linears whose weights AWQ, GPTQ or AMD Quark packed: integer codes in 32-bit words with scales
-// and zero points beside them, in the layouts and under the names that those tools write.
+// Linears packed by AWQ, GPTQ or AMD Quark: integer codes in 32-bit words, with scales and zero
+// points alongside, in the layouts and under the names that those tools write.
 #pragma once
 
 #include <cstdint>
@@ -12,28 +12,32 @@
 
 namespace tandem {
 
-// How one Linear is packed, as far as its tensors don't say.
+// How a Linear is packed, as far as its tensors don't show it.
 struct PackedScheme {
   enum class Method { kNone, kAwq, kGptq, kQuark };
   Method method = Method::kNone;
   int bits = 4;
-  bool is_signed = false;        // codes in two's complement
-  bool reordered = true;         // eight codes of a word hold columns 0 2 4 6 1 3 5 7
-  bool zeros_minus_one = false;  // stored zero points are one too low (GPTQ version 1)
+  // Codes are in two's complement.
+  bool is_signed = false;
+  // The eight codes of a word hold columns 0 2 4 6 1 3 5 7.
+  bool reordered = true;
+  // Stored zero points are one too low (GPTQ version 1).
+  bool zeros_minus_one = false;
 };
 
 // The quantization_config of a config.json.
 class PackedSettings {
  public:
   PackedSettings() = default;
-  // kUnsupported for a method or a scheme that is not read here, such as fp8.
+  // Throws kUnsupported for a method or scheme that is not supported, such as fp8.
   explicit PackedSettings(const JsonObject& config);
 
   PackedScheme scheme(const std::string& module) const;
 
  private:
   struct Override {
-    std::string pattern;  // with * and ?
+    // With the wildcards * and ?.
+    std::string pattern;
     PackedScheme scheme;
   };
   PackedScheme all_;
@@ -46,16 +50,21 @@ bool is_packed(const TensorStore& store, const std::string& module);
 // True if `name` is one of the parts of a packed module: its codes, scales, zero points, index.
 bool is_packed_part(const TensorStore& store, const std::string& name);
 
-// [n, k] of a packed module, as its parts have it.
+// [n, k] of a packed module, derived from its parts.
 Shape packed_shape(const TensorStore& store, const PackedSettings& settings,
                    const std::string& module);
 
-// The weight of a packed module, [n, k]: Int4Groups for 4-bit codes whose groups are made of whole
-// 32s and whose scales are normal numbers in F16 (scales in BF16 or F32 are rounded to F16);
-// Int8Channels for symmetric int8; else the values in F16, or in F32 where F16 would lose the
-// smallest or the largest. `place` begins messages.
+// The weight of a packed module, [n, k]: GroupCodes for 4-bit codes whose group size is a multiple
+// of 32 and whose scales are normal numbers in F16 (scales in BF16 or F32 are rounded to F16);
+// ChannelCodes for symmetric int8; else dequantized to F16, or to F32 if F16 would lose the
+// smallest or the largest values. `place` starts messages.
 Weight read_packed_linear(const TensorStore& store, const PackedSettings& settings,
                           const std::string& module, std::int64_t n, std::int64_t k,
                           const std::string& place);
+
+// The static int8 scale of the module's input, if the file has one (Quark's W8A8); 0 if not. Throws
+// kFormat unless it is a single finite float >= 0.
+float read_packed_input_scale(const TensorStore& store, const std::string& module,
+                              const std::string& place);
 
 }  // namespace tandem

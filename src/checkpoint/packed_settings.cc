@@ -37,7 +37,7 @@ PackedScheme read_gptq(const JsonObject& config) {
   return scheme;
 }
 
-// One quantizer of Quark's: {"dtype": "uint4", …}.
+// One of Quark's quantizers: {"dtype": "uint4", …}.
 PackedScheme read_quark_weight(const JsonObject& owner, bool reordered) {
   if (!owner.has("weight")) return {};  // left as it was
   if (owner.at("weight").is_array())

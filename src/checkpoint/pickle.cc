@@ -1,4 +1,4 @@
-// The pickle machine.
+// The pickle interpreter.
 #include "checkpoint/pickle.h"
 
 #include <algorithm>
@@ -13,7 +13,7 @@ namespace {
 
 using Kind = PickleValue::Kind;
 
-// The opcodes of protocols 0 to 5 that PyTorch's pickles use.
+// The opcodes of protocols 0 to 5 used in PyTorch's pickles.
 enum Op : std::uint8_t {
   kMarkOp = '(',
   kStop = '.',
@@ -80,7 +80,7 @@ constexpr std::array kStorageTypes = {
     StorageType{"torch.storage.UntypedStorage", DType::kU8},
 };
 
-// Named by tensors on an untyped storage.
+// Dtypes named by tensors on an untyped storage.
 constexpr std::array kDTypes = {
     StorageType{"torch.float32", DType::kF32},   StorageType{"torch.float16", DType::kF16},
     StorageType{"torch.bfloat16", DType::kBF16}, StorageType{"torch.float64", DType::kF64},
@@ -91,7 +91,7 @@ constexpr std::array kDTypes = {
     StorageType{"torch.bool", DType::kBool},
 };
 
-// What a pickle may call, each done here without calling anything.
+// What a pickle may "call"; each is handled here without calling anything.
 constexpr std::array<std::string_view, 7> kFunctions = {
     "collections.OrderedDict",
     "torch.Size",
@@ -102,10 +102,10 @@ constexpr std::array<std::string_view, 7> kFunctions = {
     "torch._utils._rebuild_parameter_with_state",
 };
 
-// Of a global or of a storage.
+// The longest name of a global or a storage.
 constexpr std::size_t kLongestName = 256;
-// Values take some 200 bytes here and one in the file. A tensor is made of about 30, and the
-// largest files have a few thousand.
+// A value takes about 200 bytes in memory and as little as one in the file. A tensor is made of
+// about 30 values, and the largest files have a few thousand tensors.
 constexpr std::size_t kMaxValues = std::size_t{1} << 20;
 
 template <std::size_t kCount>
@@ -124,7 +124,7 @@ bool is_known(std::string_view name) {
 }  // namespace
 
 PickleValue* PickleValue::find(std::string_view key) const {
-  // The last assignment of a key counts.
+  // The last assignment to a key wins.
   for (auto pair = pairs.rbegin(); pair != pairs.rend(); ++pair)
     if (pair->first->kind == Kind::kString && pair->first->text == key) return pair->second;
   return nullptr;
@@ -135,7 +135,7 @@ PickleValue* Unpickler::make(Kind kind) {
   return &values_.back();
 }
 
-// One run of the machine: a stack, and the memo that values are remembered in.
+// One run of the interpreter: a stack, and the memo of remembered values.
 class Unpickler::Machine {
  public:
   Machine(Unpickler& owner, ByteReader& reader) : owner_(owner), reader_(reader) {}
@@ -304,8 +304,8 @@ class Unpickler::Machine {
     push(value);
   }
 
-  // Little-endian two's complement of any length. Longer ones than 8 bytes occur as magic numbers;
-  // nothing needs their value.
+  // Little-endian two's complement of any length. Numbers longer than 8 bytes occur as magic
+  // numbers; their value is never needed.
   void push_long() {
     const auto bytes = reader_.take(reader_.number<std::uint8_t>("an integer"), "an integer");
     std::uint64_t number = 0;
@@ -317,7 +317,7 @@ class Unpickler::Machine {
     push_number(Kind::kInt, static_cast<std::int64_t>(number));
   }
 
-  // Big-endian, unlike everything else.
+  // Big-endian, unlike all other numbers.
   void push_float() {
     std::uint64_t bits = 0;
     for (const std::byte byte : reader_.take(8, "a float"))
@@ -401,7 +401,8 @@ class Unpickler::Machine {
   Shape sizes(const PickleValue* value) const {
     if (value->kind != Kind::kTuple && value->kind != Kind::kList)
       reject("expected a tuple of sizes");
-    constexpr std::size_t kMostDimensions = 64;  // of PyTorch
+    // PyTorch's limit.
+    constexpr std::size_t kMostDimensions = 64;
     if (value->items.size() > kMostDimensions) reject("expected at most 64 dimensions");
     Shape result;
     for (const PickleValue* item : value->items) {
@@ -412,7 +413,7 @@ class Unpickler::Machine {
     return result;
   }
 
-  // (storage, offset, size, stride, …); the third version names the element type seventh.
+  // (storage, offset, size, stride, …); the third version names the element type in seventh place.
   void push_tensor(bool names_type, const std::vector<PickleValue*>& items) {
     if (items[0]->kind != Kind::kStorage || items[1]->kind != Kind::kInt || items[1]->number < 0)
       reject("expected a storage and an offset");
@@ -431,7 +432,7 @@ class Unpickler::Machine {
     push(value);
   }
 
-  // State dicts carry versions of modules as an attribute, which says nothing about tensors.
+  // State dicts carry module versions as an attribute, which is irrelevant for the tensors.
   void build() {
     pop();
     if (top()->kind != Kind::kDict) reject("only a dict may have a state");
@@ -467,7 +468,8 @@ class Unpickler::Machine {
 
   Unpickler& owner_;
   ByteReader& reader_;
-  std::uint64_t at_ = 0;  // of the opcode at work
+  // Of the current opcode.
+  std::uint64_t at_ = 0;
   std::vector<PickleValue*> stack_;
   std::unordered_map<std::uint32_t, PickleValue*> memo_;
 };

@@ -1,6 +1,6 @@
-// The pickles of PyTorch checkpoints, read as data: a machine that knows dicts, lists, tuples,
+// Reads the pickles of PyTorch checkpoints as data: an interpreter that knows dicts, lists, tuples,
 // numbers, strings and tensors, and calls nothing. A pickle that names any other function or class
-// is refused, so that no file can make code run.
+// is rejected, so that no file can execute code.
 #pragma once
 
 #include <cstdint>
@@ -18,14 +18,17 @@ namespace tandem {
 
 struct PickleValue;
 
-// A tensor of a pickle: a view of a storage that lies elsewhere in the file.
+// A tensor of a pickle: a view of a storage elsewhere in the file.
 struct PickleTensor {
-  std::string storage;  // key
+  // The storage's key.
+  std::string storage;
   DType dtype = DType::kF32;
   std::int64_t storage_bytes = 0;
-  std::int64_t offset = 0;  // elements
+  // In elements.
+  std::int64_t offset = 0;
   Shape shape;
-  Shape strides;  // elements
+  // In elements.
+  Shape strides;
 };
 
 struct PickleValue {
@@ -44,24 +47,31 @@ struct PickleValue {
     kMark
   };
   Kind kind = Kind::kNone;
-  std::int64_t number = 0;                                   // kBool, kInt
-  double real = 0;                                           // kFloat
-  std::string text;                                          // kString, kGlobal "torch.Size"
-  std::vector<PickleValue*> items;                           // kTuple, kList
-  std::vector<std::pair<PickleValue*, PickleValue*>> pairs;  // kDict, in order
-  PickleTensor tensor;                                       // kTensor; kStorage: its storage
-  PickleValue* find(std::string_view key) const;             // of a dict, or null
+  // For kBool and kInt.
+  std::int64_t number = 0;
+  // For kFloat.
+  double real = 0;
+  // For kString, and kGlobal such as "torch.Size".
+  std::string text;
+  // For kTuple and kList.
+  std::vector<PickleValue*> items;
+  // For kDict, in order.
+  std::vector<std::pair<PickleValue*, PickleValue*>> pairs;
+  // For kTensor; for kStorage, its storage.
+  PickleTensor tensor;
+  // The value of `key` in a dict, or null.
+  PickleValue* find(std::string_view key) const;
 };
 
-// Owns the values of one pickle or several. Values may refer to each other in cycles.
+// Owns the values of one or more pickles. Values may refer to each other in cycles.
 class Unpickler {
  public:
-  // Reads one pickle from `reader`, up to and including its STOP. The value lives as long as this.
-  // Memory grows with the bytes read and not with what they claim. kFormat for a pickle that is
-  // malformed, kUnsupported naming a function, class or opcode that is not known here.
+  // Reads one pickle from `reader`, up to and including its STOP. The value lives as long as this
+  // object. Memory grows with the bytes read, not with the sizes they claim. Throws kFormat for a
+  // malformed pickle, kUnsupported naming an unknown function, class or opcode.
   PickleValue* read(ByteReader& reader);
 
-  // Bytes of every storage that was named, by key, in the order of first mention.
+  // The size in bytes of every storage mentioned, by key, in the order of first mention.
   const std::vector<std::pair<std::string, std::int64_t>>& storages() const noexcept {
     return storages_;
   }

@@ -1,4 +1,4 @@
-// Reading safetensors: everything in the header is checked before any of it is used.
+// Reading safetensors: the whole header is validated before any of it is used.
 #include "checkpoint/safetensors.h"
 
 #include <algorithm>
@@ -14,7 +14,7 @@ namespace tandem {
 namespace {
 
 constexpr std::size_t kLengthBytes = 8;
-// The limit of the reference implementation; a header of 100 MB would describe about a million
+// The limit of the reference implementation; a 100 MB header would describe about a million
 // tensors.
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
 
@@ -57,7 +57,7 @@ Shape read_shape(const JsonObject& entry) {
   return entry.get_ints("shape");
 }
 
-// The tensor that `entry` describes, and its extent in `data`, the bytes after the header.
+// The tensor described by `entry`, and its extent in `data`, the bytes after the header.
 Tensor read_entry(const JsonObject& entry, const std::shared_ptr<const MappedFile>& file,
                   std::span<const std::byte> data, Extent& extent) {
   const std::string dtype_name = entry.get_string("dtype");
@@ -88,14 +88,14 @@ Tensor read_entry(const JsonObject& entry, const std::shared_ptr<const MappedFil
       data.subspan(static_cast<std::size_t>(extent.begin), static_cast<std::size_t>(*expected));
   if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(dtype) == 0)
     return Tensor(dtype, std::move(shape), bytes, file);
-  // Old writers did not align the data, and reading it in place would then be undefined.
+  // Old writers did not align the data, which makes reading it in place undefined behaviour.
   std::byte* copy = nullptr;
   Tensor tensor = Tensor::allocate(dtype, std::move(shape), &copy);
   std::memcpy(copy, bytes.data(), bytes.size());
   return tensor;
 }
 
-// Sorted, the extents must follow each other from the first byte of the data to the last.
+// Sorted, the extents must cover the data from the first byte to the last without gaps.
 void check_cover(std::vector<Extent>& extents, std::size_t data_bytes, const std::string& path) {
   std::ranges::sort(extents, {}, [](const Extent& e) { return std::pair(e.begin, e.end); });
   std::int64_t reached = 0;
@@ -114,12 +114,14 @@ void check_cover(std::vector<Extent>& extents, std::size_t data_bytes, const std
 
 }  // namespace
 
-SafetensorsFile SafetensorsFile::open(const fs::path& path) {
-  const auto file = MappedFile::open(path);
+SafetensorsFile SafetensorsFile::open(const fs::path& path) { return open(MappedFile::open(path)); }
+
+SafetensorsFile SafetensorsFile::open(const std::shared_ptr<const MappedFile>& file) {
+  const std::string path = file->path().string();
   const std::string_view text = header_of(*file);
   const auto data = file->bytes().subspan(kLengthBytes + text.size());
-  const Json json = parse_json(text, path.string() + " (header)");
-  const JsonObject header(json, path.string());
+  const Json json = parse_json(text, path + " (header)");
+  const JsonObject header(json, path);
 
   SafetensorsFile result;
   std::vector<Extent> extents;
@@ -134,7 +136,7 @@ SafetensorsFile SafetensorsFile::open(const fs::path& path) {
     result.tensors.emplace(name, read_entry(entry, file, data, extent));
     extents.push_back(std::move(extent));
   }
-  check_cover(extents, data.size(), path.string());
+  check_cover(extents, data.size(), path);
   return result;
 }
 

@@ -1,8 +1,9 @@
-// The safetensors format: an 8-byte little-endian header length, a JSON header, then the tensors'
-// bytes.
+// The safetensors format: an 8-byte little-endian header length, a JSON header, then the tensor
+// data.
 #pragma once
 
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -11,19 +12,21 @@
 
 namespace tandem {
 
-// Tensors of one file, mapped, not copied. Everything in the header is checked before anything is
-// used: length, JSON, nesting, dtypes, shapes, offsets in range, sizes that match, no overlap, no
-// holes, no duplicate names. Throws kFormat naming the file, the tensor and what was expected.
+// The tensors of one file, mapped, not copied. The whole header is validated before any of it is
+// used: length, JSON, nesting, dtypes, shapes, offsets in range, matching sizes, no overlaps, no
+// gaps, no duplicate names. Throws kFormat naming the file, the tensor and what was expected.
 struct SafetensorsFile {
   std::map<std::string, Tensor> tensors;
   std::map<std::string, std::string> metadata;
 
   static SafetensorsFile open(const fs::path& path);
+  // The same for a file that is already mapped, for example to hash it.
+  static SafetensorsFile open(const std::shared_ptr<const MappedFile>& file);
 };
 
-// Writes a file piece by piece, so that no more than one tensor need be in memory: the constructor
-// lays out the header from names, dtypes and shapes; write() fills tensors in that order; finish()
-// checks that all were given.
+// Writes a file piece by piece, so that at most one tensor needs to be in memory: the constructor
+// lays out the header from names, dtypes and shapes; write() fills in the tensors in that order;
+// finish() checks that all were written.
 class SafetensorsWriter {
  public:
   struct Entry {
@@ -37,16 +40,20 @@ class SafetensorsWriter {
   SafetensorsWriter(const SafetensorsWriter&) = delete;
   SafetensorsWriter& operator=(const SafetensorsWriter&) = delete;
 
-  void write(const std::string& name,
-             std::span<const std::byte> bytes);  // in the order of the entries
-  void finish();                                 // flushes to disk
+  // Writes a whole tensor; tensors come in the order of the entries.
+  void write(const std::string& name, std::span<const std::byte> bytes);
+  // Writes the next bytes of a tensor, in the same order; the tensor is complete once all its bytes
+  // are written.
+  void write_piece(const std::string& name, std::span<const std::byte> bytes);
+  // Flushes to disk.
+  void finish();
 
  private:
   struct State;
   std::unique_ptr<State> state_;
 };
 
-// All tensors at once, sorted by name.
+// Writes all tensors at once, sorted by name.
 void write_safetensors(const fs::path& path, const std::map<std::string, Tensor>& tensors,
                        const std::map<std::string, std::string>& metadata = {});
 

@@ -15,7 +15,7 @@
 namespace tandem {
 namespace {
 
-// The data then begins, and each tensor lies, at a multiple of its element size, as other readers
+// The data starts, and each tensor lies, at a multiple of its element size, as other readers
 // expect.
 constexpr std::size_t kHeaderAlignment = 8;
 
@@ -31,15 +31,32 @@ std::array<std::byte, 8> little_endian_64(std::uint64_t value) {
 struct SafetensorsWriter::State {
   struct Slot {
     std::string name;
-    std::uint64_t offset;  // in the file
+    // In the file.
+    std::uint64_t offset;
     std::uint64_t bytes;
   };
 
   explicit State(const fs::path& path) : file(path) {}
 
   StagedFile file;
-  std::vector<Slot> slots;  // in the order in which they are to be written
+  // In writing order.
+  std::vector<Slot> slots;
   std::size_t written = 0;
+  // Bytes of the next tensor already written.
+  std::uint64_t pieces = 0;
+
+  // The next tensor, which must be `name`.
+  const Slot& next(const std::string& name) const {
+    const std::string where = file.target().string();
+    if (written == slots.size())
+      fail(ErrorCode::kInvalidArgument, "[safetensors] {}: {}: all tensors are written already",
+           where, name);
+    const Slot& slot = slots[written];
+    if (slot.name != name)
+      fail(ErrorCode::kInvalidArgument, "[safetensors] {}: expected tensor \"{}\" next, got \"{}\"",
+           where, slot.name, name);
+    return slot;
+  }
 };
 
 SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<Entry> entries,
@@ -61,7 +78,7 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<Entry> en
     total += sizes.back();
   }
 
-  // Wide elements first: then no tensor needs padding, which the format does not allow.
+  // Wide elements first, so that no tensor needs padding, which the format does not allow.
   std::vector<std::size_t> order(entries.size());
   std::iota(order.begin(), order.end(), std::size_t{0});
   std::ranges::sort(order, [&](std::size_t a, std::size_t b) {
@@ -101,19 +118,24 @@ SafetensorsWriter::SafetensorsWriter(const fs::path& path, std::vector<Entry> en
 SafetensorsWriter::~SafetensorsWriter() = default;
 
 void SafetensorsWriter::write(const std::string& name, std::span<const std::byte> bytes) {
-  const std::string where = state_->file.target().string();
-  if (state_->written == state_->slots.size())
-    fail(ErrorCode::kInvalidArgument, "[safetensors] {}: {}: all tensors are written already",
-         where, name);
-  const State::Slot& slot = state_->slots[state_->written];
-  if (slot.name != name)
-    fail(ErrorCode::kInvalidArgument, "[safetensors] {}: expected tensor \"{}\" next, got \"{}\"",
-         where, slot.name, name);
-  if (slot.bytes != bytes.size())
-    fail(ErrorCode::kInvalidArgument, "[safetensors] {}: {}: expected {} bytes, got {}", where,
-         name, slot.bytes, bytes.size());
-  state_->file.write_at(slot.offset, bytes);
+  const State::Slot& slot = state_->next(name);
+  if (state_->pieces > 0 || slot.bytes != bytes.size())
+    fail(ErrorCode::kInvalidArgument, "[safetensors] {}: {}: expected {} bytes, got {}",
+         state_->file.target().string(), name, slot.bytes - state_->pieces, bytes.size());
+  write_piece(name, bytes);
+}
+
+void SafetensorsWriter::write_piece(const std::string& name, std::span<const std::byte> bytes) {
+  const State::Slot& slot = state_->next(name);
+  if (bytes.size() > slot.bytes - state_->pieces)
+    fail(ErrorCode::kInvalidArgument,
+         "[safetensors] {}: {}: expected at most {} more bytes, got {}",
+         state_->file.target().string(), name, slot.bytes - state_->pieces, bytes.size());
+  state_->file.write_at(slot.offset + state_->pieces, bytes);
+  state_->pieces += bytes.size();
+  if (state_->pieces < slot.bytes) return;
   ++state_->written;
+  state_->pieces = 0;
 }
 
 void SafetensorsWriter::finish() {

@@ -1,4 +1,4 @@
-// Where the tensors of a checkpoint come from: one class per file format behind one interface.
+// The source of a checkpoint's tensors: one class per file format behind a common interface.
 #pragma once
 
 #include <map>
@@ -11,40 +11,44 @@
 
 namespace tandem {
 
-// One tensor of a checkpoint, before it is read.
+// A tensor of a checkpoint before it is loaded.
 struct StoredTensor {
-  std::string type;           // as the file calls it: "BF16", "Q4_K"
-  DType dtype = DType::kF32;  // of what load() gives: F16 for blocks
+  // The file's name for its type: "BF16", "Q4_K".
+  std::string type;
+  // The dtype that load() returns: F16 for blocks.
+  DType dtype = DType::kF32;
   Shape shape;
-  std::int64_t bytes = 0;  // in the file
+  // Size in the file.
+  std::int64_t bytes = 0;
 };
 
 class TensorStore {
  public:
   virtual ~TensorStore() = default;
 
-  // By the names of Hugging Face transformers, whatever the file calls them.
+  // By the names of Hugging Face transformers, whatever the file's own names are.
   const std::map<std::string, StoredTensor>& tensors() const noexcept { return tensors_; }
 
-  // The elements of a tensor in tensors(): mapped where the file has them so, else computed now.
+  // The elements of a tensor in tensors(): mapped if the file stores them as such, else computed
+  // now.
   virtual Tensor load(const std::string& name) const = 0;
 
-  // The matrix `name`, [n, k] (already compared with its stored shape), in the quantized form that
-  // the file gives it; nothing where that form is not one that can be computed with.
+  // The matrix `name`, [n, k] (already checked against its stored shape), in the quantized form in
+  // which it is stored; nullopt if kernels cannot compute with that form.
   virtual std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
                                                std::int64_t k) const {
     static_cast<void>(name), static_cast<void>(n), static_cast<void>(k);
     return std::nullopt;
   }
 
-  // False for a format that gives only the number of elements: every shape then has one dimension.
+  // False for a format that stores only the number of elements: every shape then has one dimension.
   virtual bool has_shapes() const noexcept { return true; }
 
  protected:
   std::map<std::string, StoredTensor> tensors_;
 };
 
-// Tensors that lie in files as plain elements.
+// Tensors stored in files as plain elements.
 class PlainStore : public TensorStore {
  public:
   explicit PlainStore(std::map<std::string, Tensor> plain, bool has_shapes = true)

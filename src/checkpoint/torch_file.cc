@@ -1,4 +1,4 @@
-// From torch.save's pickle and storages to tensors.
+// From the pickle and storages of torch.save to tensors.
 #include "checkpoint/torch_file.h"
 
 #include <algorithm>
@@ -18,7 +18,7 @@ namespace {
 using Kind = PickleValue::Kind;
 using Storages = std::map<std::string, std::span<const std::byte>>;
 
-// The first value of a file before zip: PROTO 2, LONG1 of ten bytes.
+// The first value of a pre-zip file: PROTO 2, LONG1 of ten bytes.
 constexpr std::array<std::uint8_t, 14> kLegacyMagic = {0x80, 0x02, 0x8a, 0x0a, 0x6c, 0xfc, 0x9c,
                                                        0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19};
 
@@ -45,12 +45,14 @@ const PickleValue& find_state_dict(const PickleValue& root, const std::string& p
        "{}: expected a dict of tensors, or one under \"state_dict\" or \"model\"", place);
 }
 
-// A view that has been checked against its storage.
+// A view that was validated against its storage.
 struct View {
   DType dtype = DType::kF32;
   Shape shape;
-  Shape strides;                     // elements
-  std::span<const std::byte> bytes;  // from the first element on
+  // In elements.
+  Shape strides;
+  // From the first element on.
+  std::span<const std::byte> bytes;
 };
 
 bool is_contiguous(const View& view) {
@@ -72,12 +74,13 @@ View check_view(const PickleTensor& tensor, std::span<const std::byte> storage,
          place, printable(name), to_string(tensor.shape), to_string(tensor.strides), tensor.offset,
          reason, elements);
   };
-  // Also keeps a copy no larger than what is in the file, whatever strides of 0 may claim.
+  // Also limits a copy to the size of what is in the file, whatever strides of 0 may claim.
   if (!bytes || *bytes / width > elements) reject("is larger than");
   View view{tensor.dtype, tensor.shape, tensor.strides, {}};
   if (*bytes == 0) return view;
   if (tensor.offset >= elements) reject("begins beyond");
-  std::int64_t left = elements - 1 - tensor.offset;  // the last element may lie this far on
+  // How far the last element may be from the first.
+  std::int64_t left = elements - 1 - tensor.offset;
   for (std::size_t i = 0; i < tensor.shape.size(); ++i) {
     const std::int64_t steps = tensor.shape[i] - 1;
     if (steps > 0 && tensor.strides[i] > left / steps) reject("leaves");
@@ -134,7 +137,8 @@ class TorchStore : public TensorStore {
     const std::size_t width = size_of(view.dtype);
     std::vector<std::int64_t> index(view.shape.size(), 0);
     const std::int64_t count = element_count(view.shape);
-    std::int64_t at = 0;  // element
+    // In elements.
+    std::int64_t at = 0;
     for (std::int64_t i = 0; i < count; ++i, out += width) {
       std::memcpy(out, view.bytes.data() + static_cast<std::size_t>(at) * width, width);
       for (std::size_t d = index.size(); d-- > 0;) {
@@ -153,7 +157,7 @@ class TorchStore : public TensorStore {
 std::shared_ptr<const TensorStore> open_zip(std::shared_ptr<const MappedFile> file) {
   const std::string place = "[torch] " + file->path().string();
   const auto entries = read_zip(*file);
-  // Everything lies in one folder, named after the file.
+  // Everything is in one folder, named after the file.
   const auto pickle = std::ranges::find_if(
       entries, [](const auto& entry) { return entry.first.ends_with("/data.pkl"); });
   if (pickle == entries.end())
@@ -175,8 +179,8 @@ std::shared_ptr<const TensorStore> open_zip(std::shared_ptr<const MappedFile> fi
   return std::make_shared<TorchStore>(*root, storages, place, std::move(file));
 }
 
-// Before PyTorch 1.6: a magic number, a version, the writer's sizes, the object and the storages'
-// keys, each a pickle; then each storage as a count of elements and its bytes.
+// Before PyTorch 1.6: a magic number, a version, the writer's type sizes, the object and the
+// storages' keys, each a pickle; then each storage as an element count and its bytes.
 std::shared_ptr<const TensorStore> open_legacy(std::shared_ptr<const MappedFile> file) {
   const std::string place = "[torch] " + file->path().string();
   ByteReader reader(file->bytes(), place);

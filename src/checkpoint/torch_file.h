@@ -1,4 +1,4 @@
-// Checkpoints of torch.save: .bin, .pth and .pt.
+// Checkpoints written by torch.save: .bin, .pth and .pt.
 #pragma once
 
 #include <memory>
@@ -9,10 +9,10 @@
 
 namespace tandem {
 
-// The tensors of a state dict, or of the one that a checkpoint keeps under "state_dict", "model",
-// "model_state_dict" or "module". Zip files of PyTorch 1.6 and later, and the format before it.
-// Every view is checked against its storage; contiguous tensors are mapped, others are copied when
-// they are loaded. Names that begin with "_" and values that are no tensors are left out.
+// The tensors of a state dict, or of the one stored under "state_dict", "model", "model_state_dict"
+// or "module". Reads the zip files of PyTorch 1.6 and later, and the older format. Every view is
+// checked against its storage; contiguous tensors are mapped, others are copied when loaded. Names
+// that begin with "_" and values other than tensors are ignored.
 std::shared_ptr<const TensorStore> open_torch_file(const fs::path& path);
 
 bool looks_like_torch_file(std::span<const std::byte> bytes) noexcept;

@@ -1,4 +1,4 @@
-// Reading a zip archive from its directory at the end.
+// Reading a zip archive from the directory at its end.
 #include "checkpoint/zip_file.h"
 
 #include <algorithm>
@@ -32,7 +32,8 @@ struct Entry {
   std::string name;
   std::uint64_t size = 0;
   std::uint64_t stored_size = 0;
-  std::uint64_t header = 0;  // offset of its local header
+  // Offset of its local header.
+  std::uint64_t header = 0;
 };
 
 std::uint32_t load_32(std::span<const std::byte> bytes, std::size_t at) {
@@ -41,7 +42,7 @@ std::uint32_t load_32(std::span<const std::byte> bytes, std::size_t at) {
   return value;
 }
 
-// Offset of the end record: the last in the file whose comment ends with the file.
+// Offset of the end record: the last in the file whose comment extends to the end of the file.
 std::size_t find_end(std::span<const std::byte> bytes, const std::string& place) {
   if (bytes.size() >= kEndBytes) {
     const std::size_t last = bytes.size() - kEndBytes;
@@ -125,7 +126,7 @@ Entry read_entry(ByteReader& reader) {
   return entry;
 }
 
-// Where the entry's bytes begin: after a header that repeats its name.
+// Where the entry's data begins: after a local header that repeats its name.
 std::uint64_t find_data(std::span<const std::byte> bytes, const Entry& entry,
                         const std::string& place) {
   ByteReader reader(bytes, place);

@@ -1,8 +1,9 @@
-// tandem bench and tandem devices: speeds beside the bounds of the machine.
+// tandem bench and tandem devices: speeds compared with the machine's peaks.
 #include <iostream>
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/terminal_observer.h"
 #include "runtime/benchmark.h"
 
 namespace tandem::cli {
@@ -22,11 +23,13 @@ OrderedJson peaks_json(const Peaks& peaks) {
 }
 
 void bench(const BenchFlags& flags) {
-  const auto model = LoadedModel::open(flags.model.model, flags.model.load_options());
-  const BenchmarkResult result = run_benchmark(*model, flags.options);
+  TerminalObserver observer;
+  const auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
+  Engine& engine = model->engine;
+  const BenchmarkResult result = run_benchmark(*model, flags.options, observer);
   if (flags.json) {
-    OrderedJson report = {{"model", flags.model.model},         {"mode", to_string(model->mode())},
-                          {"threads", model->pool().threads()}, {"kernels", model->kernels().name},
+    OrderedJson report = {{"model", flags.model.model},         {"mode", engine.plan().name},
+                          {"threads", engine.pool().threads()}, {"kernels", engine.kernels().name},
                           {"peaks", peaks_json(result.peaks)},  {"prefill", OrderedJson::array()},
                           {"decode", OrderedJson::array()}};
     for (const PrefillSpeed& speed : result.prefill) {
@@ -49,8 +52,8 @@ void bench(const BenchFlags& flags) {
   }
   std::cout << fmt::format(
       "{} mode, {} threads, kernels {}; peaks: {:.0f} int8 GOP/s, {:.1f} GB/s read\n",
-      to_string(model->mode()), model->pool().threads(), model->kernels().name,
-      result.peaks.int8_gops, result.peaks.read_gbps);
+      engine.plan().name, engine.pool().threads(), engine.kernels().name, result.peaks.int8_gops,
+      result.peaks.read_gbps);
   const bool matrix_unit = result.peaks.int8_vector_gops != result.peaks.int8_gops;
   if (matrix_unit) {
     std::cout << fmt::format("peak of the vector instructions alone: {:.0f} int8 GOP/s\n",

@@ -1,4 +1,4 @@
-// tandem run --chat without a prompt: a conversation, one line a turn.
+// tandem run --chat without a prompt: a conversation, one line per turn.
 #include "runtime/chat.h"
 
 #include <unistd.h>
@@ -8,8 +8,8 @@
 #include <optional>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "cli/commands.h"
+#include "cli/log.h"
 #include "cli/run.h"
 
 namespace tandem::cli {
@@ -21,7 +21,7 @@ constexpr const char* kHelp =
     "/help     this list\n"
     "Ctrl-C    stop the answer\n";
 
-// Lines of standard input. Not std::getline: that goes on reading after Ctrl-C.
+// Reads lines from standard input. Not std::getline, because that continues reading after Ctrl-C.
 class LineReader {
  public:
   enum class Result { kLine, kEnd, kInterrupted };
@@ -67,14 +67,14 @@ OrderedJson to_json(const ChatTurn& turn) {
           {"read_tokens", turn.read_tokens},
           {"tokens", turn.tokens},
           {"text", turn.text},
-          {"ended", to_string(turn.ending)},
+          {"ended", to_string(turn.finish_reason)},
           {"ttft_ms", turn.ttft_ms},
           {"decode_tokens_per_s", turn.decode_tokens_per_s}};
 }
 
 class Conversation {
  public:
-  Conversation(LoadedModel& model, const RunFlags& flags)
+  Conversation(LocalModel& model, const RunFlags& flags)
       : flags_(flags),
         chat_(model, flags.search, flags.system, flags.chat_options()),
         terminal_(::isatty(STDIN_FILENO) == 1) {}
@@ -135,12 +135,12 @@ class Conversation {
           turn.prompt_tokens, turn.read_tokens, turn.ttft_ms, turn.tokens,
           turn.decode_tokens_per_s);
     }
-    if (turn.ending == Ending::kLength && turn.tokens < flags_.tokens)
+    if (turn.finish_reason == FinishReason::kLength && turn.tokens < flags_.tokens)
       spdlog::warn("[chat] the context is full: the answer was cut short");
     if (!std::cout) fail(ErrorCode::kIo, "[chat] cannot write to standard output");
   }
 
-  // At a terminal the next line can do better; a program's input ends here.
+  // At a terminal the user can try again with the next line; a program's input ends here.
   void refuse(const std::string& message) const {
     if (!terminal_) fail(ErrorCode::kInvalidArgument, "{}", message);
     spdlog::error("{}", message);
@@ -153,7 +153,7 @@ class Conversation {
 
 }  // namespace
 
-void run_chat(LoadedModel& model, const RunFlags& flags) {
+void run_chat(LocalModel& model, const RunFlags& flags) {
   catch_interrupt(true);
   Conversation(model, flags).run();
 }

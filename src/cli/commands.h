@@ -1,4 +1,4 @@
-// The subcommands of the program: each adds itself to the command line and runs when parsed.
+// The subcommands of the program: each registers itself with the command line and runs when parsed.
 #pragma once
 
 #include <CLI/CLI.hpp>
@@ -6,7 +6,8 @@
 #include <string>
 
 #include "base/json.h"
-#include "runtime/loaded_model.h"
+#include "cli/interrupt.h"
+#include "runtime/local_model.h"
 
 namespace tandem::cli {
 
@@ -24,7 +25,8 @@ void add_devices(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_convert(CLI::App& app);
 
-// Options of every command that loads a model: --mode, -t, --chunk, --kernels, --cache, --no-cache.
+// The options of every command that loads a model: --mode, -t, --chunk, --kernels, --cache,
+// --no-cache, --verify.
 struct ModelFlags {
   std::string model;
   std::string mode;
@@ -33,25 +35,19 @@ struct ModelFlags {
   std::string kernels;
   std::string cache;
   bool no_cache = false;
+  bool verify = false;
 
   void add_to(CLI::App& command, bool with_mode = true);
   LoadOptions load_options() const;
 };
 
-// The content of a file; empty or "-": standard input.
+// Reads a file; empty or "-" means standard input.
 std::string read_input(const std::string& file);
 
-// Prints one JSON object on standard output.
+// Prints one JSON object to standard output.
 void print_json(const OrderedJson& object);
 
-// Megabytes with one decimal, 10^6 bytes.
+// Megabytes (10^6 bytes) with one decimal.
 std::string megabytes(std::int64_t bytes);
-
-// True once Ctrl-C was pressed; after catch_interrupt(), long work that can end cleanly looks at
-// it. A second Ctrl-C ends the program at once. With `ends_reads` a read of standard input that
-// waits then fails with EINTR.
-void catch_interrupt(bool ends_reads = false);
-bool interrupted() noexcept;
-void reset_interrupt() noexcept;  // what was pressed before is forgotten
 
 }  // namespace tandem::cli

@@ -1,6 +1,4 @@
-// What the subcommands share.
-#include <atomic>
-#include <csignal>
+// Functions that the subcommands share.
 #include <iostream>
 #include <iterator>
 
@@ -8,30 +6,6 @@
 #include "cli/commands.h"
 
 namespace tandem::cli {
-namespace {
-
-// What a signal handler changes can't be but global; lock-free atomics are safe in one.
-std::atomic<int> interrupt_count = 0;
-static_assert(std::atomic<int>::is_always_lock_free);
-
-void on_interrupt(int signal) {
-  if (interrupt_count.fetch_add(1) > 0) {
-    std::signal(signal, SIG_DFL);
-    std::raise(signal);
-  }
-}
-
-}  // namespace
-
-void catch_interrupt(bool ends_reads) {
-  struct sigaction action{};
-  action.sa_handler = on_interrupt;
-  action.sa_flags = ends_reads ? 0 : SA_RESTART;
-  ::sigaction(SIGINT, &action, nullptr);
-}
-bool interrupted() noexcept { return interrupt_count.load() > 0; }
-void reset_interrupt() noexcept { interrupt_count.store(0); }
-
 std::string read_input(const std::string& file) {
   if (!file.empty() && file != "-") return read_text_file(file);
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
@@ -59,14 +33,17 @@ void ModelFlags::add_to(CLI::App& command, bool with_mode) {
   command.add_option("--cache", cache,
                      "folder of packed weights (default: ~/.cache/tandem, or $TANDEM_CACHE)");
   command.add_flag("--no-cache", no_cache, "pack weights in memory, keep no files");
+  command.add_flag("--verify", verify,
+                   "read and check every byte of a package, whatever was checked before");
 }
 
 LoadOptions ModelFlags::load_options() const {
   LoadOptions options;
   if (!mode.empty()) options.mode = mode_from_string(mode);
-  options.threads = threads;
-  options.chunk = chunk;
-  options.kernels = kernels;
+  options.engine.threads = threads;
+  options.engine.chunk = chunk;
+  options.engine.kernels = kernels;
+  options.verify = verify;
   if (no_cache) {
     options.cache = fs::path();
   } else if (!cache.empty()) {
@@ -76,7 +53,7 @@ LoadOptions ModelFlags::load_options() const {
 }
 
 void print_json(const OrderedJson& object) {
-  // Text from files may hold bytes that are not UTF-8: they are replaced, not an error.
+  // Text from files may contain invalid UTF-8: it is replaced, not an error.
   std::cout << object.dump(2, ' ', false, OrderedJson::error_handler_t::replace) << '\n'
             << std::flush;
 }

@@ -1,9 +1,9 @@
-// tandem compare: a checkpoint and its package side by side, float, int4 and hybrid.
+// tandem compare: a checkpoint and its package side by side, in float, int4 and hybrid.
 #include <iostream>
 
 #include "base/error.h"
-#include "base/progress.h"
 #include "cli/commands.h"
+#include "cli/terminal_observer.h"
 #include "runtime/benchmark.h"
 #include "runtime/evaluate.h"
 
@@ -23,11 +23,11 @@ struct CompareFlags {
 
 struct Column {
   std::string name;
-  std::unique_ptr<LoadedModel> model;
+  std::unique_ptr<LocalModel> model;
 };
 
-OrderedJson measure(const CompareFlags& flags, LoadedModel& model, LoadedModel* reference) {
-  OrderedJson column = {{"mode", to_string(model.mode())}};
+OrderedJson measure(const CompareFlags& flags, LocalModel& model, LocalModel* reference) {
+  OrderedJson column = {{"mode", model.engine.plan().name}};
   column["texts"] = OrderedJson::array();
   for (const std::string& file : flags.texts) {
     const auto [ids, window] = read_windows(model, file, 512, flags.max_windows);
@@ -42,9 +42,10 @@ OrderedJson measure(const CompareFlags& flags, LoadedModel& model, LoadedModel* 
     const QuestionScore score = ask_questions(model, questions);
     column["questions"] = {{"right", score.right}, {"total", score.total}};
   }
-  // What each phase reads; a hybrid package's phases share the embedding, the head and the norms.
-  column["prefill_weight_bytes"] = model.weight_file_bytes(Phase::kPrefill);
-  column["decode_weight_bytes"] = model.weight_file_bytes(Phase::kDecode);
+  // The bytes that each phase reads; in a hybrid package the phases share the embedding, the head
+  // and the norms.
+  column["prefill_weight_bytes"] = model.model->weight_file_bytes(Phase::kPrefill);
+  column["decode_weight_bytes"] = model.model->weight_file_bytes(Phase::kDecode);
   BenchmarkOptions bench;
   bench.prompts = flags.prompt;
   bench.repetitions = 3;
@@ -99,21 +100,22 @@ void print_table(const CompareFlags& flags, const OrderedJson& columns) {
 
 void compare(const CompareFlags& flags) {
   LoadOptions options;
-  options.threads = flags.threads;
+  options.engine.threads = flags.threads;
+  TerminalObserver observer;
   std::vector<Column> columns(3);
-  columns[0] = {"float", LoadedModel::open(flags.checkpoint, options)};
+  columns[0] = {"float", LocalModel::open(flags.checkpoint, options, observer)};
   options.mode = Mode::kCpu;
-  columns[1] = {"int4", LoadedModel::open(flags.package, options)};
+  columns[1] = {"int4", LocalModel::open(flags.package, options, observer)};
   options.mode = Mode::kHybrid;
-  columns[2] = {"hybrid", LoadedModel::open(flags.package, options)};
+  columns[2] = {"hybrid", LocalModel::open(flags.package, options, observer)};
   OrderedJson report = OrderedJson::array();
-  Progress progress("compare", static_cast<std::int64_t>(columns.size()), "modes");
+  Task task(observer, "compare", static_cast<std::int64_t>(columns.size()), "modes");
   for (Column& column : columns) {
     OrderedJson measured = {{"name", column.name}};
-    LoadedModel* reference = &column == &columns[0] ? nullptr : columns[0].model.get();
+    LocalModel* reference = &column == &columns[0] ? nullptr : columns[0].model.get();
     measured.update(measure(flags, *column.model, reference));
     report.push_back(std::move(measured));
-    progress.advance();
+    task.advance();
   }
   if (flags.json) {
     print_json({{"checkpoint", flags.checkpoint}, {"package", flags.package}, {"columns", report}});

@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "base/merge_sort.h"
 #include "base/printable.h"
-#include "base/progress.h"
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/float_rows.h"
 #include "checkpoint/gguf/gguf.h"
@@ -15,6 +14,7 @@
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
 #include "cli/commands.h"
+#include "cli/terminal_observer.h"
 #include "models/model.h"
 
 namespace tandem::cli {
@@ -50,7 +50,7 @@ std::optional<GgmlType> find_type(const std::string& name) {
        name);
 }
 
-// What --type says of the input, in the words of mllm's converter; its content must agree.
+// Checks that the input is of the kind given with --type, in the terms of mllm's converter.
 void check_kind(const std::string& type, const Checkpoint& checkpoint) {
   if (type.empty()) return;
   const fs::path& file = checkpoint.weight_files().front();
@@ -64,8 +64,7 @@ void check_kind(const std::string& type, const Checkpoint& checkpoint) {
          file.string(), type, kind);
 }
 
-// The shapes of a file that has none (.mllm of version 1): those that the builder of its model asks
-// for.
+// The shapes for a file that has none (.mllm version 1): those that its model's builder requests.
 std::map<std::string, Shape> asked_shapes(const Checkpoint& checkpoint) {
   class AskedWeights : public CheckpointWeights {
    public:
@@ -87,20 +86,24 @@ std::map<std::string, Shape> asked_shapes(const Checkpoint& checkpoint) {
 
 class Converter {
  public:
-  Converter(const Checkpoint& checkpoint, std::optional<GgmlType> type)
-      : checkpoint_(checkpoint), type_(type), contents_(checkpoint.contents()) {}
+  Converter(const Checkpoint& checkpoint, std::optional<GgmlType> type, Observer& observer)
+      : checkpoint_(checkpoint),
+        type_(type),
+        contents_(checkpoint.contents()),
+        observer_(observer) {}
 
   void to_gguf(const fs::path& output) {
-    write_gguf(output, checkpoint_, type_.value_or(GgmlType::kF16), [&] { step(); });
+    write_gguf(output, checkpoint_, type_.value_or(GgmlType::kF16), observer_);
   }
 
-  // As mllm's converters: version 1 turns every number into F32 but for bool, int8 and uint8, and
-  // spells the ends of names with dots; version 2 leaves types as they are.
+  // Same as mllm's converters: version 1 converts everything but bool, int8 and uint8 to F32, and
+  // ends names in .weight and .bias; version 2 keeps types as they are.
   void to_mllm(const fs::path& output, int version) {
     struct Planned {
       std::string name;
       Shape shape;
-      std::optional<DType> kept;  // integers stay as they are
+      // The type of integers, which are not converted.
+      std::optional<DType> kept;
       GgmlType type = GgmlType::kF32;
     };
     if (version == 1 && type_ == GgmlType::kBF16)
@@ -127,6 +130,7 @@ class Converter {
       planned.push_back(std::move(plan));
     }
     MllmWriter writer(output, std::move(entries), version);
+    Task task = begin();
     for (std::size_t i = 0; i < planned.size(); ++i) {
       const Planned& plan = planned[i];
       if (plan.kept) {
@@ -135,7 +139,7 @@ class Converter {
         const std::vector<std::byte> bytes = encode(plan.name, plan.shape, plan.type);
         writer.write(i, bytes);
       }
-      step();
+      task.advance();
     }
     writer.finish();
   }
@@ -156,6 +160,7 @@ class Converter {
     merge_sort(entries,
                [](const auto& a, const auto& b) { return size_of(a.dtype) > size_of(b.dtype); });
     SafetensorsWriter writer(output, entries, {{"format", "pt"}});
+    Task task = begin();
     for (const SafetensorsWriter::Entry& entry : entries) {
       const auto stored = checkpoint_.tensors().find(entry.name);
       if (stored != checkpoint_.tensors().end() && stored->second.dtype == entry.dtype &&
@@ -168,13 +173,13 @@ class Converter {
         const std::vector<std::byte> bytes = encode(entry.name, entry.shape, type);
         writer.write(entry.name, bytes);
       }
-      step();
+      task.advance();
     }
     writer.finish();
   }
 
-  // A folder that other programs open as a model: config.json, model.safetensors and what else
-  // lies beside the input.
+  // A folder that other programs can open as a model: config.json, model.safetensors and the other
+  // files next to the input.
   void to_folder(const fs::path& output) {
     if (fs::exists(output))
       fail(ErrorCode::kInvalidArgument, "[convert] {}: exists already", output.string());
@@ -190,11 +195,8 @@ class Converter {
   }
 
  private:
-  void step() {
-    if (!progress_)
-      progress_.emplace("convert", static_cast<std::int64_t>(contents_.size()), "tensors");
-    progress_->advance();
-    if (interrupted()) fail(ErrorCode::kCancelled, "[convert] interrupted; nothing was written");
+  Task begin() const {
+    return {observer_, "convert", static_cast<std::int64_t>(contents_.size()), "tensors"};
   }
 
   static std::string mllm_name(std::string name) {
@@ -204,8 +206,8 @@ class Converter {
     return name;
   }
 
-  // Vectors and what mllm's quantizer leaves in F32 keep their type; matrices take the one asked
-  // for.
+  // Vectors and tensors that mllm's quantizer leaves in F32 keep their type; matrices get the
+  // requested one.
   GgmlType choose(const std::string& name, const Shape& shape, DType dtype) const {
     const GgmlType own = dtype == DType::kF16    ? GgmlType::kF16
                          : dtype == DType::kBF16 ? GgmlType::kBF16
@@ -236,7 +238,7 @@ class Converter {
   const Checkpoint& checkpoint_;
   const std::optional<GgmlType> type_;
   const std::map<std::string, Shape> contents_;
-  std::optional<Progress> progress_;  // from the first tensor on: what is refused shows none
+  Observer& observer_;
 };
 
 void convert(const ConvertFlags& flags) {
@@ -253,7 +255,8 @@ void convert(const ConvertFlags& flags) {
   const std::string suffix = output.extension().string();
   if (!checkpoint.has_shapes() && (suffix != ".mllm" || flags.mllm_version != 1))
     checkpoint.set_shapes(asked_shapes(checkpoint));
-  Converter converter(checkpoint, type);
+  TerminalObserver observer;
+  Converter converter(checkpoint, type, observer);
   if (suffix == ".gguf") {
     converter.to_gguf(output);
   } else if (suffix == ".mllm") {

@@ -1,9 +1,9 @@
-// tandem eval: perplexity, divergence and questions right of one model in one mode.
+// tandem eval: perplexity, KL divergence and correctly answered questions of one model in one mode.
 #include <iostream>
 
 #include "base/error.h"
-#include "base/progress.h"
 #include "cli/commands.h"
+#include "cli/terminal_observer.h"
 #include "runtime/evaluate.h"
 
 namespace tandem::cli {
@@ -20,27 +20,27 @@ struct EvalFlags {
   bool json = false;
 };
 
-// Redraws a Progress from (done, total) calls.
-EvaluationProgress draw(Progress& progress) {
-  return [&progress](std::int64_t, std::int64_t) { progress.advance(); };
+// A callback that advances a task by one at each (done, total) call.
+EvaluationProgress advance(Task& task) {
+  return [&task](std::int64_t, std::int64_t) { task.advance(); };
 }
 
-OrderedJson evaluate_text(const EvalFlags& flags, LoadedModel& model, LoadedModel* reference,
-                          const std::string& file) {
+OrderedJson evaluate_text(const EvalFlags& flags, LocalModel& model, LocalModel* reference,
+                          const std::string& file, Observer& observer) {
   const auto [ids, window] = read_windows(model, file, flags.window, flags.max_windows);
   const std::int64_t windows = static_cast<std::int64_t>(ids.size()) / window;
   OrderedJson result = {{"file", file}};
   {
-    Progress progress(fs::path(file).filename().string(), windows, "windows");
-    const TextScore score = score_text(model, reference, ids, window, draw(progress));
+    Task task(observer, fs::path(file).filename().string(), windows, "windows");
+    const TextScore score = score_text(model, reference, ids, window, advance(task));
     result["tokens"] = score.tokens;
     result["windows"] = score.windows;
     result["perplexity"] = score.perplexity;
     if (reference != nullptr) result["kl"] = score.kl;
   }
   if (flags.handover) {
-    Progress progress(fs::path(file).filename().string() + " (hand-over)", windows, "windows");
-    const TextScore score = score_handover(model, ids, window, draw(progress));
+    Task task(observer, fs::path(file).filename().string() + " (hand-over)", windows, "windows");
+    const TextScore score = score_handover(model, ids, window, advance(task));
     result["tokens_handover"] = score.tokens;
     result["perplexity_handover"] = score.perplexity;
   }
@@ -69,23 +69,24 @@ void print_text(const OrderedJson& report) {
 }
 
 void eval(const EvalFlags& flags) {
-  const auto model = LoadedModel::open(flags.model.model, flags.model.load_options());
-  std::unique_ptr<LoadedModel> reference;
+  TerminalObserver observer;
+  const auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
+  std::unique_ptr<LocalModel> reference;
   if (!flags.against.empty()) {
     LoadOptions options = flags.model.load_options();
     options.mode.reset();
-    options.chunk = 0;
-    reference = LoadedModel::open(flags.against, options);
+    options.engine.chunk = 0;
+    reference = LocalModel::open(flags.against, options, observer);
   }
-  OrderedJson report = {{"model", flags.model.model}, {"mode", to_string(model->mode())}};
+  OrderedJson report = {{"model", flags.model.model}, {"mode", model->engine.plan().name}};
   report["texts"] = OrderedJson::array();
   for (const std::string& file : flags.texts) {
-    report["texts"].push_back(evaluate_text(flags, *model, reference.get(), file));
+    report["texts"].push_back(evaluate_text(flags, *model, reference.get(), file, observer));
   }
   if (!flags.questions.empty()) {
     const std::vector<Question> questions = read_questions(flags.questions);
-    Progress progress("questions", static_cast<std::int64_t>(questions.size()), "questions");
-    const QuestionScore score = ask_questions(*model, questions, draw(progress));
+    Task task(observer, "questions", static_cast<std::int64_t>(questions.size()), "questions");
+    const QuestionScore score = ask_questions(*model, questions, advance(task));
     report["questions"] = {{"right", score.right}, {"total", score.total}};
   }
   if (flags.json) {

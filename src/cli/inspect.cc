@@ -1,4 +1,4 @@
-// tandem inspect: what a model holds.
+// tandem inspect: describes the contents of a model.
 #include <iostream>
 #include <map>
 
@@ -6,7 +6,9 @@
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
 #include "graph/graph.h"
+#include "models/model.h"
 #include "package/package.h"
+#include "package/panel_cache.h"
 
 namespace tandem::cli {
 namespace {
@@ -15,26 +17,11 @@ struct InspectFlags {
   std::string folder;
   bool tensors = false;
   bool graph = false;
+  bool verify = false;
   bool json = false;
 };
 
-OrderedJson info_json(const ModelInfo& info) {
-  OrderedJson json = {{"model_type", info.model_type},
-                      {"layers", info.layers},
-                      {"hidden_size", info.hidden_size},
-                      {"intermediate_size", info.intermediate_size},
-                      {"heads", info.heads},
-                      {"kv_heads", info.kv_heads},
-                      {"head_dim", info.head_dim},
-                      {"vocabulary", info.vocabulary},
-                      {"context_length", info.context_length},
-                      {"tied_head", info.tied_head},
-                      {"eos", info.eos}};
-  if (info.bos) json["bos"] = *info.bos;
-  return json;
-}
-
-// Linears by description: "int4 g128" -> how many, parameters, bytes.
+// Linears grouped by description: "int4 g128" -> count, parameters, bytes.
 OrderedJson linears_json(const Graph& graph) {
   struct Sum {
     std::int64_t count = 0, parameters = 0, bytes = 0;
@@ -81,8 +68,9 @@ void print_text(const OrderedJson& report, bool tensors) {
 }
 
 void append_tensors(OrderedJson& list, const std::map<std::string, Tensor>& tensors) {
-  for (const auto& [name, tensor] : tensors) {
-    list.push_back({{"name", name},
+  for (const auto& [reference, tensor] : tensors) {
+    // The reference is FILE:TENSOR.
+    list.push_back({{"name", reference.substr(reference.find(':') + 1)},
                     {"dtype", to_string(tensor.dtype())},
                     {"shape", tensor.shape()},
                     {"bytes", tensor.bytes().size()}});
@@ -100,23 +88,19 @@ void inspect(const InspectFlags& flags) {
   };
   if (Package::is_package(folder)) {
     ThreadPool pool(default_threads());
-    const Package package = Package::open(folder, pool);
-    const JsonObject config(package.config(), (folder / "config.json").string());
+    const Package package =
+        Package::open(folder, pool, {.cache = default_cache_folder(), .verify = flags.verify});
     report["kind"] = "package";
-    report["model"] = info_json(read_model_info(config, &package.generation_config()));
+    report["model"] = to_json(package.info());
     report["recipe"] = package.manifest().at("recipe");
-    for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
-      add_graph(phase == Phase::kPrefill ? "prefill" : "decode",
-                build_graph(config, *package.weights(phase)));
-    }
-    for (const char* file : {kDecodeFile, kPrefillFile}) {
-      append_tensors(report["tensors"], SafetensorsFile::open(folder / file).tensors);
-    }
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
+      add_graph(phase == Phase::kPrefill ? "prefill" : "decode", package.graph(phase));
+    append_tensors(report["tensors"], package.tensors());
   } else {
     const Checkpoint checkpoint = Checkpoint::open(folder);
     const JsonObject config = checkpoint.config_object();
     report["kind"] = "checkpoint";
-    report["model"] = info_json(read_model_info(config, &checkpoint.generation_config()));
+    report["model"] = to_json(read_model_info(config, &checkpoint.generation_config()));
     add_graph("float", build_graph(config, CheckpointWeights(checkpoint)));
     for (const auto& [name, tensor] : checkpoint.tensors()) {
       report["tensors"].push_back({{"name", name},
@@ -142,6 +126,8 @@ void add_inspect(CLI::App& app) {
   command->add_option("folder", flags->folder, "package, checkpoint folder, or a checkpoint's file")
       ->required();
   command->add_flag("--tensors", flags->tensors, "list every tensor");
+  command->add_flag("--verify", flags->verify,
+                    "read and check every byte of a package, whatever was checked before");
   command->add_flag("--graph", flags->graph, "print the graph, one line per operator");
   command->add_flag("--json", flags->json, "one JSON object on standard output")
       ->excludes("--graph");

@@ -2,6 +2,7 @@
 #include "base/error.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
+#include "cli/terminal_observer.h"
 
 namespace tandem::cli {
 namespace {
@@ -12,8 +13,8 @@ struct LogitsFlags {
   std::string output;
 };
 
-// A JSON array of integers, or an object with such an array under "ids" (what tandem tokenize
-// --json prints).
+// A JSON array of integers, or an object with such an array under "ids" (the output of tandem
+// tokenize --json).
 std::vector<TokenId> read_ids(const fs::path& path) {
   const Json json = read_json_file(path);
   const Json* list = &json;
@@ -35,7 +36,8 @@ std::vector<TokenId> read_ids(const fs::path& path) {
 
 void logits(const LogitsFlags& flags) {
   const std::vector<TokenId> ids = read_ids(flags.ids);
-  const auto model = LoadedModel::open(flags.model.model, flags.model.load_options());
+  TerminalObserver observer;
+  const auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
   const auto tokens = static_cast<std::int64_t>(ids.size());
   if (tokens > model->info().context_length) {
     fail(ErrorCode::kInvalidArgument, "[logits] {}: {} tokens, the model's context is {}",
@@ -43,8 +45,8 @@ void logits(const LogitsFlags& flags) {
   }
   std::byte* data = nullptr;
   const Tensor all = Tensor::allocate(DType::kF32, {tokens, model->info().vocabulary}, &data);
-  KvSequence sequence = model->new_sequence();
-  model->prefill_all(sequence, ids, [&](std::int64_t first, std::span<const float> rows) {
+  KvSequence sequence = model->engine.new_sequence();
+  model->engine.prefill_all(sequence, ids, [&](std::int64_t first, std::span<const float> rows) {
     std::copy(rows.begin(), rows.end(),
               reinterpret_cast<float*>(data) + first * model->info().vocabulary);
   });

@@ -1,18 +1,19 @@
-// The program: parses the command line, runs one subcommand, turns errors into one line and an exit
-// status.
+// The program: parses the command line, runs one subcommand, turns errors into a one-line message
+// and an exit status.
 #include <exception>
 #include <iostream>
 #include <new>
 
 #include "base/error.h"
-#include "base/log.h"
+#include "base/mapping_fault.h"
 #include "base/version.h"
 #include "cli/commands.h"
+#include "cli/log.h"
 
 namespace {
 
-// 2 for what the user can mend (arguments, files), 1 for everything else, 130 after Ctrl-C as
-// shells have it.
+// 2 for errors that the user can fix (arguments, files), 1 for all others, 130 after Ctrl-C, as in
+// shells.
 int exit_status(tandem::ErrorCode code) {
   switch (code) {
     case tandem::ErrorCode::kInvalidArgument:
@@ -32,7 +33,8 @@ int exit_status(tandem::ErrorCode code) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  using tandem::LogLevel;
+  using tandem::cli::LogLevel;
+  tandem::install_mapping_fault_handler();
   CLI::App app{
       "tandem: language models on two processors, the prompt on an NPU in int8, the answer on the "
       "CPU in int4",
@@ -44,7 +46,9 @@ int main(int argc, char** argv) {
   app.add_flag("-q,--quiet", quiet, "no progress, warnings and errors only");
   app.add_flag("-v,--verbose", verbose, "more about what happens");
   app.parse_complete_callback([&] {
-    tandem::set_up_log(quiet ? LogLevel::kQuiet : verbose ? LogLevel::kVerbose : LogLevel::kNormal);
+    tandem::cli::set_up_log(quiet     ? LogLevel::kQuiet
+                            : verbose ? LogLevel::kVerbose
+                                      : LogLevel::kNormal);
   });
 
   tandem::cli::add_inspect(app);
@@ -63,7 +67,7 @@ int main(int argc, char** argv) {
 
   try {
     app.parse(argc, argv);
-    // A full disk shows when the last of the output is written.
+    // A full disk may only show when the last of the output is written.
     if (!std::cout.flush()) {
       spdlog::error("[cli] cannot write to standard output");
       return 1;

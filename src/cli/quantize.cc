@@ -1,10 +1,13 @@
 // tandem quantize: from a float checkpoint to a package.
+#include <algorithm>
 #include <chrono>
 #include <iostream>
+#include <optional>
 
 #include "base/error.h"
 #include "cli/commands.h"
-#include "package/build_package.h"
+#include "cli/terminal_observer.h"
+#include "quantize/quantize_model.h"
 
 namespace tandem::cli {
 namespace {
@@ -13,27 +16,60 @@ struct QuantizeFlags {
   std::string checkpoint;
   std::string output;
   std::string calibration;
-  Recipe recipe;
+  std::string recipe;
+  std::int64_t group_size = 128;
   std::string lm_head = "32";
+  std::vector<std::string> exclude;
+  std::optional<std::string> input_scale;
+  std::optional<std::int64_t> samples;
+  std::optional<std::int64_t> window;
+  std::optional<std::int64_t> chunk;
+  std::string dump_after;
   int threads = 0;
   bool json = false;
 };
 
-void quantize(QuantizeFlags flags) {
+// The recipe from a file, or the one described by the flags; flags override what a file says.
+Recipe make_recipe(const QuantizeFlags& flags) {
+  Recipe recipe = flags.recipe.empty()
+                      ? default_recipe(flags.group_size,
+                                       flags.lm_head == "float" ? 0 : std::stoll(flags.lm_head))
+                      : read_recipe(flags.recipe);
+  for (const std::string& pattern : flags.exclude) recipe.rules.push_back(exclude(pattern));
+  CalibrationSettings& calibration = recipe.calibration;
+  calibration.samples = flags.samples.value_or(calibration.samples);
+  calibration.window = flags.window.value_or(calibration.window);
+  recipe.chunk = flags.chunk.value_or(recipe.chunk);
+  for (const InputBound bound :
+       {InputBound::kLeastError, InputBound::kMax, InputBound::kPercentile})
+    if (flags.input_scale == to_string(bound)) calibration.input_bound = bound;
+  return recipe;
+}
+
+void quantize(const QuantizeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
-  flags.recipe.lm_head_group_size = flags.lm_head == "float" ? 0 : std::stoll(flags.lm_head);
+  const QuantizeOptions options{.checkpoint = flags.checkpoint,
+                                .calibration = flags.calibration,
+                                .target = flags.output,
+                                .recipe = make_recipe(flags),
+                                .dump_after = flags.dump_after,
+                                .dump = [](const Graph& graph) { std::cerr << dump(graph); }};
   ThreadPool pool(flags.threads > 0 ? flags.threads : default_threads());
   catch_interrupt();
-  const BuildReport report = build_package(flags.checkpoint, flags.calibration, flags.output,
-                                           flags.recipe, pool, interrupted);
+  TerminalObserver observer;
+  const QuantizeReport report = quantize_model(options, pool, observer);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   if (flags.json) {
+    OrderedJson passes = OrderedJson::array();
+    for (const auto& [pass, time] : report.passes)
+      passes.push_back({{"pass", pass}, {"seconds", time}});
     print_json({{"output", flags.output},
                 {"linears", report.linears},
                 {"calibration_tokens", report.calibration_tokens},
                 {"decode_bytes", report.decode_bytes},
                 {"prefill_bytes", report.prefill_bytes},
+                {"passes", std::move(passes)},
                 {"seconds", seconds}});
     return;
   }
@@ -51,43 +87,49 @@ void add_quantize(CLI::App& app) {
       "quantize",
       "make a package: int4 weights for decode, static int8 for prefill, from a float checkpoint");
   auto flags = std::make_shared<QuantizeFlags>();
-  Recipe& recipe = flags->recipe;
   command->add_option("checkpoint", flags->checkpoint, "folder with config.json and safetensors")
       ->required();
   command
       ->add_option("-o,--output", flags->output,
                    "folder of the package; replaced whole if it is a package or empty")
       ->required();
+  command->add_option("--calib", flags->calibration,
+                      "text file that activation scales are calibrated on; needed unless the "
+                      "recipe has no static scales");
+  auto* recipe = command->add_option(
+      "--recipe", flags->recipe,
+      "JSON file: passes, what each module becomes, calibration (docs/recipes.md)");
   command
-      ->add_option("--calib", flags->calibration,
-                   "text file that activation scales are calibrated on")
-      ->required();
-  command
-      ->add_option("--group-size", recipe.group_size,
+      ->add_option("--group-size", flags->group_size,
                    "weights that share an int4 scale: 32, 64 or 128")
       ->capture_default_str()
-      ->check(CLI::IsMember({32, 64, 128}));
+      ->check(CLI::IsMember({32, 64, 128}))
+      ->excludes(recipe);
   command->add_option("--lm-head", flags->lm_head, "group size of the head's int4, or float")
       ->capture_default_str()
-      ->check(CLI::IsMember({"32", "64", "128", "float"}));
+      ->check(CLI::IsMember({"32", "64", "128", "float"}))
+      ->excludes(recipe);
   command
-      ->add_option("--exclude", recipe.exclude,
-                   "module that stays float, such as \"*.down_proj\"; may be repeated")
+      ->add_option("--exclude", flags->exclude,
+                   "module that stays float, such as \"*.down_proj\" or \"re:layers\\.0\\.\"; may "
+                   "be repeated")
       ->allow_extra_args(false);
   command
-      ->add_option("--input-scale", recipe.input_scale,
-                   "static activation scale: least_error, max or percentile (99.9) of |x|")
-      ->capture_default_str()
+      ->add_option("--input-scale", flags->input_scale,
+                   "static activation scale: least_error (default), max or percentile (99.9) of "
+                   "|x|")
       ->check(CLI::IsMember({"least_error", "max", "percentile"}));
-  command->add_option("--samples", recipe.samples, "calibration windows, at most")
-      ->capture_default_str()
+  command->add_option("--samples", flags->samples, "calibration windows, at most (default: 128)")
       ->check(CLI::Range(1, 1 << 20));
-  command->add_option("--seq-len", recipe.window, "tokens in a calibration window")
-      ->capture_default_str()
+  command->add_option("--seq-len", flags->window, "tokens in a calibration window (default: 512)")
       ->check(CLI::Range(2, 1 << 20));
-  command->add_option("--chunk", recipe.chunk, "prompt tokens that the NPU reads at once")
-      ->capture_default_str()
+  command
+      ->add_option("--chunk", flags->chunk,
+                   "prompt tokens that the NPU reads at once (default: 128)")
       ->check(CLI::Range(1, 4096));
+  command->add_option("--dump-after", flags->dump_after,
+                      "print the graph after this pass on standard error: one of the recipe's "
+                      "passes, quantize_decode or quantize_prefill");
   command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));
   command->add_flag("--json", flags->json, "one JSON object on standard output");

@@ -1,11 +1,12 @@
-// tandem run: continue a prompt, as the tokens come.
+// tandem run: continues a prompt, printing text as it is generated.
 #include "cli/run.h"
 
 #include <chrono>
 #include <iostream>
 
 #include "base/error.h"
-#include "base/log.h"
+#include "cli/log.h"
+#include "cli/terminal_observer.h"
 #include "devices/placement.h"
 #include "runtime/complete.h"
 
@@ -14,11 +15,11 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-void print_placement(const LoadedModel& model) {
+void print_placement(const Engine& engine) {
   for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) {
-    Placement placement = model.executor(phase).placement();
-    placement.phase = phase;
-    std::cerr << to_table(model.graph(phase), placement);
+    Placement placement = engine.placement(phase);
+    placement.spec.phase = phase;
+    std::cerr << to_table(engine.graph(phase), placement);
   }
 }
 
@@ -26,8 +27,9 @@ void run(const RunFlags& flags) {
   const auto start = Clock::now();
   LoadOptions load = flags.model.load_options();
   load.chat_template = flags.chat_template;
-  const auto model = LoadedModel::open(flags.model.model, load);
-  if (flags.placement) print_placement(*model);
+  TerminalObserver observer;
+  const auto model = LocalModel::open(flags.model.model, load, observer);
+  if (flags.placement) print_placement(model->engine);
   if (flags.prompt.empty() && flags.prompt_file.empty()) {
     if (flags.prompt_given) fail(ErrorCode::kInvalidArgument, "[run] the prompt is empty");
     if (flags.chat) {
@@ -41,8 +43,8 @@ void run(const RunFlags& flags) {
   const std::string prompt =
       flags.prompt_file.empty() ? flags.prompt : read_text_file(flags.prompt_file);
   const std::vector<TokenId> ids =
-      flags.chat ? model->encode_chat(prompt, flags.system, flags.chat_options())
-                 : model->tokenizer().encode(prompt);
+      flags.chat ? model->text.encode_chat(prompt, flags.system, flags.chat_options())
+                 : model->text.tokenizer().encode(prompt);
 
   if (ids.empty()) fail(ErrorCode::kInvalidArgument, "[run] the prompt is empty");
 
@@ -59,8 +61,8 @@ void run(const RunFlags& flags) {
                 {"tokens", completion.tokens},
                 {"text", completion.text},
                 {"ids", completion.ids},
-                {"ended", to_string(completion.ending)},
-                {"mode", to_string(model->mode())},
+                {"ended", to_string(completion.finish_reason)},
+                {"mode", model->engine.plan().name},
                 {"load_ms", std::chrono::duration<double, std::milli>(loaded - start).count()},
                 {"ttft_ms", completion.ttft_ms},
                 {"prefill_tokens_per_s",
@@ -71,7 +73,7 @@ void run(const RunFlags& flags) {
     spdlog::info(
         "{} mode, {} threads: {} prompt tokens, first token after {:.1f} ms; {} tokens written, "
         "{:.1f} tokens/s",
-        to_string(model->mode()), model->pool().threads(), completion.prompt_tokens,
+        model->engine.plan().name, model->engine.pool().threads(), completion.prompt_tokens,
         completion.ttft_ms, completion.tokens, completion.decode_tokens_per_s);
   }
   if (interrupted())

@@ -1,4 +1,4 @@
-// tandem run: its flags, and the two ways it goes on.
+// tandem run: its flags, and its two modes, a completion or a conversation.
 #pragma once
 
 #include <string>
@@ -12,7 +12,8 @@ struct RunFlags {
   ModelFlags model;
   std::string prompt;
   std::string prompt_file;
-  bool prompt_given = false;  // if only an empty one
+  // True even for an empty prompt.
+  bool prompt_given = false;
   std::int64_t tokens = 256;
   SearchOptions search;
   bool sample = false;
@@ -31,7 +32,7 @@ struct RunFlags {
   }
 };
 
-// A conversation on standard input and output, until that ends.
-void run_chat(LoadedModel& model, const RunFlags& flags);
+// A conversation on standard input and output, until the input ends.
+void run_chat(LocalModel& model, const RunFlags& flags);
 
 }  // namespace tandem::cli

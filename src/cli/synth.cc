@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
+#include "cli/terminal_observer.h"
 #include "package/output_folder.h"
 
 namespace tandem::cli {
@@ -18,7 +19,7 @@ struct SynthFlags {
   int threads = 0;
 };
 
-// The files that synth writes and nothing else, and its mark on the weights.
+// Accepts only the files that synth writes, and weights with its mark.
 std::string objection_to_synth(const fs::path& folder) {
   const std::string foreign =
       foreign_entry(folder, {"config.json", "generation_config.json", "tokenizer.json",
@@ -54,8 +55,10 @@ void add_synth(CLI::App& app) {
     require_replaceable(flags->output, "synth", "a checkpoint made by tandem synth",
                         objection_to_synth);
     ThreadPool pool(flags->threads > 0 ? flags->threads : default_threads());
+    catch_interrupt();
+    TerminalObserver observer;
     const std::int64_t parameters =
-        write_synth_checkpoint(flags->shape, flags->output, flags->seed, pool);
+        write_synth_checkpoint(flags->shape, flags->output, flags->seed, pool, observer);
     std::cout << fmt::format("{}: {:.2f} G parameters\n", flags->output,
                              static_cast<double>(parameters) * 1e-9);
   });

@@ -1,4 +1,4 @@
-// tandem template: what a chat looks like as the text that a model reads.
+// tandem template: renders a chat to the text that a model reads.
 #include <ctime>
 #include <iostream>
 
@@ -22,7 +22,7 @@ OrderedJson read_ordered(const std::string& file) {
   return parse_ordered_json(read_input(file), file == "-" ? "standard input" : file);
 }
 
-// The list itself, or the object that has it at `key`.
+// The list itself, or the one at `key` of an object.
 OrderedJson read_list(const std::string& file, const char* key) {
   OrderedJson json = read_ordered(file);
   if (json.is_object() && json.contains(key)) json = OrderedJson(json[key]);
@@ -33,7 +33,7 @@ OrderedJson read_list(const std::string& file, const char* key) {
   return json;
 }
 
-// "2026-11-20T12:00:00", with the day of the week and of the year that belong to it.
+// Parses "2026-11-20T12:00:00"; the day of the week and of the year are filled in.
 std::tm parse_time(const std::string& text) {
   std::tm time{};
   const char* end = ::strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &time);

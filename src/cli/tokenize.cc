@@ -38,7 +38,7 @@ void tokenize(const TokenizeFlags& flags) {
   std::cout << '\n';
 }
 
-// Ids from a JSON array, {"ids": […]}, or plain numbers between white space and commas.
+// Ids from a JSON array, {"ids": […]}, or plain numbers separated by white space or commas.
 std::vector<TokenId> parse_ids(const std::string& text, const std::string& where) {
   const std::size_t start = text.find_first_not_of(" \t\r\n");
   std::vector<TokenId> ids;
@@ -48,7 +48,7 @@ std::vector<TokenId> parse_ids(const std::string& text, const std::string& where
     if (!list.is_array())
       fail(ErrorCode::kFormat, "[detokenize] {}: expected an array of token ids", where);
     for (const Json& id : list) {
-      // As a double any number of digits can be compared.
+      // As a double, a number with any number of digits can be compared.
       if (!id.is_number_integer() || id.get<double>() < 0 || id.get<double>() > INT32_MAX) {
         fail(ErrorCode::kFormat, "[detokenize] {}: entry {}: expected a token id, got {}", where,
              ids.size(), id.dump());

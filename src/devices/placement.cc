@@ -1,3 +1,4 @@
+// Assigns claimed nodes to devices and splits the graph into segments.
 #include "devices/placement.h"
 
 #include <algorithm>
@@ -8,48 +9,111 @@
 namespace tandem {
 namespace {
 
-// "model.layers.3.mlp.up_proj" -> "mlp.up_proj", so that the blocks' rows can be joined.
+// "model.layers.3.mlp.up_proj" -> "mlp.up_proj", so that the blocks' rows can be merged.
 std::string name_in_block(const Node& node) {
   const std::string block = fmt::format(".{}.", node.layer);
   const std::size_t at = node.layer < 0 ? std::string::npos : node.name.find(block);
   return at == std::string::npos ? node.name : node.name.substr(at + block.size());
 }
 
+constexpr std::size_t kNobody = static_cast<std::size_t>(-1);
+
+class Placer {
+ public:
+  Placer(const Graph& graph, const PhaseSpec& spec, std::span<const Device* const> devices)
+      : graph_(graph), devices_(devices) {
+    placement_.spec = spec;
+    for (const Device* device : devices) placement_.devices.emplace_back(device->name());
+    placement_.nodes.assign(graph.nodes().size(), {kNobody, {}});
+    placement_.costs.resize(devices.size());
+  }
+
+  Placement place() {
+    for (std::size_t d = 0; d < devices_.size(); ++d) take_offer(d);
+    for (std::size_t i = 0; i < placement_.nodes.size(); ++i) {
+      const Node& node = graph_.nodes()[i];
+      if (placement_.nodes[i].device == kNobody)
+        fail(ErrorCode::kUnsupported, "[placement] {}: no device runs {} in {}: {}", node.name,
+             to_string(node.op), to_string(placement_.spec.phase), placement_.nodes[i].reason);
+    }
+    cut_segments();
+    return std::move(placement_);
+  }
+
+ private:
+  PlacedNode& placed(NodeId id, std::size_t device) {
+    if (id < 0 || static_cast<std::size_t>(id) >= placement_.nodes.size())
+      fail(ErrorCode::kInternal, "[placement] {} offers node {} of {}", devices_[device]->name(),
+           id, placement_.nodes.size());
+    return placement_.nodes[static_cast<std::size_t>(id)];
+  }
+
+  void say(PlacedNode& node, std::size_t device, const std::string& reason) const {
+    if (!node.reason.empty()) node.reason += "; ";
+    node.reason +=
+        devices_.size() == 1 ? reason : fmt::format("{}: {}", devices_[device]->name(), reason);
+  }
+
+  void take_offer(std::size_t device) {
+    const Offer offer = devices_[device]->offer(graph_, placement_.spec);
+    for (const Claim& claim : offer.claims) {
+      const bool free = std::ranges::all_of(
+          claim.nodes, [&](NodeId id) { return placed(id, device).device == kNobody; });
+      if (!free) continue;
+      for (std::size_t i = 0; i < claim.nodes.size(); ++i) {
+        PlacedNode& node = placed(claim.nodes[i], device);
+        node.device = device;
+        say(node, device, i < claim.reasons.size() ? claim.reasons[i] : "claimed");
+      }
+      placement_.costs[device] += claim.cost;
+    }
+    for (const Refusal& refusal : offer.refusals) {
+      PlacedNode& node = placed(refusal.node, device);
+      if (node.device == kNobody) say(node, device, refusal.reason);
+    }
+  }
+
+  // Runs the ready nodes of the same block on the current device for as long as there are any, then
+  // continues with the first remaining node: a claim becomes one segment, wherever its nodes are in
+  // the graph.
+  void cut_segments() {
+    const auto nodes = static_cast<NodeId>(graph_.nodes().size());
+    std::vector<bool> written(graph_.values().size(), false);
+    for (const ValueId input : graph_.inputs()) written[static_cast<std::size_t>(input)] = true;
+    std::vector<bool> done(graph_.nodes().size(), false);
+    const auto is_ready = [&](const Node& node) {
+      return std::ranges::all_of(node.inputs,
+                                 [&](ValueId id) { return written[static_cast<std::size_t>(id)]; });
+    };
+    for (NodeId next = 0; next < nodes;) {
+      if (done[static_cast<std::size_t>(next)]) {
+        ++next;
+        continue;
+      }
+      const std::int32_t layer = graph_.node(next).layer;
+      Segment segment{placement_.nodes[static_cast<std::size_t>(next)].device, {}};
+      for (NodeId id = next; id < nodes && graph_.node(id).layer == layer; ++id) {
+        const Node& node = graph_.node(id);
+        if (done[static_cast<std::size_t>(id)] || !is_ready(node) ||
+            placement_.nodes[static_cast<std::size_t>(id)].device != segment.device)
+          continue;
+        segment.nodes.push_back(id);
+        done[static_cast<std::size_t>(id)] = true;
+        for (const ValueId output : node.outputs) written[static_cast<std::size_t>(output)] = true;
+      }
+      placement_.segments.push_back(std::move(segment));
+    }
+  }
+
+  const Graph& graph_;
+  std::span<const Device* const> devices_;
+  Placement placement_;
+};
+
 }  // namespace
 
-Placement place(const Graph& graph, Phase phase, std::span<const Device* const> devices) {
-  Placement placement;
-  placement.phase = phase;
-  for (const Device* device : devices) placement.devices.emplace_back(device->name());
-
-  for (const Node& node : graph.nodes()) {
-    PlacedNode placed;
-    bool found = false;
-    for (std::size_t d = 0; d < devices.size() && !found; ++d) {
-      const Support support = devices[d]->supports(graph, node, phase);
-      if (!placed.reason.empty()) placed.reason += "; ";
-      placed.reason += devices.size() == 1
-                           ? support.reason
-                           : fmt::format("{}: {}", devices[d]->name(), support.reason);
-      placed.device = d;
-      found = support.yes;
-    }
-    if (!found) {
-      fail(ErrorCode::kUnsupported, "[placement] {}: no device runs {} in {}: {}", node.name,
-           to_string(node.op), to_string(phase), placed.reason);
-    }
-    placement.nodes.push_back(std::move(placed));
-  }
-
-  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
-    const std::size_t device = placement.nodes[static_cast<std::size_t>(id)].device;
-    const bool extends = !placement.segments.empty() &&
-                         placement.segments.back().device == device &&
-                         graph.node(id - 1).layer == graph.node(id).layer;
-    if (!extends) placement.segments.push_back({device, id, id});
-    placement.segments.back().end = id + 1;
-  }
-  return placement;
+Placement place(const Graph& graph, const PhaseSpec& spec, std::span<const Device* const> devices) {
+  return Placer(graph, spec, devices).place();
 }
 
 std::string to_table(const Graph& graph, const Placement& placement) {
@@ -79,7 +143,7 @@ std::string to_table(const Graph& graph, const Placement& placement) {
     op_width = std::max(op_width, row.op.size());
   }
   std::string table =
-      fmt::format("{} ({} segments)\n", to_string(placement.phase), placement.segments.size());
+      fmt::format("{} ({} segments)\n", to_string(placement.spec.phase), placement.segments.size());
   table += fmt::format("  {:{}}  {:{}}  count  device  reason\n", "module", module_width,
                        "operator", op_width);
   for (const Row& row : rows) {

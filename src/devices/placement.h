@@ -1,4 +1,5 @@
-// Which device runs which operator in which phase, and why; and the segments that follow from it.
+// Assigns each operator to a device in each phase, with the reason, and forms the resulting
+// segments.
 #pragma once
 
 #include <memory>
@@ -11,29 +12,37 @@
 namespace tandem {
 
 struct PlacedNode {
-  std::size_t device = 0;  // index into the devices given to place()
-  std::string reason;      // why this device; "npu: …; cpu: …" where a preferred one refused
+  // Index into the devices given to place().
+  std::size_t device = 0;
+  // Why this device; "npu: …; cpu: …" if a preferred device refused.
+  std::string reason;
 };
 
-// A run of nodes on one device and of one decoder block.
+// Nodes on one device and in one decoder block that run consecutively.
 struct Segment {
   std::size_t device = 0;
-  NodeId begin = 0;
-  NodeId end = 0;
+  // In graph order.
+  std::vector<NodeId> nodes;
 };
 
 struct Placement {
-  Phase phase = Phase::kDecode;
-  std::vector<std::string> devices;  // names, in order of preference
-  std::vector<PlacedNode> nodes;     // one per node of the graph
+  PhaseSpec spec;
+  // Device names, in order of preference.
+  std::vector<std::string> devices;
+  // One per node of the graph.
+  std::vector<PlacedNode> nodes;
+  // In an order in which they can run.
   std::vector<Segment> segments;
+  // By device: the total cost of its nodes.
+  std::vector<Cost> costs;
 };
 
-// Gives each node to the first device that supports it. Throws kUnsupported naming the node if none
-// does.
-Placement place(const Graph& graph, Phase phase, std::span<const Device* const> devices);
+// Gives each claim to the first device that makes it, except for nodes already taken by an earlier
+// device. Throws kUnsupported naming the node if no device takes it, kInternal if a device's offer
+// contains nodes that don't exist.
+Placement place(const Graph& graph, const PhaseSpec& spec, std::span<const Device* const> devices);
 
-// A table for people: operator, how many, device, reason; equal rows of all blocks joined.
+// A human-readable table: operator, count, device, reason; equal rows of all blocks are merged.
 std::string to_table(const Graph& graph, const Placement& placement);
 
 }  // namespace tandem

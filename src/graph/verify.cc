@@ -1,12 +1,12 @@
-// Whether a graph is whole: what add() checks for each node, once more, and what only the whole can
-// show.
+// Checks a whole graph: repeats add_node()'s checks for each node, and adds those that need the
+// whole graph.
+#include <algorithm>
 #include <cstddef>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
-#include "graph/graph.h"
-#include "graph/shape_inference.h"
+#include "graph/ops.h"
 
 namespace tandem {
 namespace {
@@ -15,8 +15,15 @@ bool defined(const Graph& graph, ValueId id) {
   return id >= 0 && static_cast<std::size_t>(id) < graph.values().size();
 }
 
+bool same_scale(const Value& a, const Value& b) {
+  if (a.quantization.has_value() != b.quantization.has_value()) return false;
+  return !a.quantization || (a.quantization->times_row_scale == b.quantization->times_row_scale &&
+                             std::ranges::equal(a.quantization->scales.as<float>(),
+                                                b.quantization->scales.as<float>()));
+}
+
 void verify_node(const Graph& graph, const Node& node, std::vector<bool>& written) {
-  const auto part = error_part(node.op);
+  const auto part = info(node.op).error_part;
   std::vector<Value> inputs;
   for (const ValueId id : node.inputs) {
     if (!defined(graph, id) || !written[static_cast<std::size_t>(id)])
@@ -24,49 +31,68 @@ void verify_node(const Graph& graph, const Node& node, std::vector<bool>& writte
            id);
     inputs.push_back(graph.value(id));
   }
-  if (!defined(graph, node.output) || written[static_cast<std::size_t>(node.output)])
-    fail(ErrorCode::kFormat, "[{}] {}: expected an output that no other node writes, got %{}", part,
-         node.name, node.output);
-  const Value expected = infer_output(node.op, node.name, inputs, node.attributes);
-  const Value& got = graph.value(node.output);
-  if (expected.width != got.width || expected.rows != got.rows || expected.dtype != got.dtype)
-    fail(ErrorCode::kFormat, "[{}] {}: expected an output of width {}, got {}", part, node.name,
-         expected.width, got.width);
-  written[static_cast<std::size_t>(node.output)] = true;
-}
-
-// A layer's cache has one writer; without an attention node a layer would have no cache to read.
-void verify_layers(const Graph& graph) {
-  std::vector<const Node*> attention(static_cast<std::size_t>(graph.layers()), nullptr);
-  for (const Node& node : graph.nodes()) {
-    if (node.op != Op::kGroupQueryAttention) continue;
-    if (node.layer < 0)
-      fail(ErrorCode::kFormat, "[{}] {}: expected to be in a layer", error_part(node.op),
-           node.name);
-    const Node*& owner = attention[static_cast<std::size_t>(node.layer)];
-    if (owner != nullptr)
-      fail(ErrorCode::kFormat, "[{}] {}: layer {} has an attention node already, {}",
-           error_part(node.op), node.name, node.layer, owner->name);
-    owner = &node;
+  const std::vector<Value> expected = infer_outputs({node.op, node.name, inputs, node.attributes});
+  if (expected.size() != node.outputs.size())
+    fail(ErrorCode::kFormat, "[{}] {}: expected {} outputs, got {}", part, node.name,
+         expected.size(), node.outputs.size());
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    const ValueId id = node.outputs[i];
+    if (!defined(graph, id) || written[static_cast<std::size_t>(id)])
+      fail(ErrorCode::kFormat, "[{}] {}: expected an output that no other node writes, got %{}",
+           part, node.name, id);
+    const Value& got = graph.value(id);
+    if (expected[i].width != got.width || expected[i].rows != got.rows ||
+        expected[i].dtype != got.dtype)
+      fail(ErrorCode::kFormat, "[{}] {}: expected an output of width {} in {}, got {} in {}", part,
+           node.name, expected[i].width, to_string(expected[i].dtype), got.width,
+           to_string(got.dtype));
+    if (!same_scale(expected[i], got))
+      fail(ErrorCode::kFormat, "[{}] {}: the scale of %{} is not that of its node", part, node.name,
+           id);
+    written[static_cast<std::size_t>(id)] = true;
   }
-  for (const Node& node : graph.nodes())
-    if (node.layer >= 0 && attention[static_cast<std::size_t>(node.layer)] == nullptr)
-      fail(ErrorCode::kFormat, "[{}] {}: layer {} has no attention node", error_part(node.op),
-           node.name, node.layer);
 }
 
 }  // namespace
 
 void verify(const Graph& graph) {
-  if (!defined(graph, graph.input)) fail(ErrorCode::kFormat, "[graph] the input is missing");
-  if (!defined(graph, graph.output)) fail(ErrorCode::kFormat, "[graph] the output is missing");
+  if (graph.inputs().empty()) fail(ErrorCode::kFormat, "[graph] the input is missing");
+  if (graph.outputs().empty()) fail(ErrorCode::kFormat, "[graph] the output is missing");
   std::vector<bool> written(graph.values().size(), false);
-  written[static_cast<std::size_t>(graph.input)] = true;
+  std::vector<bool> given(graph.values().size(), false);
+  for (const ValueId id : graph.inputs()) {
+    if (!defined(graph, id) || written[static_cast<std::size_t>(id)])
+      fail(ErrorCode::kFormat, "[graph] input %{} is not a value of its own", id);
+    written[static_cast<std::size_t>(id)] = true;
+    given[static_cast<std::size_t>(id)] = true;
+  }
   for (const Node& node : graph.nodes()) verify_node(graph, node, written);
-  if (graph.output == graph.input || !written[static_cast<std::size_t>(graph.output)])
-    fail(ErrorCode::kFormat, "[graph] no node writes the output, %{} {}", graph.output,
-         graph.value(graph.output).name);
-  verify_layers(graph);
+  for (const ValueId id : graph.outputs()) {
+    if (!defined(graph, id)) fail(ErrorCode::kFormat, "[graph] the output is missing");
+    if (given[static_cast<std::size_t>(id)] || !written[static_cast<std::size_t>(id)])
+      fail(ErrorCode::kFormat, "[graph] no node writes the output, %{} {}", id,
+           graph.value(id).name);
+  }
+}
+
+void verify_decoder(const Graph& graph) {
+  verify(graph);
+  std::vector<const Node*> attention(static_cast<std::size_t>(graph.layers()), nullptr);
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kGroupQueryAttention) continue;
+    if (node.layer < 0)
+      fail(ErrorCode::kFormat, "[{}] {}: expected to be in a layer", info(node.op).error_part,
+           node.name);
+    const Node*& first = attention[static_cast<std::size_t>(node.layer)];
+    if (first != nullptr)
+      fail(ErrorCode::kFormat, "[{}] {}: layer {} has an attention node already, {}",
+           info(node.op).error_part, node.name, node.layer, first->name);
+    first = &node;
+  }
+  for (const Node& node : graph.nodes())
+    if (node.layer >= 0 && attention[static_cast<std::size_t>(node.layer)] == nullptr)
+      fail(ErrorCode::kFormat, "[{}] {}: layer {} has no attention node", info(node.op).error_part,
+           node.name, node.layer);
 }
 
 }  // namespace tandem

@@ -1,11 +1,11 @@
 // The table of kernels: arithmetic on spans of memory, without allocation, threads or graphs.
 //
-// One table per instruction set; select_kernels() picks one at start. Two rules hold for every
+// One table per instruction set; select_kernels() picks one at startup. Two rules hold for every
 // table:
 //  * A row's result does not depend on how many rows run with it, nor on which tile it falls in.
 //    A prompt gives the same bits in one chunk, in many chunks and with a padded tail.
 //  * Integer sums are exact. `linear_int4`, `linear_int8` and `linear_float` also round like ref/
-//    to the last bit: each output is one chain of operations in the order that is stated below.
+//    to the last bit: each output is one chain of operations in the order stated below.
 #pragma once
 
 #include <cstddef>
@@ -21,25 +21,34 @@ namespace tandem {
 
 // Operands of a matrix product y = x · wᵀ (+ bias) over whole panels of 64 output channels.
 struct LinearOutput {
-  float* y = nullptr;  // [rows, n], rows `stride` floats apart
+  // [rows, n], rows `stride` floats apart.
+  float* y = nullptr;
   std::int64_t stride = 0;
-  const float* bias = nullptr;  // [n] or null; added last
+  // [n] or null; added last.
+  const float* bias = nullptr;
 };
 
-// Activations in int8 with one scale for all (static): x = code * scale.
+// Activations in int8 with one scale per tensor (static): x = code * scale.
 struct StaticInt8Rows {
-  const std::int8_t* codes = nullptr;  // [rows, stride], zeros between k and padded_k(k)
-  std::int64_t stride = 0;             // bytes, at least padded_k(k), a multiple of 64
-  const std::int32_t* sums = nullptr;  // [rows]: sum of a row's codes
+  // [rows, stride], zeros between k and padded_k(k).
+  const std::int8_t* codes = nullptr;
+  // In bytes: at least padded_k(k), a multiple of 64.
+  std::int64_t stride = 0;
+  // [rows]: sum of each row's codes.
+  const std::int32_t* sums = nullptr;
   float scale = 0;
 };
 
 // Activations in int8 with one scale per row and group of k (dynamic).
 struct GroupInt8Rows {
-  const std::int8_t* codes = nullptr;  // [rows, stride]
-  std::int64_t stride = 0;             // bytes, at least k, a multiple of 64
-  const float* scales = nullptr;       // [rows, k / group]
-  const std::int32_t* sums = nullptr;  // [rows, k / group]: sum of a group's codes
+  // [rows, stride].
+  const std::int8_t* codes = nullptr;
+  // In bytes: at least k, a multiple of 64.
+  std::int64_t stride = 0;
+  // [rows, k / group].
+  const float* scales = nullptr;
+  // [rows, k / group]: sum of each group's codes.
+  const std::int32_t* sums = nullptr;
 };
 
 // One layer's K and V of a sequence. A block holds 64 tokens in float16 or float32:
@@ -51,24 +60,35 @@ constexpr std::int64_t kv_block_bytes(std::int64_t kv_heads, std::int64_t head_d
 }
 
 struct AttentionArgs {
-  const float* q = nullptr;  // [rows, heads * head_dim], rows q_stride apart; RoPE applied
+  // [rows, heads * head_dim], rows q_stride apart; RoPE already applied.
+  const float* q = nullptr;
   std::int64_t q_stride = 0;
-  float* out = nullptr;  // like q
+  // Same layout as q.
+  float* out = nullptr;
   std::int64_t out_stride = 0;
-  // Of row 0. Row r is at p = first_position + r and attends to tokens [max(0, p - window + 1), p].
+  // Position of row 0. Row r is at p = first_position + r and attends to tokens
+  // [max(0, p - window + 1), p].
   std::int64_t first_position = 0;
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
-  float scale = 0;                           // applied to q · k
-  std::int64_t window = 0;                   // sliding window in tokens; 0: none
-  float softcap = 0;                         // s = cap * tanh(s / cap) when > 0
-  const std::byte* const* blocks = nullptr;  // one per 64 tokens
-  DType kv_dtype = DType::kF16;              // of the blocks: F16 or F32
+  // Applied to q · k.
+  float scale = 0;
+  // Sliding window in tokens; 0: none.
+  std::int64_t window = 0;
+  // If > 0: s = cap * tanh(s / cap).
+  float softcap = 0;
+  // One pointer per 64 tokens.
+  const std::byte* const* blocks = nullptr;
+  // Bytes from that pointer to this layer's part of the block.
+  std::int64_t block_offset = 0;
+  // Element type of the blocks: F16 or F32.
+  DType kv_dtype = DType::kF16;
 };
 
 struct Kernels {
-  std::string_view name;  // "ref", "avx2", "avx512", "avx512_vnni", …
+  // "ref", "avx2", "avx512", "avx512_vnni", …
+  std::string_view name;
 
-  // y[r][c] over the panels of `range`, y as [rows, n]. x is [rows, x_stride] floats.
+  // y[r][c] over the panels in `range`, y as [rows, n]. x is [rows, x_stride] floats.
   // acc = 0; for k: acc = fma(x[k], w[k], acc); y = acc (+ bias).
   void (*linear_float)(const PanelLayout&, const std::byte* panels, Range range, const float* x,
                        std::int64_t x_stride, std::int64_t rows, const LinearOutput&) noexcept;
@@ -76,7 +96,7 @@ struct Kernels {
   // k <= 65536.
   void (*linear_int8)(const PanelLayout&, const std::byte* panels, Range range,
                       const StaticInt8Rows&, std::int64_t rows, const LinearOutput&) noexcept;
-  // The int32 sums themselves, [rows, n] with `stride` elements between rows.
+  // The raw int32 sums, [rows, n] with `stride` elements between rows.
   void (*linear_int8_sums)(const PanelLayout&, const std::byte* panels, Range range,
                            const StaticInt8Rows&, std::int64_t rows, std::int32_t* sums,
                            std::int64_t stride) noexcept;
@@ -93,19 +113,42 @@ struct Kernels {
   // floats), codes = round_half_even(x * (1 / scale)).
   void (*quantize_groups)(const float* x, std::int64_t k, std::int64_t group, std::int8_t* codes,
                           float* scales, std::int32_t* sums) noexcept;
+  // One row with its own scale (dynamic, symmetric): like quantize_groups() for a single group of
+  // any k, with the codes zero-padded to padded_k(k).
+  void (*quantize_dynamic)(const float* x, std::int64_t k, std::int8_t* codes, float* scale,
+                           std::int32_t* sum) noexcept;
+
+  // y[c] = float(sums[c]) * (row_scale * scale[c]) (+ bias[c]; null for none), with the rounding of
+  // linear_int8. scales: [n], or [1] unless `per_channel`.
+  void (*dequantize)(const std::int32_t* sums, std::int64_t n, const float* scales,
+                     bool per_channel, float row_scale, const float* bias, float* y) noexcept;
+  // Multiplies by 2^-shift, rounding half up (towards +infinity), then saturates:
+  // (v + (1 << (shift - 1))) >> shift, exact as if v had 64 bits. Shift 0 only saturates; a
+  // negative one shifts left by -shift, then saturates. This is bit for bit what Qualcomm's HTP
+  // computes when every ratio is a power of two.
+  void (*requantize_int8)(const std::int32_t* sums, std::int64_t n, int shift,
+                          std::int8_t* y) noexcept;
+  void (*requantize_int16)(const std::int32_t* sums, std::int64_t n, int shift,
+                           std::int16_t* y) noexcept;
+
+  // In place: x = H x / sqrt(n), n a power of two, H in natural (Sylvester) order:
+  // H[i][j] = (-1)^popcount(i & j). The butterfly is in float32 with strides 1, 2, … n / 2; then
+  // each value is multiplied by float(1 / sqrt(n)).
+  void (*hadamard)(float* x, std::int64_t n) noexcept;
 
   // y = x / sqrt(mean(x²) + epsilon) * weight, over one row of n.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, std::int64_t n,
                    float* y) noexcept;
-  // Rotates the halves of the first `rotary_dim` elements of each head of one row in place; cos and
-  // sin: [rotary_dim / 2].
+  // RoPE, in place: rotates the halves of the first `rotary_dim` elements of each head of one row;
+  // cos and sin: [rotary_dim / 2].
   void (*rope)(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rotary_dim,
                const float* cos, const float* sin) noexcept;
-  void (*silu)(const float* x, std::int64_t n, float* y) noexcept;  // x / (1 + exp(-x))
-  // x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x³))), as models trained with it compute GELU.
+  // y = x / (1 + exp(-x)).
+  void (*silu)(const float* x, std::int64_t n, float* y) noexcept;
+  // y = x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x³))), the tanh approximation of GELU.
   void (*gelu)(const float* x, std::int64_t n, float* y) noexcept;
-  void (*softcap)(const float* x, float cap, std::int64_t n,
-                  float* y) noexcept;  // cap * tanh(x / cap)
+  // y = cap * tanh(x / cap).
+  void (*softcap)(const float* x, float cap, std::int64_t n, float* y) noexcept;
   void (*add)(const float* a, const float* b, std::int64_t n, float* y) noexcept;
   void (*mul)(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 
@@ -114,12 +157,12 @@ struct Kernels {
   void (*store_kv)(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
                    std::int64_t slot, std::byte* block, DType dtype) noexcept;
   // Attention of the query heads that share `kv_head`, for rows [range), with an online softmax
-  // over blocks in order. scratch: attention_scratch_floats() floats, 64-byte aligned.
+  // over the blocks in order. scratch: attention_scratch_floats() floats, 64-byte aligned.
   void (*attention)(const AttentionArgs&, std::int64_t kv_head, Range rows,
                     float* scratch) noexcept;
 
   // Runs `iterations` of this table's densest int8 multiply-add loop in registers; returns the
-  // operations done (2 per multiply-add). `sink` keeps the result alive. For measuring the
+  // number of operations (2 per multiply-add). `sink` keeps the result alive. Used to measure the
   // machine's int8 peak.
   std::int64_t (*int8_peak_loop)(std::int64_t iterations, std::int32_t* sink) noexcept;
 };
@@ -127,10 +170,11 @@ struct Kernels {
 std::int64_t attention_scratch_floats(std::int64_t heads, std::int64_t kv_heads,
                                       std::int64_t head_dim) noexcept;
 
-// The fastest table that `features` allows; all tables that it allows, slowest first ("ref" is
-// always there).
+// The fastest table that `features` allows, and all tables it allows, slowest first ("ref" is
+// always among them).
 const Kernels& select_kernels(const CpuFeatures& features) noexcept;
-// The fastest that needs no matrix unit (AMX): what a vector machine of the same kind would run.
+// The fastest table that needs no matrix unit (AMX), for comparison with CPUs that have only vector
+// units.
 const Kernels& select_vector_kernels(const CpuFeatures& features) noexcept;
 std::vector<const Kernels*> available_kernels(const CpuFeatures& features);
 

@@ -1,9 +1,12 @@
-// Packing of weights into panels. Each loop fills a few KiB of the panel from all of its 64 rows,
-// so that the strided side stays in the first-level cache.
+// Packing weights into panels. Each loop fills a few KiB of the panel from all of its 64 rows, so
+// that the strided side stays in the L1 cache.
 #include "kernels/panels.h"
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
+
+#include "tensor/half.h"
 
 namespace tandem {
 
@@ -24,61 +27,117 @@ void pack_float_panel(const T* values, std::int64_t k, std::int64_t columns, std
   }
 }
 
-void pack_int8_panel(const Int8Channels& weight, std::int64_t first, std::int64_t columns,
-                     std::byte* out) {
+// Packs the values of a weight whose rows are not in memory as they are, computing them for one
+// panel.
+void pack_computed_panel(const Weight& weight, PanelKind kind, std::int64_t first,
+                         std::int64_t columns, std::byte* out) {
+  const std::int64_t k = input_channels(weight);
+  const std::vector<float> values = dequantize_rows(weight, first, columns);
+  if (kind == PanelKind::kF32) return pack_float_panel(values.data(), k, columns, out);
+  std::vector<std::uint16_t> halves(values.size());
+  std::ranges::transform(values, halves.begin(),
+                         kind == PanelKind::kF16 ? float_to_f16 : float_to_bf16);
+  pack_float_panel(halves.data(), k, columns, out);
+}
+
+void pack_panel(const FloatWeight& weight, PanelKind kind, std::int64_t first, std::int64_t columns,
+                std::byte* out) {
+  const Tensor* stored = weight.rows->stored();
+  const std::int64_t k = weight.rows->columns();
+  if (stored == nullptr) return pack_computed_panel(weight, kind, first, columns, out);
+  if (kind == PanelKind::kF32)
+    pack_float_panel(stored->as<float>().data() + first * k, k, columns, out);
+  else
+    pack_float_panel(stored->as<std::uint16_t>().data() + first * k, k, columns, out);
+}
+
+void pack_panel(const ChannelCodes& weight, PanelKind kind, std::int64_t first,
+                std::int64_t columns, std::byte* out) {
+  if (kind != PanelKind::kInt8) return pack_computed_panel(weight, kind, first, columns, out);
   constexpr std::int64_t kStep = 64;
   const std::int64_t k = weight.k;
   const std::int8_t* codes = weight.codes.as<std::int8_t>().data() + first * k;
   auto* panel = reinterpret_cast<std::uint8_t*>(out);
-  const std::int64_t padded = padded_k(k);
-  for (std::int64_t begin = 0; begin < padded; begin += kStep) {
-    std::uint8_t* block = panel + begin * kPanelColumns;
-    std::memset(block, 128, static_cast<std::size_t>(kStep * kPanelColumns));
+  for (std::int64_t begin = 0; begin < padded_k(k); begin += kStep) {
+    std::uint8_t* block = panel + begin / kInt8StepK * kStepBytes;
+    std::memset(block, kInt8Offset, static_cast<std::size_t>(kStep / kInt8StepK * kStepBytes));
     const std::int64_t count = std::min(kStep, k - begin);
     for (std::int64_t c = 0; c < columns; ++c) {
       const std::int8_t* row = codes + c * k + begin;
       for (std::int64_t i = 0; i < count; ++i)
-        block[i / 4 * (4 * kPanelColumns) + c * 4 + i % 4] =
-            static_cast<std::uint8_t>(static_cast<int>(row[i]) + 128);
+        block[i / kInt8StepK * kStepBytes + c * kInt8StepK + i % kInt8StepK] =
+            static_cast<std::uint8_t>(static_cast<int>(row[i]) + kInt8Offset);
     }
   }
   const auto given = weight.scales.as<float>();
   float scales[kPanelColumns] = {};
   for (std::int64_t c = 0; c < columns; ++c)
     scales[c] = given.size() == 1 ? given[0] : given[static_cast<std::size_t>(first + c)];
-  std::memcpy(panel + padded * kPanelColumns, scales, sizeof(scales));
+  static_assert(sizeof(scales) == kInt8ScaleBytes);
+  std::memcpy(panel + int8_code_bytes(k), scales, sizeof(scales));
 }
 
-void pack_int4_panel(const Int4Groups& weight, std::int64_t first, std::int64_t columns,
+// Two's complement becomes offset binary, for codes and zero points alike; missing zero points
+// become 8.
+void pack_int4_panel(const GroupCodes& weight, std::int64_t first, std::int64_t columns,
                      std::byte* out) {
-  const std::int64_t groups = weight.k / weight.group;
-  const std::int64_t steps = weight.group / 8;
-  const std::int64_t code_bytes = weight.k / 2;
+  constexpr std::uint8_t kMiddle = 8;
+  const std::int64_t groups = weight.groups();
+  const std::int64_t steps = weight.group / kInt4StepK;
+  const std::int64_t row_bytes = weight.k / 2;
   const std::int64_t zero_bytes = (groups + 1) / 2;
-  const std::uint8_t* codes = weight.codes.as<std::uint8_t>().data() + first * code_bytes;
+  const auto flip = static_cast<std::uint8_t>(weight.is_signed ? kMiddle | kMiddle << 4 : 0);
+  const std::uint8_t* codes = weight.codes.as<std::uint8_t>().data() + first * row_bytes;
   const std::uint16_t* scales = weight.scales.as<std::uint16_t>().data() + first * groups;
-  const std::uint8_t* zeros = weight.zero_points.as<std::uint8_t>().data() + first * zero_bytes;
+  const std::uint8_t* zeros = weight.zero_points.as<std::uint8_t>().data();
   auto* panel = reinterpret_cast<std::uint8_t*>(out);
-  for (std::int64_t g = 0; g < groups; ++g) {
-    const std::int64_t group_bytes = steps * 4 * kPanelColumns;
-    std::memset(panel, 0, static_cast<std::size_t>(group_bytes + 3 * kPanelColumns));
+  for (std::int64_t g = 0; g < groups; ++g, panel += int4_group_bytes(weight.group)) {
+    std::uint8_t* end = panel + int4_code_bytes(weight.group);
+    std::memset(panel, 0, static_cast<std::size_t>(int4_group_bytes(weight.group)));
     for (std::int64_t c = 0; c < columns; ++c) {
-      const std::uint8_t* source = codes + c * code_bytes + g * weight.group / 2;
+      const std::uint8_t* source = codes + c * row_bytes + g * weight.group / 2;
       for (std::int64_t i = 0; i < steps; ++i, source += 4) {
-        std::uint8_t* step = panel + i * 4 * kPanelColumns + c * 4;
-        step[0] = static_cast<std::uint8_t>((source[0] & 15) | (source[2] << 4));
-        step[1] = static_cast<std::uint8_t>((source[0] >> 4) | (source[2] & 0xF0));
-        step[2] = static_cast<std::uint8_t>((source[1] & 15) | (source[3] << 4));
-        step[3] = static_cast<std::uint8_t>((source[1] >> 4) | (source[3] & 0xF0));
+        std::uint8_t* step = panel + i * kStepBytes + c * 4;
+        step[0] = static_cast<std::uint8_t>(((source[0] & 15) | (source[2] << 4)) ^ flip);
+        step[1] = static_cast<std::uint8_t>(((source[0] >> 4) | (source[2] & 0xF0)) ^ flip);
+        step[2] = static_cast<std::uint8_t>(((source[1] & 15) | (source[3] << 4)) ^ flip);
+        step[3] = static_cast<std::uint8_t>(((source[1] >> 4) | (source[3] & 0xF0)) ^ flip);
       }
-      const std::uint8_t pair = zeros[c * zero_bytes + g / 2];
-      std::memcpy(panel + group_bytes + 2 * c, scales + c * groups + g, 2);
-      panel[group_bytes + 2 * kPanelColumns + c] =
-          static_cast<std::uint8_t>(g % 2 == 0 ? pair & 15 : pair >> 4);
+      std::memcpy(int4_scales(end) + 2 * c, scales + c * groups + g, 2);
+      std::uint8_t zero = kMiddle;
+      if (zeros != nullptr) {
+        const int pair = zeros[(first + c) * zero_bytes + g / 2] ^ flip;
+        zero = static_cast<std::uint8_t>(g % 2 == 0 ? pair & 15 : pair >> 4);
+      }
+      int4_zeros(end)[c] = zero;
     }
-    panel += group_bytes + 3 * kPanelColumns;
   }
 }
+
+void pack_panel(const GroupCodes& weight, PanelKind kind, std::int64_t first, std::int64_t columns,
+                std::byte* out) {
+  if (kind == PanelKind::kInt4) return pack_int4_panel(weight, first, columns, out);
+  pack_computed_panel(weight, kind, first, columns, out);
+}
+
+PanelKind panel_kind(const FloatWeight& weight) {
+  switch (weight.rows->dtype()) {
+    case DType::kF16:
+      return PanelKind::kF16;
+    case DType::kBF16:
+      return PanelKind::kBF16;
+    default:
+      return PanelKind::kF32;
+  }
+}
+
+PanelKind panel_kind(const GroupCodes& weight) {
+  const bool has_panel = weight.bits == 4 && weight.scales.dtype() == DType::kF16 &&
+                         (weight.group == 32 || weight.group == 64 || weight.group == 128);
+  return has_panel ? PanelKind::kInt4 : PanelKind::kF32;
+}
+
+PanelKind panel_kind(const ChannelCodes&) { return PanelKind::kInt8; }
 
 }  // namespace
 
@@ -90,27 +149,19 @@ std::int64_t PanelLayout::panel_bytes() const noexcept {
     case PanelKind::kBF16:
       return k * kPanelColumns * 2;
     case PanelKind::kInt8:
-      return padded_k(k) * kPanelColumns + kPanelColumns * 4;
+      return int8_code_bytes(k) + kInt8ScaleBytes;
     case PanelKind::kInt4:
-      return k / group * (group / 2 * kPanelColumns + 3 * kPanelColumns);
+      return k / group * int4_group_bytes(group);
   }
   return 0;
 }
 
 PanelLayout panel_layout(const Weight& weight) {
   PanelLayout layout;
+  layout.kind = std::visit([](const auto& w) { return panel_kind(w); }, weight);
   layout.n = output_channels(weight);
   layout.k = input_channels(weight);
-  if (const auto* real = std::get_if<FloatWeight>(&weight)) {
-    layout.kind = real->values.dtype() == DType::kF16    ? PanelKind::kF16
-                  : real->values.dtype() == DType::kBF16 ? PanelKind::kBF16
-                                                         : PanelKind::kF32;
-  } else if (const auto* int4 = std::get_if<Int4Groups>(&weight)) {
-    layout.kind = PanelKind::kInt4;
-    layout.group = int4->group;
-  } else {
-    layout.kind = PanelKind::kInt8;
-  }
+  if (layout.kind == PanelKind::kInt4) layout.group = std::get<GroupCodes>(weight).group;
   return layout;
 }
 
@@ -119,18 +170,7 @@ void pack_panels(const Weight& weight, const PanelLayout& layout, Range range, s
     const std::int64_t first = p * kPanelColumns;
     const std::int64_t columns = std::min(kPanelColumns, layout.n - first);
     std::byte* panel = out + p * layout.panel_bytes();
-    if (const auto* real = std::get_if<FloatWeight>(&weight)) {
-      if (layout.kind == PanelKind::kF32)
-        pack_float_panel(real->values.as<float>().data() + first * layout.k, layout.k, columns,
-                         panel);
-      else
-        pack_float_panel(real->values.as<std::uint16_t>().data() + first * layout.k, layout.k,
-                         columns, panel);
-    } else if (const auto* int4 = std::get_if<Int4Groups>(&weight)) {
-      pack_int4_panel(*int4, first, columns, panel);
-    } else {
-      pack_int8_panel(std::get<Int8Channels>(weight), first, columns, panel);
-    }
+    std::visit([&](const auto& w) { pack_panel(w, layout.kind, first, columns, panel); }, weight);
   }
 }
 

@@ -1,4 +1,4 @@
-// Which tables a processor can run, and what their attention needs.
+// Selects the tables that a processor can run, and sizes the scratch memory of attention.
 #include <algorithm>
 
 #include "kernels/tables.h"
@@ -8,9 +8,8 @@ namespace tandem {
 
 namespace {
 
-// Every table is the one before it with the kernels that its instruction set does better. It is
-// made when first asked for, since the functions that fill it are themselves compiled for that
-// instruction set.
+// Each table is the previous one with the kernels that its instruction set improves. It is built on
+// first use, because the functions that fill it are themselves compiled for that instruction set.
 const Kernels& avx2_kernels() {
   static const Kernels kTable = [] {
     Kernels table = ref_kernels();
@@ -82,8 +81,8 @@ std::int64_t attention_scratch_floats(std::int64_t heads, std::int64_t kv_heads,
                                       std::int64_t head_dim) noexcept {
   const std::int64_t tile = std::max(kAttentionTileRows, heads / kv_heads);
   const std::int64_t dim = (head_dim + 15) / 16 * 16;
-  // Keys and values of a block in float32; per row of the tile its accumulator, scores and three
-  // numbers.
+  // Keys and values of a block in float32; for each row of the tile its accumulator, scores and
+  // three scalars.
   return 2 * kKvBlockTokens * dim + tile * (dim + kKvBlockTokens + 3);
 }
 

@@ -1,5 +1,5 @@
-// ChatGLM3-6B: Llama's blocks under names of its own, with q, k, v in one tensor and gate, up in
-// another, biases on q, k and v, and half of each head turned, in pairs of neighbours.
+// ChatGLM3-6B: Llama's blocks under different names, with fused q, k, v and fused gate, up, biases
+// on q, k and v, and half of each head rotated in pairs of adjacent elements.
 #include <array>
 #include <utility>
 
@@ -10,7 +10,8 @@
 namespace tandem {
 namespace {
 
-constexpr double kTurnedPart = 0.5;  // of each head
+// Fraction of each head.
+constexpr double kRotatedPart = 0.5;
 
 void require(const JsonObject& config, const char* key, bool expected) {
   if (config.get_bool_or(key, expected) != expected)
@@ -34,7 +35,7 @@ Json rename_chatglm_keys(const JsonObject& config) {
        {"layernorm_epsilon", "rms_norm_eps"}}};
   for (const auto& [own, llama] : kKeys)
     if (config.has(own)) renamed[llama] = config.at(own);
-  renamed["partial_rotary_factor"] = kTurnedPart;
+  renamed["partial_rotary_factor"] = kRotatedPart;
   const double ratio = config.get_number_or("rope_ratio", 1);
   if (!(ratio > 0))
     fail(ErrorCode::kFormat, "[models] {}: rope_ratio: expected a number above 0, got {}",
@@ -47,12 +48,12 @@ void configure_chatglm(const JsonObject& config, DecoderConfig& decoder) {
   decoder.qkv_bias = config.get_bool_or("add_qkv_bias", true);
 }
 
-// Rows [first, first + heads * head_dim) so that the pairs (2i, 2i + 1) that turn together become
-// (i, i + half), as in all other families: scores don't depend on the order within a head, as long
-// as q and k agree.
+// Rows [first, first + heads * head_dim), reordered so that the pairs (2i, 2i + 1) that are rotated
+// together become (i, i + half), as in all other families: scores don't depend on the order within
+// a head, as long as q and k agree.
 std::vector<std::int64_t> halves_of_pairs(std::int64_t first, std::int64_t heads,
                                           std::int64_t head_dim) {
-  const auto half = static_cast<std::int64_t>(static_cast<double>(head_dim) * kTurnedPart) / 2;
+  const auto half = static_cast<std::int64_t>(static_cast<double>(head_dim) * kRotatedPart) / 2;
   std::vector<std::int64_t> rows;
   for (std::int64_t head = first; head < first + heads * head_dim; head += head_dim) {
     for (std::int64_t i = 0; i < half; ++i) rows.push_back(head + 2 * i);
@@ -87,7 +88,8 @@ std::unique_ptr<WeightSource> rename_chatglm(const ModelInfo& info, const Weight
         if (module == "mlp.gate_proj") return ModulePlace{gate_up, 2 * inner, 0, {}};
         if (module == "mlp.up_proj") return ModulePlace{gate_up, 2 * inner, inner, {}};
         if (module == "mlp.down_proj") return ModulePlace{layer + "mlp.dense_4h_to_h"};
-        return ModulePlace{layer + module};  // the norms
+        // The norms.
+        return ModulePlace{layer + module};
       });
 }
 

@@ -1,4 +1,4 @@
-// Weights as a checkpoint has them: mapped in their own type, or unpacked when asked for.
+// The weights of a checkpoint: mapped in their own type, or unpacked on request.
 #include "base/error.h"
 #include "models/model.h"
 
@@ -17,6 +17,10 @@ Tensor CheckpointWeights::tensor(const std::string& name, const Shape& expected)
 
 Weight CheckpointWeights::linear(const std::string& module, std::int64_t n, std::int64_t k) const {
   return checkpoint_.linear(module, n, k);
+}
+
+float CheckpointWeights::input_scale(const std::string& module) const {
+  return checkpoint_.input_scale(module);
 }
 
 }  // namespace tandem

@@ -1,11 +1,15 @@
-// The forward pass of a decoder, node by node. Shapes in comments: t tokens, d hidden size.
+// The forward pass of a decoder, node by node. In shapes, t is the number of tokens and d the
+// hidden size.
 #include "models/decoder_blocks.h"
 
+#include <algorithm>
 #include <cmath>
+#include <map>
 #include <string>
 #include <utility>
 
 #include "base/error.h"
+#include "graph/int8_nodes.h"
 #include "models/families.h"
 
 namespace tandem {
@@ -17,24 +21,36 @@ class DecoderBuilder {
       : config_(config), info_(config.info), weights_(weights) {}
 
   Graph build() {
-    graph_.add_input("input_ids");
+    const ValueId ids =
+        graph_.add_input({.name = "input_ids", .dtype = DType::kI32, .rows = kTokens, .width = 1});
+    const ValueId selected = graph_.add_input({.name = "selected_rows",
+                                               .dtype = DType::kI32,
+                                               .rows = graph_.row_space("selected"),
+                                               .width = 1});
     const Tensor table =
         weights_.tensor("model.embed_tokens.weight", {info_.vocabulary, info_.hidden_size});
-    ValueId x = graph_.add(Op::kEmbedding, "model.embed_tokens", -1, {graph_.input},
+    ValueId x = graph_.add(Op::kEmbedding, "model.embed_tokens", -1, {ids},
                            EmbeddingAttributes{table, config_.embedding_scale});  // [t, d]
+    if (std::ranges::find(config_.rotates, true) != config_.rotates.end())
+      angles_ =
+          graph_.add(Op::kRotaryAngles, "model.rotary_angles", -1, {ids},
+                     RotaryAnglesAttributes{.inverse_frequencies = config_.rope.inverse_frequencies,
+                                            .attention_factor = config_.rope.attention_factor,
+                                            .extension = config_.rope.extension});
     for (layer_ = 0; layer_ < info_.layers; ++layer_) {
       prefix_ = "model.layers." + std::to_string(layer_) + ".";
       x = block(x);
     }
     layer_ = -1;
     prefix_ = "model.";
-    x = graph_.add(Op::kSelectRows, "model.select_rows", -1, {x});
+    x = graph_.add(Op::kSelectRows, "model.select_rows", -1, {x, selected});
     x = norm("norm", x);
-    x = graph_.add(Op::kLinear, "lm_head", -1, {x}, LinearAttributes{head(table), {}});
+    x = add_linear("lm_head", x, head(table), {});
     if (config_.logit_softcap > 0)
       x = graph_.add(Op::kSoftcap, "lm_head.softcap", -1, {x},
                      SoftcapAttributes{config_.logit_softcap});
-    graph_.output = x;
+    graph_.set_outputs({x});
+    verify_decoder(graph_);
     return std::move(graph_);
   }
 
@@ -42,7 +58,7 @@ class DecoderBuilder {
   // [t, d] -> [t, d]
   ValueId block(ValueId x) {
     ValueId y = attention(norm("input_layernorm", x));
-    // A block with four norms spends the name of the second on what attention gives.
+    // In a block with four norms, the second norm's name belongs to the one after attention.
     if (config_.post_norms) y = norm("post_attention_layernorm", y);
     x = add("attention_residual", x, y);
     y = mlp(norm(config_.post_norms ? "pre_feedforward_layernorm" : "post_attention_layernorm", x));
@@ -62,7 +78,7 @@ class DecoderBuilder {
       q = head_norm("self_attn.q_norm", q, info_.heads);
       k = head_norm("self_attn.k_norm", k, info_.kv_heads);
     }
-    if (config_.turned[static_cast<std::size_t>(layer_)]) {
+    if (config_.rotates[static_cast<std::size_t>(layer_)]) {
       q = rotate(module + ".q_rotary", q, info_.heads);
       k = rotate(module + ".k_rotary", k, info_.kv_heads);
     }
@@ -99,7 +115,7 @@ class DecoderBuilder {
 
   ValueId norm(const std::string& name, ValueId x) { return head_norm(name, x, 1); }
 
-  // A norm of each of the `heads` parts of a row, with one weight for all.
+  // Normalises each of the `heads` parts of a row, with one weight for all.
   ValueId head_norm(const std::string& name, ValueId x, std::int64_t heads) {
     const std::string module = prefix_ + name;
     const std::int64_t width = graph_.value(x).width / heads;
@@ -111,25 +127,46 @@ class DecoderBuilder {
   }
 
   ValueId linear(const std::string& module, ValueId x, std::int64_t n, bool with_bias) {
-    LinearAttributes attributes{weights_.linear(module, n, graph_.value(x).width), {}};
-    // A vector of any float type, as float32: small, and read for every row.
+    // A vector of any float type, as float32: it is small, and read for every row.
+    Tensor bias;
     if (with_bias)
-      attributes.bias =
-          Tensor::from_floats(weights_.tensor(module + ".bias", {n}).to_floats(), {n});
-    return graph_.add(Op::kLinear, module, layer_, {x}, std::move(attributes));
+      bias = Tensor::from_floats(weights_.tensor(module + ".bias", {n}).to_floats(), {n});
+    return add_linear(module, x, weights_.linear(module, n, graph_.value(x).width),
+                      std::move(bias));
+  }
+
+  ValueId add_linear(const std::string& module, ValueId x, Weight weight, Tensor bias) {
+    if (auto* codes = std::get_if<ChannelCodes>(&weight))
+      return int8_linear(module, x, std::move(*codes), std::move(bias));
+    return graph_.add(Op::kLinear, module, layer_, {x},
+                      LinearAttributes{std::move(weight), std::move(bias)});
+  }
+
+  // An int8 weight runs on int8 activations: with the checkpoint's static scale if it has one, else
+  // with one scale per token.
+  ValueId int8_linear(const std::string& module, ValueId x, ChannelCodes weight, Tensor bias) {
+    const float scale = weights_.input_scale(module);
+    const std::string name = graph_.value(x).name;
+    auto [found, is_new] = codes_.try_emplace({x, scale});
+    if (is_new && scale > 0)
+      found->second = {
+          graph_.add(Op::kQuantize, name + ".quantize", layer_, {x}, QuantizeAttributes{scale})};
+    if (is_new && !(scale > 0))
+      found->second = graph_.add_node(Op::kDynamicQuantize, name + ".quantize", layer_, {x});
+    const std::vector<ValueId>& codes = found->second;
+    if (codes.size() == 1)
+      return add_static_int8(graph_, module, layer_, codes[0], std::move(weight), std::move(bias));
+    return add_dynamic_int8(graph_, module, layer_, codes[0], codes[1], std::move(weight),
+                            std::move(bias));
   }
 
   ValueId rotate(const std::string& name, ValueId x, std::int64_t heads) {
-    return graph_.add(Op::kRotaryEmbedding, name, layer_, {x},
-                      RotaryAttributes{.heads = heads,
-                                       .head_dim = info_.head_dim,
-                                       .inverse_frequencies = config_.rope.inverse_frequencies,
-                                       .attention_factor = config_.rope.attention_factor,
-                                       .extension = config_.rope.extension});
+    return graph_.add(Op::kRotaryEmbedding, name, layer_, {x, angles_},
+                      RotaryAttributes{.heads = heads, .head_dim = info_.head_dim});
   }
 
   Weight head(const Tensor& table) const {
-    if (info_.tied_head && !weights_.has("lm_head.weight")) return FloatWeight{table};
+    if (info_.tied_head && !weights_.has("lm_head.weight")) return FloatWeight(table);
     return weights_.linear("lm_head", info_.vocabulary, info_.hidden_size);
   }
 
@@ -137,15 +174,20 @@ class DecoderBuilder {
   const ModelInfo& info_;
   const WeightSource& weights_;
   Graph graph_;
+  ValueId angles_ = -1;
+  // The codes of a value at a scale (0: one scale per row), shared by several Linears.
+  std::map<std::pair<ValueId, float>, std::vector<ValueId>> codes_;
   std::int32_t layer_ = -1;
-  std::string prefix_;  // of the current block's modules, "model.layers.0."
+  // Prefix of the current block's modules, "model.layers.0."
+  std::string prefix_;
 };
 
 Activation read_activation(const JsonObject& config) {
   const char* key = config.has("hidden_activation") ? "hidden_activation" : "hidden_act";
   const std::string name = config.get_string_or(key, "silu");
-  if (name == "silu" || name == "swish") return Activation::kSilu;  // two names of one function
-  if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::kGelu;  // likewise
+  // Each activation has two names.
+  if (name == "silu" || name == "swish") return Activation::kSilu;
+  if (name == "gelu_pytorch_tanh" || name == "gelu_new") return Activation::kGelu;
   fail(ErrorCode::kUnsupported,
        "[models] {}: {}: expected \"silu\" or \"gelu_pytorch_tanh\", got \"{}\"", config.where(),
        key, name.substr(0, 64));
@@ -153,9 +195,10 @@ Activation read_activation(const JsonObject& config) {
 
 }  // namespace
 
-DecoderConfig read_decoder_config(const JsonObject& config, const FamilyDefaults& defaults) {
+DecoderConfig read_decoder_config(const JsonObject& config, const Family& family) {
+  const FamilyDefaults& defaults = family.defaults;
   DecoderConfig decoder;
-  decoder.info = read_model_info(config);
+  decoder.info = read_renamed_info(config, family);
   decoder.activation = read_activation(config);
   const double epsilon = config.get_number_or("rms_norm_eps", defaults.epsilon);
   if (!(epsilon >= 0 && epsilon <= 1))
@@ -166,7 +209,7 @@ DecoderConfig read_decoder_config(const JsonObject& config, const FamilyDefaults
       read_rope_parameters(config, read_max_positions(config, defaults), defaults.rope_theta);
   decoder.rope = make_rope(rope, decoder.info.head_dim, config.where());
   const auto layers = static_cast<std::size_t>(decoder.info.layers);
-  decoder.turned.assign(layers, true);
+  decoder.rotates.assign(layers, true);
   decoder.windows.assign(layers, 0);
   return decoder;
 }

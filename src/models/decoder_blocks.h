@@ -1,5 +1,5 @@
 // The decoder that the families share: blocks of norm, grouped-query attention and a gated MLP,
-// with what each family has of its own as settings.
+// with each family's differences as settings.
 #pragma once
 
 #include <cstdint>
@@ -10,34 +10,48 @@
 
 namespace tandem {
 
-struct FamilyDefaults;
+struct Family;
 
 enum class Activation : std::uint8_t { kSilu, kGelu };
 
 struct DecoderConfig {
   ModelInfo info;
   Activation activation = Activation::kSilu;
-  float epsilon = 0;            // of every norm
-  float norm_offset = 0;        // added to the weight of every norm (Gemma: 1)
-  bool qkv_bias = false;        // q_proj, k_proj, v_proj
-  bool output_bias = false;     // o_proj
-  bool mlp_bias = false;        // gate_proj, up_proj, down_proj
-  bool qk_norm = false;         // q_norm, k_norm: of every head, before it is turned
-  bool post_norms = false;      // norms of what attention and MLP give, too (Gemma 2)
-  float embedding_scale = 1;    // of the rows of the table
-  float attention_scale = 0;    // of q · k; 0: 1 / sqrt(head_dim)
-  float attention_softcap = 0;  // of the scores; 0: none
-  float logit_softcap = 0;      // of the logits; 0: none
+  // Epsilon of every norm.
+  float epsilon = 0;
+  // Added to the weight of every norm (Gemma: 1).
+  float norm_offset = 0;
+  // On q_proj, k_proj and v_proj.
+  bool qkv_bias = false;
+  // On o_proj.
+  bool output_bias = false;
+  // On gate_proj, up_proj and down_proj.
+  bool mlp_bias = false;
+  // q_norm and k_norm: a norm of each head before the rotary embedding.
+  bool qk_norm = false;
+  // Additional norms after attention and MLP (Gemma 2).
+  bool post_norms = false;
+  // Factor on the embeddings.
+  float embedding_scale = 1;
+  // Scale of q · k; 0: 1 / sqrt(head_dim).
+  float attention_scale = 0;
+  // Soft cap of the attention scores; 0: none.
+  float attention_softcap = 0;
+  // Soft cap of the logits; 0: none.
+  float logit_softcap = 0;
   Rope rope;
-  std::vector<bool> turned;           // per layer: whether positions turn q and k
-  std::vector<std::int64_t> windows;  // per layer: sliding window in tokens, 0 for none
+  // Per layer: whether q and k get a rotary embedding.
+  std::vector<bool> rotates;
+  // Per layer: sliding window in tokens; 0: none.
+  std::vector<std::int64_t> windows;
 };
 
-// The keys that the families share: no biases, extra norms or windows, all layers turned.
-// kUnsupported if hidden_act is neither SiLU nor the approximation of GELU with tanh.
-DecoderConfig read_decoder_config(const JsonObject& config, const FamilyDefaults& defaults);
+// Reads the keys that the families share: no biases, extra norms or windows, rotary embeddings in
+// all layers. Throws kUnsupported if hidden_act is neither SiLU nor GELU with the tanh
+// approximation.
+DecoderConfig read_decoder_config(const JsonObject& config, const Family& family);
 
-// Embedding, blocks, SelectRows, final norm, head, with the tensor names of Llama.
+// Embedding, blocks, SelectRows, final norm, head, with Llama's tensor names.
 Graph build_decoder(const DecoderConfig& config, const WeightSource& weights);
 
 }  // namespace tandem

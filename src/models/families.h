@@ -1,5 +1,5 @@
-// The families of models, one file each; registry.cc lists them. A family says in what it differs
-// from Llama: in the keys of its configuration, in its decoder, in the names of its tensors.
+// The model families, one file each; registry.cc lists them. A family declares how it differs from
+// Llama: in configuration keys, in its decoder, in tensor names.
 #pragma once
 
 #include <cstdint>
@@ -12,13 +12,15 @@
 
 namespace tandem {
 
-// What transformers assumes where config.json is silent.
+// What transformers assumes for keys that config.json omits.
 struct FamilyDefaults {
   std::int64_t context_length = 0;
   std::optional<std::int64_t> bos;
   std::optional<std::int64_t> eos;
-  std::optional<std::int64_t> kv_heads;  // none: as many as heads
-  std::optional<std::int64_t> head_dim;  // none: hidden_size / heads
+  // nullopt: as many as heads.
+  std::optional<std::int64_t> kv_heads;
+  // nullopt: hidden_size / heads.
+  std::optional<std::int64_t> head_dim;
   double epsilon = 1e-6;
   double rope_theta = 10000;
   bool tied_head = false;
@@ -28,11 +30,11 @@ struct Family {
   std::string_view model_type;
   FamilyDefaults defaults;
 
-  // Changes what read_decoder_config() has filled in as for Llama.
+  // Changes what read_decoder_config() has filled in for Llama.
   void (*configure)(const JsonObject& config, DecoderConfig& decoder) = nullptr;
-  // The configuration under Llama's keys, of a family that has keys of its own.
+  // Translates the configuration to Llama's keys, for a family with different keys.
   Json (*rename_keys)(const JsonObject& config) = nullptr;
-  // The weights under Llama's names, of a family whose tensors have others or are fused.
+  // Maps the weights to Llama's names, for a family whose tensors have other names or are fused.
   // `weights` must outlive the result.
   std::unique_ptr<WeightSource> (*rename_weights)(const ModelInfo& info,
                                                   const WeightSource& weights) = nullptr;
@@ -47,13 +49,16 @@ Family qwen2_family();
 Family qwen3_family();
 Family smollm3_family();
 
-// The family that `model_type` names; kUnsupported with the list of all for any other.
+// The family of `model_type`; throws kUnsupported listing the supported types for any other.
 Family find_family(const JsonObject& config);
 
-// config.json under Llama's keys.
+// config.json translated to Llama's keys.
 Json rename_keys(const Family& family, const JsonObject& config);
 
-// max_position_embeddings, or what the family assumes.
+// Reads the model's properties, token ids included, from a configuration with Llama's keys.
+ModelInfo read_renamed_info(const JsonObject& config, const Family& family);
+
+// max_position_embeddings, or the family's default.
 std::int64_t read_max_positions(const JsonObject& config, const FamilyDefaults& defaults);
 
 }  // namespace tandem

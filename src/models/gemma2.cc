@@ -1,5 +1,5 @@
-// Gemma 2: norms before and behind attention and MLP, GELU, scaled embeddings, capped scores and
-// logits, and a sliding window in every second layer.
+// Gemma 2: norms before and after attention and MLP, GELU, scaled embeddings, soft-capped scores
+// and logits, and a sliding window in every second layer.
 #include <cmath>
 
 #include "base/error.h"
@@ -9,7 +9,7 @@
 namespace tandem {
 namespace {
 
-// A cap above 0; null is none.
+// A cap above 0, or null for none.
 float read_softcap(const JsonObject& config, const char* key, double fallback) {
   if (config.json().contains(key) && !config.has(key)) return 0;
   const double cap = config.get_number_or(key, fallback);
@@ -24,8 +24,7 @@ void configure_gemma2(const JsonObject& config, DecoderConfig& decoder) {
   decoder.post_norms = true;
   decoder.qkv_bias = config.get_bool_or("attention_bias", false);
   decoder.output_bias = decoder.qkv_bias;
-  // The activation's key is "hidden_activation" alone; early files carry another under
-  // "hidden_act".
+  // Only the key "hidden_activation" counts; early files have another value under "hidden_act".
   if (!config.has("hidden_activation")) decoder.activation = Activation::kGelu;
   decoder.embedding_scale = std::sqrt(static_cast<float>(decoder.info.hidden_size));
   const std::int64_t scalar = config.get_int_or("query_pre_attn_scalar", 256, 1, 1 << 20);

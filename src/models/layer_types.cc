@@ -1,3 +1,4 @@
+// Reads the sliding windows of layers from a configuration.
 #include "models/layer_types.h"
 
 #include "base/error.h"

@@ -1,4 +1,4 @@
-// Llama 2, 3, 3.1, 3.2, SmolLM2 and the many models that took their form.
+// Llama 2, 3, 3.1, 3.2, SmolLM2 and the many models with the same architecture.
 #include "models/families.h"
 
 namespace tandem {

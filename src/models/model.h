@@ -1,4 +1,4 @@
-// From config.json and named weights to a graph: one function per architecture, chosen by
+// From config.json and named weights to a graph: one builder per architecture, selected by
 // `model_type`.
 #pragma once
 
@@ -11,27 +11,11 @@
 #include "base/json.h"
 #include "checkpoint/checkpoint.h"
 #include "graph/graph.h"
+#include "graph/model_info.h"
 
 namespace tandem {
 
-// What the rest of the system needs to know of a model besides its graph.
-struct ModelInfo {
-  std::string model_type;  // "llama", "phi3"
-  std::int64_t hidden_size = 0;
-  std::int64_t intermediate_size = 0;
-  std::int64_t layers = 0;
-  std::int64_t heads = 0;
-  std::int64_t kv_heads = 0;
-  std::int64_t head_dim = 0;
-  std::int64_t vocabulary = 0;
-  std::int64_t context_length = 0;  // tokens that it can read, rope scaling included
-  bool tied_head = false;
-  std::optional<std::int64_t> bos;
-  std::vector<std::int64_t> eos;
-  std::optional<std::int64_t> pad;
-};
-
-// Where a builder takes weights from: a float checkpoint, or a package's quantized tensors.
+// Provides a builder's weights: from a float checkpoint, or a package's quantized tensors.
 class WeightSource {
  public:
   virtual ~WeightSource() = default;
@@ -40,36 +24,36 @@ class WeightSource {
   virtual Tensor tensor(const std::string& name, const Shape& expected) const = 0;
   // The weight of the Linear `module` ("model.layers.0.mlp.up_proj"), [n, k].
   virtual Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const = 0;
+  // The static scale of the Linear `module`'s int8 input; 0 if there is none.
+  virtual float input_scale(const std::string& module) const = 0;
 };
 
-// Weights of a checkpoint: float ones mapped, packed ones as Checkpoint::linear() gives them.
+// The weights of a checkpoint: float ones mapped, packed ones as returned by Checkpoint::linear().
 class CheckpointWeights : public WeightSource {
  public:
   explicit CheckpointWeights(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
   bool has(const std::string& tensor) const override;
   Tensor tensor(const std::string& name, const Shape& expected) const override;
   Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override;
+  float input_scale(const std::string& module) const override;
 
  private:
   const Checkpoint& checkpoint_;
 };
 
 // Reads the keys common to all families in the old spelling (rope_theta, torch_dtype) and the new
-// (rope_parameters, dtype), and bos/eos from `generation_config` where given (it wins over
-// config.json). Every size is bounded.
+// one (rope_parameters, dtype), and bos/eos from `generation_config` if given (it takes precedence
+// over config.json). Every size is bounded.
 ModelInfo read_model_info(const JsonObject& config, const Json* generation_config = nullptr);
 
-// The weights under the names that build_graph() gives its nodes, those of Llama with q, k, v and
-// gate, up apart, whatever the family calls them: "model.layers.3.self_attn.q_proj". `weights` must
-// outlive the result.
-std::unique_ptr<WeightSource> llama_weights(const JsonObject& config, const WeightSource& weights);
-
-// Names the supported `model_type`s; kUnsupported with that list for any other.
+// The supported `model_type`s, for messages.
 std::vector<std::string> supported_model_types();
 
-// The graph: Embedding, blocks, SelectRows, final norm, head. A tied head is a Linear named
-// "lm_head" on the embedding table, unless the source has its own "lm_head" (quantized packages
-// do).
+// Builds the graph: Embedding, blocks, SelectRows, final norm, head; verified. Its inputs are the
+// token ids and the indices of the rows whose logits are wanted, which form their own row space
+// ("selected"). Nodes are named as in Llama, with separate q, k, v and gate, up, whatever the
+// family calls them: "model.layers.3.self_attn.q_proj". A tied head is a Linear named "lm_head" on
+// the embedding table, unless the source has its own "lm_head".
 Graph build_graph(const JsonObject& config, const WeightSource& weights);
 
 }  // namespace tandem

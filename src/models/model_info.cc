@@ -1,4 +1,4 @@
-// The keys of config.json that all families share, each with bounds.
+// The keys of config.json common to all families, each with bounds.
 #include <filesystem>
 #include <string>
 #include <vector>
@@ -10,8 +10,8 @@
 namespace tandem {
 namespace {
 
-// Bounds are several times what any published model has, and small enough that no product of the
-// two sizes of a matrix overflows.
+// Bounds are several times what any published model has, and small enough that the product of a
+// matrix's two sizes cannot overflow.
 constexpr std::int64_t kMaxHidden = std::int64_t{1} << 20;
 constexpr std::int64_t kMaxIntermediate = std::int64_t{1} << 24;
 constexpr std::int64_t kMaxLayers = 4096;
@@ -42,7 +42,7 @@ void read_heads(const JsonObject& config, const FamilyDefaults& defaults, ModelI
          config.where(), info.head_dim);
 }
 
-// A token id; -1 is how some configurations write "none".
+// A token id; some configurations write -1 for "none".
 std::optional<std::int64_t> read_token(const JsonObject& config, std::string_view key,
                                        std::int64_t vocabulary) {
   const std::int64_t id = config.get_int(key, -1, vocabulary - 1);
@@ -59,7 +59,7 @@ std::vector<std::int64_t> read_end_tokens(const JsonObject& config, std::int64_t
   return ids;
 }
 
-// bos, eos and pad as `config` has them; a key that is absent leaves what was there.
+// Reads bos, eos and pad from `config`; an absent key leaves the previous value.
 void read_special_tokens(const JsonObject& config, ModelInfo& info) {
   if (config.has("bos_token_id")) info.bos = read_token(config, "bos_token_id", info.vocabulary);
   if (config.has("eos_token_id")) info.eos = read_end_tokens(config, info.vocabulary);
@@ -72,11 +72,8 @@ std::int64_t read_max_positions(const JsonObject& config, const FamilyDefaults& 
   return config.get_int_or("max_position_embeddings", defaults.context_length, 1, kMaxContext);
 }
 
-ModelInfo read_model_info(const JsonObject& own_config, const Json* generation_config) {
-  const Family family = find_family(own_config);
+ModelInfo read_renamed_info(const JsonObject& config, const Family& family) {
   const FamilyDefaults& defaults = family.defaults;
-  const Json keys = rename_keys(family, own_config);
-  const JsonObject config(keys, own_config.where());
   ModelInfo info;
   info.model_type = family.model_type;
   info.hidden_size = config.get_int("hidden_size", 1, kMaxHidden);
@@ -89,13 +86,21 @@ ModelInfo read_model_info(const JsonObject& own_config, const Json* generation_c
   info.tied_head = config.get_bool_or("tie_word_embeddings", defaults.tied_head);
   read_heads(config, defaults, info);
 
-  // A key that says null means "none"; only a key that is absent takes the family's token.
+  // A null key means "none"; only an absent key inherits the family's token.
   const auto inherits = [&](const char* key, const std::optional<std::int64_t>& id) {
     return !config.json().contains(key) && id && *id < info.vocabulary;
   };
   if (inherits("bos_token_id", defaults.bos)) info.bos = defaults.bos;
   if (inherits("eos_token_id", defaults.eos)) info.eos = {*defaults.eos};
   read_special_tokens(config, info);
+  return info;
+}
+
+ModelInfo read_model_info(const JsonObject& own_config, const Json* generation_config) {
+  const Family family = find_family(own_config);
+  const Json keys = rename_keys(family, own_config);
+  const JsonObject config(keys, own_config.where());
+  ModelInfo info = read_renamed_info(config, family);
   if (generation_config != nullptr) {
     const auto place = fs::path(config.where()).replace_filename("generation_config.json");
     read_special_tokens(JsonObject(*generation_config, place.string()), info);

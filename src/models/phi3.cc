@@ -1,5 +1,5 @@
-// Phi-3-mini, Phi-3.5-mini and Phi-4-mini: Llama's blocks with q, k, v in one tensor and gate, up
-// in another, LongRoPE and a sliding window by choice.
+// Phi-3-mini, Phi-3.5-mini and Phi-4-mini: Llama's blocks with fused q, k, v and fused gate, up,
+// LongRoPE and an optional sliding window.
 #include "models/families.h"
 #include "models/layer_types.h"
 #include "models/renamed_weights.h"

@@ -1,5 +1,5 @@
-// Qwen 1.5, 2 and 2.5: Llama's blocks with biases on q, k and v, and a sliding window in the upper
-// layers by choice.
+// Qwen 1.5, 2 and 2.5: Llama's blocks with biases on q, k and v, and an optional sliding window in
+// the upper layers.
 #include "models/families.h"
 #include "models/layer_types.h"
 #include "models/qwen_windows.h"

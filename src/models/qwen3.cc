@@ -1,4 +1,4 @@
-// Qwen 3: Qwen 2 without biases, with a norm of every head of q and k.
+// Qwen 3: Qwen 2 without biases, with a norm on each head of q and k.
 #include "models/families.h"
 #include "models/qwen_windows.h"
 

@@ -1,11 +1,10 @@
-// Which model types there are, and how each becomes a graph.
+// The supported model types, and how each becomes a graph.
 #include <array>
 #include <string>
 #include <vector>
 
 #include "base/error.h"
 #include "models/families.h"
-#include "models/renamed_weights.h"
 
 namespace tandem {
 namespace {
@@ -30,7 +29,7 @@ Family find_family(const JsonObject& config) {
     if (family.model_type == wanted) return family;
     known += fmt::format("{}\"{}\"", known.empty() ? "" : ", ", family.model_type);
   }
-  // A hostile name may be of any length.
+  // A hostile name may have any length.
   fail(ErrorCode::kUnsupported, "[models] {}: model_type: expected one of {}, got \"{}\"",
        config.where(), known, wanted.substr(0, 64));
 }
@@ -39,20 +38,14 @@ Json rename_keys(const Family& family, const JsonObject& config) {
   return family.rename_keys != nullptr ? family.rename_keys(config) : config.json();
 }
 
-std::unique_ptr<WeightSource> llama_weights(const JsonObject& config, const WeightSource& weights) {
-  const Family family = find_family(config);
-  if (family.rename_weights != nullptr)
-    return family.rename_weights(read_model_info(config), weights);
-  return std::make_unique<RenamedWeights>(weights, [](const std::string&) { return std::nullopt; });
-}
-
 Graph build_graph(const JsonObject& config, const WeightSource& weights) {
   const Family family = find_family(config);
   const Json keys = rename_keys(family, config);
   const JsonObject renamed(keys, config.where());
-  DecoderConfig decoder = read_decoder_config(renamed, family.defaults);
+  DecoderConfig decoder = read_decoder_config(renamed, family);
   family.configure(renamed, decoder);
-  return build_decoder(decoder, *llama_weights(config, weights));
+  if (family.rename_weights == nullptr) return build_decoder(decoder, weights);
+  return build_decoder(decoder, *family.rename_weights(decoder.info, weights));
 }
 
 }  // namespace tandem

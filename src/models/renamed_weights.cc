@@ -1,3 +1,4 @@
+// Resolves Llama's names to the family's own modules and slices fused ones.
 #include "models/renamed_weights.h"
 
 #include <utility>
@@ -51,6 +52,12 @@ Weight RenamedWeights::linear(const std::string& module, std::int64_t n, std::in
   const Weight all = weights_.linear(place->module, place->all_rows > 0 ? place->all_rows : n, k);
   if (!place->rows.empty()) return gather_rows(all, place->rows);
   return slice_rows(all, place->first_row, n);
+}
+
+float RenamedWeights::input_scale(const std::string& module) const {
+  if (weights_.has(module + ".weight")) return weights_.input_scale(module);
+  const std::optional<ModulePlace> place = locate_(module);
+  return weights_.input_scale(place ? place->module : module);
 }
 
 }  // namespace tandem

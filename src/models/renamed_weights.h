@@ -1,4 +1,4 @@
-// Weights of a family whose tensors have other names than Llama's, or lie several in one.
+// Weights of a family whose tensors have other names than Llama's, or are fused.
 #pragma once
 
 #include <cstdint>
@@ -11,23 +11,29 @@
 
 namespace tandem {
 
-// Where the output channels of one of Llama's modules lie.
+// Where to find the output channels of one of Llama's modules.
 struct ModulePlace {
-  std::string module;              // in the family's own names
-  std::int64_t all_rows = 0;       // output channels of that module; 0: all of them are meant
-  std::int64_t first_row = 0;      // the wanted ones, side by side,
-  std::vector<std::int64_t> rows;  // or one by one
+  // The module's name in the family.
+  std::string module;
+  // Output channels of that module; 0: the whole module is meant.
+  std::int64_t all_rows = 0;
+  // The first of the wanted channels if they are contiguous,
+  std::int64_t first_row = 0;
+  // or else all of them one by one.
+  std::vector<std::int64_t> rows;
 };
 
-// "model.layers.3" + ".self_attn.q_proj" split after the layer's number.
+// "model.layers.3" + ".self_attn.q_proj", split after the layer number.
 struct LayerModule {
-  std::string layer;   // "3"
-  std::string module;  // "self_attn.q_proj"
+  // Such as "3".
+  std::string layer;
+  // Such as "self_attn.q_proj".
+  std::string module;
 };
 std::optional<LayerModule> split_layer(const std::string& module);
 
-// Reads what a builder asks for in Llama's names from where `locate` says. A tensor that `weights`
-// has under Llama's name is taken from there: packages keep weights under these names.
+// Looks up Llama's names at the location that `locate` returns. A tensor that `weights` has under
+// Llama's name is taken from there.
 class RenamedWeights : public WeightSource {
  public:
   using Locate = std::function<std::optional<ModulePlace>(const std::string& module)>;
@@ -37,6 +43,7 @@ class RenamedWeights : public WeightSource {
   bool has(const std::string& tensor) const override;
   Tensor tensor(const std::string& name, const Shape& expected) const override;
   Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override;
+  float input_scale(const std::string& module) const override;
 
  private:
   const WeightSource& weights_;

@@ -1,4 +1,4 @@
-// Inverse frequencies of each kind of scaling.
+// Inverse frequencies for each kind of scaling.
 #include "models/rope.h"
 
 #include <algorithm>
@@ -13,8 +13,8 @@ namespace {
 
 using Scaling = RopeParameters::Scaling;
 
-// Llama 3.1's scaling of one frequency. A division of a number by a tensor is, in torch, a
-// multiplication by the tensor's reciprocal; results equal to the last bit need the same.
+// Llama 3.1's scaling of one frequency. In torch, dividing a number by a tensor is a multiplication
+// by the tensor's reciprocal; bit-exact results need the same.
 float scale_llama3(float frequency, const RopeParameters& parameters) {
   const auto factor = static_cast<float>(parameters.factor);
   const auto context = static_cast<float>(parameters.original_context);
@@ -31,14 +31,14 @@ float scale_llama3(float frequency, const RopeParameters& parameters) {
   return (1.0F - smooth) * frequency / factor + smooth * frequency;
 }
 
-// The pair, as a fraction, that turns `turns` times within the original context.
+// The (fractional) pair that makes `turns` rotations within the original context.
 double yarn_pair(double turns, double rotary_dim, const RopeParameters& parameters) {
   return rotary_dim * std::log(parameters.original_context / (turns * 2 * std::numbers::pi)) /
          (2 * std::log(parameters.theta));
 }
 
-// Arithmetic as in YaRN (arXiv 2309.00071, section 3.2): stretched and kept frequencies, mixed by a
-// ramp over the pairs.
+// Arithmetic as in YaRN (arXiv 2309.00071, section 3.2): interpolated and original frequencies,
+// mixed by a ramp over the pairs.
 std::vector<float> scale_yarn(const RopeParameters& parameters, const std::vector<float>& powers) {
   const auto rotary_dim = 2 * static_cast<double>(powers.size());
   double low = yarn_pair(parameters.beta_fast, rotary_dim, parameters);

@@ -1,4 +1,4 @@
-// Reading rope parameters, in the spelling of transformers 5 and in that before it, with bounds.
+// Reading rope parameters, in the spelling of transformers 5 and the earlier one, with bounds.
 #include <cmath>
 #include <string_view>
 
@@ -10,7 +10,7 @@ namespace {
 
 using Scaling = RopeParameters::Scaling;
 
-// Wide enough for any model, narrow enough that float32 keeps every result finite and above zero.
+// Wide enough for any model, narrow enough that every float32 result stays finite and above zero.
 constexpr double kMinimum = 1e-6;
 constexpr double kMaxTheta = 1e15;
 constexpr double kMaxFactor = 1e6;
@@ -73,7 +73,7 @@ void read_llama3(const JsonObject& object, RopeParameters& parameters) {
          object.where(), parameters.low_freq_factor, parameters.high_freq_factor);
 }
 
-// The factor by which scores of a stretched context are raised.
+// The factor applied to cos and sin of an extended context.
 double yarn_attention_factor(double factor, double weight) {
   return factor <= 1 ? 1 : 0.1 * weight * std::log(factor) + 1;
 }
@@ -106,8 +106,8 @@ double read_original_context(const JsonObject& config, const JsonObject& object,
   constexpr const char* kKey = "original_max_position_embeddings";
   const auto context = static_cast<double>(context_length);
   if (scaling == Scaling::kDynamic) return context;
-  if (config.has(kKey))  // outside the object it takes precedence, as in transformers
-    return read_positive(config, kKey, kMaxContext);
+  // Outside the object it takes precedence, as in transformers.
+  if (config.has(kKey)) return read_positive(config, kKey, kMaxContext);
   return read_positive_or(object, kKey, context, kMaxContext);
 }
 
@@ -136,7 +136,7 @@ RopeParameters read_rope_parameters(const JsonObject& config, std::int64_t conte
       read_original_context(config, object, parameters.scaling, context_length);
   switch (parameters.scaling) {
     case Scaling::kDefault:
-      // Files of llama.cpp carry the result of any static scaling as factors.
+      // GGUF files contain the result of any static scaling as factors.
       if (object.has("frequency_factors"))
         parameters.pair_factors = read_factors(object, "frequency_factors");
       break;

@@ -1,4 +1,4 @@
-// SmolLM3: Llama's blocks; in every fourth layer positions do not turn q and k.
+// SmolLM3: Llama's blocks; in every fourth layer q and k are not rotated.
 #include "base/error.h"
 #include "models/families.h"
 #include "models/layer_types.h"
@@ -6,33 +6,33 @@
 namespace tandem {
 namespace {
 
-// "no_rope_layers" says for each layer whether it is turned (1) or not (0), despite its name; where
-// it is absent, every "no_rope_layer_interval"th is not.
-std::vector<bool> read_turned(const JsonObject& config, std::int64_t layers) {
-  std::vector<bool> turned;
+// Despite its name, "no_rope_layers" says for each layer whether it rotates q and k (1) or not (0);
+// if it is absent, every "no_rope_layer_interval"th layer does not.
+std::vector<bool> read_rotates(const JsonObject& config, std::int64_t layers) {
+  std::vector<bool> rotates;
   if (!config.has("no_rope_layers")) {
     const std::int64_t interval = config.get_int_or("no_rope_layer_interval", 4, 1, 1 << 20);
     for (std::int64_t layer = 0; layer < layers; ++layer)
-      turned.push_back((layer + 1) % interval != 0);
-    return turned;
+      rotates.push_back((layer + 1) % interval != 0);
+    return rotates;
   }
   const std::vector<std::int64_t> flags = config.get_ints("no_rope_layers");
   if (static_cast<std::int64_t>(flags.size()) != layers)
     fail(ErrorCode::kFormat, "[models] {}: no_rope_layers: expected {} numbers, got {}",
          config.where(), layers, flags.size());
-  for (const std::int64_t flag : flags) turned.push_back(flag != 0);
-  return turned;
+  for (const std::int64_t flag : flags) rotates.push_back(flag != 0);
+  return rotates;
 }
 
 void configure_smollm3(const JsonObject& config, DecoderConfig& decoder) {
   decoder.qkv_bias = config.get_bool_or("attention_bias", false);
   decoder.output_bias = decoder.qkv_bias;
   decoder.mlp_bias = config.get_bool_or("mlp_bias", false);
-  decoder.turned = read_turned(config, decoder.info.layers);
+  decoder.rotates = read_rotates(config, decoder.info.layers);
   const bool slides = config.get_bool_or("use_sliding_window", false);
   decoder.windows = read_windows(
       config, decoder.info.layers, slides ? read_window(config, 0) : 0,
-      [&](std::int64_t layer) { return !decoder.turned[static_cast<std::size_t>(layer)]; });
+      [&](std::int64_t layer) { return !decoder.rotates[static_cast<std::size_t>(layer)]; });
 }
 
 }  // namespace

@@ -1,3 +1,4 @@
+// Random weights in real shapes, and a tokenizer that knows only bytes.
 #include "models/synth.h"
 
 #include <array>
@@ -6,7 +7,6 @@
 
 #include "base/error.h"
 #include "base/json.h"
-#include "base/progress.h"
 #include "checkpoint/safetensors.h"
 #include "tensor/half.h"
 
@@ -88,8 +88,8 @@ std::vector<SafetensorsWriter::Entry> tensors_of(const SynthShape& s) {
   return entries;
 }
 
-// SplitMix64: a number that depends on its index alone, so that threads can share the work in any
-// way.
+// SplitMix64 as a counter-based generator: a number depends only on its index, so that threads can
+// share the work in any way.
 std::uint64_t mix(std::uint64_t x) {
   x += 0x9e3779b97f4a7c15u;
   x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
@@ -98,8 +98,8 @@ std::uint64_t mix(std::uint64_t x) {
 }
 
 void fill_random(std::uint16_t* out, std::int64_t count, std::uint64_t stream, ThreadPool& pool) {
-  // A uniform distribution on [-a, a] has the standard deviation a / sqrt(3); 24 bits make one
-  // number.
+  // A uniform distribution on [-a, a] has the standard deviation a / sqrt(3); a number is made from
+  // 24 bits.
   const float width = 0.02f * std::sqrt(3.0f) * 0x1.0p-23f;
   pool.parallel_for(count, 32, [&](Range range) {
     for (std::int64_t i = range.begin; i < range.end; ++i) {
@@ -110,8 +110,8 @@ void fill_random(std::uint16_t* out, std::int64_t count, std::uint64_t stream, T
   });
 }
 
-// The printable characters that stand for bytes in byte-level vocabularies, in the order of the
-// bytes (GPT-2's table).
+// The printable characters that represent bytes in byte-level vocabularies, in byte order (GPT-2's
+// table).
 std::vector<std::string> byte_symbols() {
   const auto utf8 = [](int code) {
     if (code < 0x80) return std::string(1, static_cast<char>(code));
@@ -163,7 +163,7 @@ OrderedJson byte_tokenizer() {
 std::vector<SynthShape> synth_shapes() { return {kShapes.begin(), kShapes.end()}; }
 
 std::int64_t write_synth_checkpoint(const std::string& name, const fs::path& folder,
-                                    std::uint64_t seed, ThreadPool& pool) {
+                                    std::uint64_t seed, ThreadPool& pool, Observer& observer) {
   const SynthShape& shape = find_shape(name);
   StagedFolder staged(folder);
   write_text_file(staged.path() / "config.json", config_of(shape).dump(2) + "\n");
@@ -181,7 +181,7 @@ std::int64_t write_synth_checkpoint(const std::string& name, const fs::path& fol
   const std::vector<SafetensorsWriter::Entry> entries = tensors_of(shape);
   SafetensorsWriter writer(staged.path() / "model.safetensors", entries,
                            {{"format", "pt"}, {kSynthMark, "synth"}});
-  Progress progress("synth", static_cast<std::int64_t>(entries.size()), "tensors");
+  Task task(observer, "synth", static_cast<std::int64_t>(entries.size()), "tensors");
   std::int64_t parameters = 0;
   for (const SafetensorsWriter::Entry& entry : entries) {
     const std::int64_t count = element_count(entry.shape);
@@ -195,7 +195,7 @@ std::int64_t write_synth_checkpoint(const std::string& name, const fs::path& fol
     writer.write(entry.name,
                  std::as_bytes(std::span(values.get(), static_cast<std::size_t>(count))));
     parameters += count;
-    progress.advance();
+    task.advance();
   }
   writer.finish();
   staged.commit();

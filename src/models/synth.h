@@ -1,5 +1,5 @@
-// Checkpoints with random weights in the shapes of real models, for benchmarks where the real
-// weights can't be had.
+// Checkpoints with random weights in the shapes of real models, for benchmarks when the real
+// weights are not available.
 #pragma once
 
 #include <cstdint>
@@ -8,13 +8,16 @@
 #include <vector>
 
 #include "base/files.h"
+#include "base/observer.h"
 #include "base/thread_pool.h"
 
 namespace tandem {
 
 struct SynthShape {
-  std::string_view name;        // "llama-3.2-1b"
-  std::string_view model_type;  // "llama", "qwen2"
+  // Such as "llama-3.2-1b".
+  std::string_view name;
+  // Such as "llama" or "qwen2".
+  std::string_view model_type;
   std::int64_t hidden, intermediate, layers, heads, kv_heads, head_dim, vocabulary, context;
   bool tied_head;
   bool qkv_bias;
@@ -24,14 +27,16 @@ struct SynthShape {
 
 std::vector<SynthShape> synth_shapes();
 
-// Key in the metadata of the weights by which a folder made by synth is told from others.
+// The key in the weights' metadata that marks a folder as written by synth.
 inline constexpr const char* kSynthMark = "tandem";
 
 // Writes FOLDER/{config.json, generation_config.json, model.safetensors (bf16), tokenizer.json,
-// tokenizer_config.json}. Weights are uniform with the standard deviation 0.02, the same for a seed
-// on every machine; the tokenizer knows bytes only. Throws kInvalidArgument naming the known
-// shapes. Returns the number of parameters.
+// tokenizer_config.json}. Weights are uniform with a standard deviation of 0.02, the same for a
+// given seed on every machine; the tokenizer knows only bytes. Throws kInvalidArgument listing the
+// known shapes, and kCancelled, leaving the folder as it was, if `observer` is cancelled. Returns
+// the number of parameters.
 std::int64_t write_synth_checkpoint(const std::string& shape, const fs::path& folder,
-                                    std::uint64_t seed, ThreadPool& pool);
+                                    std::uint64_t seed, ThreadPool& pool,
+                                    Observer& observer = silent());
 
 }  // namespace tandem

@@ -1,3 +1,4 @@
+// Checks on folders that a command is about to replace.
 #include "package/output_folder.h"
 
 #include <system_error>

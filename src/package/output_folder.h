@@ -1,5 +1,5 @@
-// Where a command that writes a whole folder may write: replacing the wrong one would destroy
-// somebody's files.
+// Checks whether a command may write a whole folder to a path: replacing the wrong folder would
+// destroy a user's files.
 #pragma once
 
 #include <functional>
@@ -11,18 +11,19 @@
 
 namespace tandem {
 
-// What speaks against taking a folder for one that the same command wrote; empty if nothing does.
+// Returns why a folder cannot have been written by the same command; empty if it may have been.
 using FolderObjection = std::function<std::string(const fs::path&)>;
 
-// Throws kInvalidArgument unless nothing is at `target`, or an empty folder, or one that `object`
-// has no objection to. `part` is the command and `ours` what it writes, for the message.
+// Throws kInvalidArgument unless `target` does not exist, is an empty folder, or is a folder that
+// `object` returns no objection to. `part` is the command and `ours` what it writes, for the
+// message.
 void require_replaceable(const fs::path& target, std::string_view part, std::string_view ours,
                          const FolderObjection& object);
 
 // "it holds NAME" for the first entry of `folder` that is not in `names`; empty if there is none.
 std::string foreign_entry(const fs::path& folder, const std::set<std::string>& names);
 
-// A package holds tandem.json, the files that it lists, and nothing else.
+// A package contains tandem.json, the files listed in it, and nothing else.
 std::string objection_to_package(const fs::path& folder);
 
 }  // namespace tandem

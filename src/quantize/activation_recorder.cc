@@ -1,3 +1,4 @@
+// Per-thread maxima and histograms, and the statistics derived from them.
 #include "quantize/activation_recorder.h"
 
 #include <algorithm>
@@ -8,9 +9,9 @@
 namespace tandem {
 namespace {
 
-// A float without its sign has 8 bits of exponent and 23 of fraction. Its upper 15 bits number the
-// bin: bins grow with the value, are a 128th of it wide, and need no range that is known
-// beforehand.
+// A float without its sign has 8 exponent bits and 23 fraction bits. Its upper 15 bits are the bin
+// number: bins grow with the value, have a width of 1/128 of it, and need no range known in
+// advance.
 constexpr int kDroppedBits = 16;
 constexpr std::size_t kBins = std::size_t{1} << 15;
 constexpr std::uint32_t kInfinityBin = 0x7F80;
@@ -24,9 +25,9 @@ float upper_edge(std::size_t bin) noexcept {
 }
 
 // The bound b of symmetric int8 (steps of b / 127) with the least squared error over the histogram:
-// values beyond b are clipped to it, values within are off by a uniform part of a step, values
-// under half a step vanish. Bounds from the maximum down, an eighth of an octave apart: outliers
-// make a lower one better.
+// values beyond b are clipped to it, values within have a uniformly distributed rounding error,
+// values under half a step become 0. Tries bounds from the maximum down in steps of an eighth of an
+// octave: with outliers a lower bound is better.
 float least_error_bound(const std::vector<std::uint64_t>& histogram, float max) {
   constexpr int kCandidates = 64;
   double best_error = std::numeric_limits<double>::infinity();
@@ -102,7 +103,7 @@ InputStatistics ActivationRecorder::statistics() const {
   for (const float value : result.channel_max) result.max = std::max(result.max, value);
   std::uint64_t count = 0;
   for (const std::uint64_t in_bin : histogram) count += in_bin;
-  // The rank of the 99.9th percentile, rounded up: at least that many values must lie at or below
+  // The rank of the 99.9th percentile, rounded up: at least that many values must be at or below
   // it.
   const std::uint64_t rank = count - count / 1000;
   std::uint64_t below = 0;

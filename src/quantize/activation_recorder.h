@@ -1,5 +1,4 @@
-// Statistics of one matrix of activations that is seen piece by piece: largest values and a
-// histogram.
+// Statistics of a matrix of activations that is seen piece by piece: maxima and a histogram.
 #pragma once
 
 #include <cstdint>
@@ -10,30 +9,33 @@
 
 namespace tandem {
 
-// Where a value that is not finite was found.
+// Location of a non-finite value.
 struct BadActivation {
-  std::int64_t row = -1;  // of the piece; -1: all values are finite
+  // Row in the piece; -1: all values are finite.
+  std::int64_t row = -1;
   std::int64_t channel = -1;
   float value = 0;
 };
 
 class ActivationRecorder {
  public:
-  // Threads record apart and are joined at the end, so that results don't depend on their number.
+  // Threads record separately and are merged at the end, so that results don't depend on their
+  // number.
   ActivationRecorder(std::int64_t channels, int threads);
 
-  // Takes in rows [rows, channels]. Stops at the first value that is NaN or infinite and says where
-  // it is.
+  // Records rows [rows, channels]. Stops at the first value that is NaN or infinite and returns its
+  // location.
   BadActivation record(const float* x, std::int64_t rows, ThreadPool& pool);
 
-  // 99.9 % of all values seen are at most `percentile` in magnitude; it is exact to a part in 128
-  // and never beyond the maximum. All zero before any record().
+  // 99.9 % of all values seen are at most `percentile` in magnitude; it is accurate to one part in
+  // 128 and never exceeds the maximum. All statistics are zero before the first record().
   InputStatistics statistics() const;
 
  private:
   struct PerThread {
     std::vector<float> channel_max;
-    std::vector<std::uint64_t> histogram;  // by the upper 15 bits of the magnitude
+    // Indexed by the upper 15 bits of the magnitude.
+    std::vector<std::uint64_t> histogram;
   };
   std::int64_t channels_;
   std::vector<PerThread> threads_;

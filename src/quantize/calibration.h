@@ -1,5 +1,5 @@
-// Runs a float graph over calibration text, block by block, and keeps what the quantizers need to
-// know of each Linear's input.
+// Runs a float graph over calibration text, block by block, and collects what the quantizers need
+// to know about each Linear's input.
 #pragma once
 
 #include <cstdint>
@@ -9,32 +9,37 @@
 #include <string>
 #include <vector>
 
-#include "devices/device.h"
+#include "base/thread_pool.h"
 #include "graph/graph.h"
 
 namespace tandem {
 
 // Statistics of the input of one Linear over all calibration tokens.
 struct InputStatistics {
-  float max = 0;         // largest |x|
-  float percentile = 0;  // the 99.9th percentile of |x| (upper edge of its histogram bin)
-  float least_error =
-      0;  // the largest |x| that an int8 scale should reach to round with the least squared error
-  std::vector<float> channel_max;  // largest |x| of each input channel, [k]
+  // Largest |x|.
+  float max = 0;
+  // The 99.9th percentile of |x| (upper edge of its histogram bin).
+  float percentile = 0;
+  // The bound of int8 quantization with the least squared error.
+  float least_error = 0;
+  // Largest |x| of each input channel, [k].
+  std::vector<float> channel_max;
 };
 
 struct CalibrationWindows {
-  std::vector<std::int32_t> ids;  // windows joined
-  std::int64_t window = 0;        // tokens in each; ids.size() is a multiple
+  // All windows, concatenated.
+  std::vector<std::int32_t> ids;
+  // Tokens per window; ids.size() is a multiple of it.
+  std::int64_t window = 0;
 };
 
-// Cuts the first `samples` windows of `window` tokens from tokenized text; fewer if the text is
-// shorter (at least one, else kInvalidArgument says how many tokens there are).
+// Splits tokenized text into windows of `window` tokens and keeps the first `samples`; fewer if the
+// text is shorter. Throws kInvalidArgument, stating the number of tokens, if there is not even one.
 CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t window,
                                std::int64_t samples);
 
-// Key: node name. Blocks are compiled, run over all windows and dropped one after the other, so
-// that memory stays near two blocks beside the hidden states (tokens × hidden floats). Linears
+// Keyed by node name. Blocks are compiled, run over all windows and dropped one after the other, so
+// that memory stays near two blocks plus the hidden states (tokens × hidden size floats). Linears
 // outside blocks (the head) are not recorded. `progress(done, total)` is called after each block.
 std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,

@@ -1,7 +1,7 @@
-// Round to nearest. The inner loops are plain arithmetic without calls: about 2.5 ns a weight and
-// thread as scalar code, 1 ns where the compiler vectorises them. Each clamps a product before
+// Round to nearest. The inner loops are plain arithmetic without calls: about 2.5 ns per weight and
+// thread as scalar code, 1 ns if the compiler vectorises them. Each clamps a product before
 // rounding it, which also keeps compilers from fusing the product with the addition that rounds it
-// (near ties, one rounding in place of two gives other codes).
+// (near ties, one rounding instead of two gives different codes).
 #include "quantize/rtn.h"
 
 #include <algorithm>
@@ -10,7 +10,8 @@
 #include <bit>
 #include <cfloat>
 #include <cmath>
-#include <limits>
+#include <cstring>
+#include <vector>
 
 #include "base/error.h"
 #include "tensor/half.h"
@@ -18,9 +19,10 @@
 namespace tandem {
 namespace {
 
-constexpr std::int64_t kLargestGroup = 128;
-constexpr std::int64_t kPieceFloats = 256;     // of a row on the stack at once: 1 KiB
-constexpr float kSmallestScale = FLT_EPSILON;  // 2^-23, where Quark floors every scale
+// 2^-23, Quark's lower bound for every scale.
+constexpr float kSmallestScale = FLT_EPSILON;
+// Rows that are read at a time if reading computes them (see RowSource::read()).
+constexpr std::int64_t kComputedRows = 64;
 
 float round_to(DType dtype, float x) {
   switch (dtype) {
@@ -36,15 +38,16 @@ float round_to(DType dtype, float x) {
   }
 }
 
-// Nearest float16 value, ties to even, infinity beyond the range; NaN stays NaN. Same values as a
-// round trip through float_to_f16, in a form that vectorises.
+// Nearest float16 value, ties to even, infinity beyond the range; NaN stays NaN. Same result as a
+// round trip through float_to_f16(), in a form that vectorises.
 inline float nearest_f16(float x) noexcept {
   const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
   const std::uint32_t sign = bits & 0x8000'0000U;
   const std::uint32_t magnitude = bits & 0x7FFF'FFFFU;
   // Normal: drop 13 of the 23 fraction bits.
   const std::uint32_t dropped = (magnitude + 0x0FFFU + ((magnitude >> 13) & 1U)) & 0xFFFF'E000U;
-  const std::uint32_t normal = dropped >= 0x4780'0000U ? 0x7F80'0000U : dropped;  // 65536 and more
+  // 65536 and above overflows to infinity.
+  const std::uint32_t normal = dropped >= 0x4780'0000U ? 0x7F80'0000U : dropped;
   // Below 2^-14 float16 has steps of 2^-24, which is the step of float32 in [0.5, 1).
   const float small = (std::bit_cast<float>(magnitude) + 0.5F) - 0.5F;
   std::uint32_t rounded = magnitude < 0x3880'0000U ? std::bit_cast<std::uint32_t>(small) : normal;
@@ -52,10 +55,21 @@ inline float nearest_f16(float x) noexcept {
   return std::bit_cast<float>(sign | rounded);
 }
 
-// Nearest integer, ties to even, of |x| < 2^22: added to 1.5 * 2^23 a float keeps no fraction bits.
+// Nearest integer of |x| < 2^22, ties to even: a float has no fraction bits once 1.5 * 2^23 is
+// added.
 inline float nearest_integer(float x) noexcept {
   constexpr float kShift = 12582912.0F;
   return (x + kShift) - kShift;
+}
+
+// Rounds values to `dtype`.
+void round_all(DType dtype, std::span<float> values) {
+  if (dtype == DType::kF32) return;
+  if (dtype == DType::kF16) {
+    for (float& value : values) value = nearest_f16(value);
+  } else {
+    for (float& value : values) value = round_to(dtype, value);
+  }
 }
 
 // NaN gives `low`.
@@ -65,11 +79,13 @@ inline float clamp(float x, float low, float high) noexcept {
 }
 
 struct Bounds {
-  float low = 0;   // min(w, 0)
-  float high = 0;  // max(w, 0)
+  // min(w, 0).
+  float low = 0;
+  // max(w, 0).
+  float high = 0;
 };
 
-// Sixteen running minima and maxima, because a single one would be a chain that can't be
+// Sixteen running minima and maxima, because a single one would be a dependency chain that can't be
 // vectorised.
 Bounds bounds_with_zero(std::span<const float> weights) noexcept {
   constexpr std::size_t kLanes = 16;
@@ -95,7 +111,7 @@ Bounds bounds_with_zero(std::span<const float> weights) noexcept {
 }
 
 // codes = clamp(rint(w * inverse) + zero_point, low, high). The first clamp is wider than any code,
-// so it changes none.
+// so it changes no result.
 template <typename Code>
 void write_codes(std::span<const float> weights, float inverse, int zero_point, float low,
                  float high, std::span<Code> codes) noexcept {
@@ -114,6 +130,18 @@ void require_room(std::span<const float> weights, std::span<Code> codes) {
          weights.size());
 }
 
+GroupCode asymmetric(std::span<const float> weights, DType dtype, float largest_code,
+                     std::span<std::uint8_t> codes) {
+  require_room(weights, codes);
+  const Bounds bounds = bounds_with_zero(weights);
+  const float range = round_to(dtype, bounds.high - bounds.low);
+  const float scale = std::max(round_to(dtype, range / largest_code), kSmallestScale);
+  const float zero = -std::nearbyint(round_to(dtype, bounds.low / scale));
+  const int zero_point = static_cast<int>(clamp(zero, 0.0F, largest_code));
+  write_codes(weights, 1.0F / scale, zero_point, 0.0F, largest_code, codes);
+  return {scale, zero_point};
+}
+
 GroupCode symmetric(std::span<const float> weights, DType dtype, float divisor, float low,
                     float high, std::span<std::int8_t> codes) {
   require_room(weights, codes);
@@ -125,7 +153,8 @@ GroupCode symmetric(std::span<const float> weights, DType dtype, float divisor, 
 }
 
 bool all_finite(std::span<const float> values) noexcept {
-  std::uint32_t infinite = 0;  // some value has all exponent bits set
+  // Non-zero if some value has all exponent bits set.
+  std::uint32_t infinite = 0;
   for (const float value : values) {
     const std::uint32_t exponent = std::bit_cast<std::uint32_t>(value) & 0x7F80'0000U;
     infinite |= exponent == 0x7F80'0000U ? 1U : 0U;
@@ -133,38 +162,32 @@ bool all_finite(std::span<const float> values) noexcept {
   return infinite == 0;
 }
 
-void require_matrix(const Tensor& weight, const std::string& name) {
-  if (weight.empty() || weight.shape().size() != 2 || weight.elements() == 0)
-    fail(ErrorCode::kInvalidArgument, "[quantize] {}: expected a weight [n, k], got shape {}", name,
-         to_string(weight.shape()));
-  if (!is_float(weight.dtype()))
-    fail(ErrorCode::kInvalidArgument,
-         "[quantize] {}: expected a float weight, got {} (is it quantized already?)", name,
-         to_string(weight.dtype()));
+void require_matrix(const RowSource& weight, const std::string& name) {
+  if (weight.rows() < 1)
+    fail(ErrorCode::kInvalidArgument, "[quantize] {}: expected a weight [n, k], got [{}, {}]", name,
+         weight.rows(), weight.columns());
 }
 
-// Lowest row that some thread could not quantize; `n` while there is none.
+// The lowest row that a thread could not quantize; `n` if there is none.
 class FirstBadRow {
  public:
-  explicit FirstBadRow(std::int64_t n) : row_(n), n_(n) {}
+  explicit FirstBadRow(std::int64_t n) : row_(n) {}
   void report(std::int64_t row) noexcept {
     std::int64_t known = row_.load(std::memory_order_relaxed);
     while (row < known && !row_.compare_exchange_weak(known, row, std::memory_order_relaxed)) {
     }
   }
-  bool any() const noexcept { return row_ < n_; }
   std::int64_t row() const noexcept { return row_; }
 
  private:
   std::atomic<std::int64_t> row_;
-  std::int64_t n_;
 };
 
-// Explains why `row` could not be quantized.
-[[noreturn]] void fail_row(const Tensor& weight, std::int64_t row, const std::string& name) {
-  const std::int64_t k = weight.dim(1);
-  std::vector<float> values(static_cast<std::size_t>(k));
-  weight.copy_floats(row * k, values);
+// Throws the reason why `row` could not be quantized with scales of type `dtype`.
+[[noreturn]] void fail_row(const RowSource& weight, std::int64_t row, DType dtype,
+                           const std::string& name) {
+  std::vector<float> values(static_cast<std::size_t>(weight.columns()));
+  weight.read(row, values);
   const auto bad =
       std::find_if(values.begin(), values.end(), [](float v) { return !std::isfinite(v); });
   if (bad != values.end())
@@ -173,52 +196,147 @@ class FirstBadRow {
          bad - values.begin(), *bad);
   const Bounds bounds = bounds_with_zero(values);
   fail(ErrorCode::kInvalidArgument,
-       "[quantize] {}: row {}: weights from {} to {} are beyond float16's range: largest expected "
-       "weight and spread of a group is 65504",
-       name, row, bounds.low, bounds.high);
+       "[quantize] {}: row {}: weights from {} to {} are beyond {}'s range: largest expected "
+       "weight and spread of a group is {}",
+       name, row, bounds.low, bounds.high,
+       dtype == DType::kF16    ? "float16"
+       : dtype == DType::kBF16 ? "bfloat16"
+                               : "float32",
+       dtype == DType::kF16    ? 65504.0F
+       : dtype == DType::kBF16 ? bf16_to_float(0x7F7F)
+                               : FLT_MAX);
 }
 
-// One group of a row: to float16, quantized, packed two codes a byte. False if a value is not
-// finite there.
-bool quantize_packed_group(const Tensor& weight, std::int64_t first, std::int64_t group,
-                           std::byte* packed, GroupCode& result) {
-  std::array<float, kLargestGroup> buffer;
-  const std::span<float> weights(buffer.data(), static_cast<std::size_t>(group));
-  weight.copy_floats(first, weights);
-  for (float& w : weights) w = nearest_f16(w);
-  if (!all_finite(weights)) return false;
-  std::array<std::uint8_t, kLargestGroup> codes;
-  result = quantize_group_uint4(weights, DType::kF16, codes);
-  for (std::size_t i = 0; i < static_cast<std::size_t>(group) / 2; ++i)
-    packed[i] = static_cast<std::byte>(codes[2 * i] | (codes[2 * i + 1] << 4));
-  return std::isfinite(result.scale);
+// Calls visit(row, its values) for all rows, each thread with its own visitor from `make_visitor`.
+// A visitor that returns false marks the row as bad and ends that thread's share; returns the
+// lowest such row, or the number of rows.
+template <typename MakeVisitor>
+std::int64_t visit_rows(const RowSource& weight, ThreadPool& pool, MakeVisitor&& make_visitor) {
+  const std::int64_t k = weight.columns();
+  const std::int64_t at_once = weight.stored() != nullptr ? 1 : kComputedRows;
+  FirstBadRow bad(weight.rows());
+  pool.parallel_for(weight.rows(), at_once, [&](Range range) {
+    auto visit = make_visitor();
+    std::vector<float> buffer(static_cast<std::size_t>(std::min(at_once, range.size()) * k));
+    for (std::int64_t first = range.begin; first < range.end; first += at_once) {
+      const std::int64_t count = std::min(at_once, range.end - first);
+      const std::span<float> values(buffer.data(), static_cast<std::size_t>(count * k));
+      weight.read(first, values);
+      for (std::int64_t r = 0; r < count; ++r) {
+        const auto row =
+            values.subspan(static_cast<std::size_t>(r * k), static_cast<std::size_t>(k));
+        if (!visit(first + r, row)) return bad.report(first + r);
+      }
+    }
+  });
+  return bad.row();
 }
 
-// Calls visit(piece of the row as floats, its first column) from left to right.
-template <typename Visit>
-void visit_row(const Tensor& weight, std::int64_t row, Visit&& visit) {
-  const std::int64_t k = weight.dim(1);
-  std::array<float, kPieceFloats> buffer;
-  for (std::int64_t column = 0; column < k; column += kPieceFloats) {
-    const std::span<float> piece(buffer.data(),
-                                 static_cast<std::size_t>(std::min(kPieceFloats, k - column)));
-    weight.copy_floats(row * k + column, piece);
-    visit(std::span<const float>(piece), column);
+std::int64_t packed_bytes(std::int64_t count, int bits) {
+  return bits == 8 ? count : (count + 1) / 2;
+}
+
+// Packs the codes of one row, given as one per byte.
+void pack_codes(std::span<const std::uint8_t> codes, int bits, std::byte* out) {
+  if (bits == 8) {
+    std::ranges::transform(codes, out, [](std::uint8_t code) { return std::byte{code}; });
+    return;
   }
+  for (std::size_t i = 0; i + 1 < codes.size(); i += 2)
+    *out++ = static_cast<std::byte>((codes[i] & 15) | (codes[i + 1] << 4));
+  if (codes.size() % 2 != 0) *out = static_cast<std::byte>(codes.back() & 15);
+}
+
+GroupCode quantize_group(std::span<const float> weights, const GroupFormat& format,
+                         std::span<std::uint8_t> codes) {
+  const std::span<std::int8_t> signed_codes(reinterpret_cast<std::int8_t*>(codes.data()),
+                                            codes.size());
+  if (format.bits == 4)
+    return format.is_signed ? quantize_group_int4_symmetric(weights, format.scales, signed_codes)
+                            : quantize_group_uint4(weights, format.scales, codes);
+  return format.is_signed ? quantize_group_int8_symmetric(weights, format.scales, signed_codes)
+                          : quantize_group_uint8(weights, format.scales, codes);
+}
+
+// The memory of a GroupCodes being written.
+struct GroupMemory {
+  std::byte* codes = nullptr;
+  std::byte* scales = nullptr;
+  // Null if there are no zero points.
+  std::byte* zeros = nullptr;
+};
+
+// Quantizes rows of one weight into its memory; one per thread.
+class GroupRowWriter {
+ public:
+  GroupRowWriter(const GroupFormat& format, std::int64_t k, const GroupMemory& memory)
+      : format_(format),
+        memory_(memory),
+        codes_(static_cast<std::size_t>(k)),
+        zeros_(static_cast<std::size_t>(k / format.group)) {}
+
+  // False if a value or a scale is not finite in the type of the scales.
+  bool operator()(std::int64_t row, std::span<float> values) {
+    round_all(format_.scales, values);
+    if (!all_finite(values)) return false;
+    const auto group = static_cast<std::size_t>(format_.group);
+    const auto groups = static_cast<std::int64_t>(zeros_.size());
+    for (std::size_t g = 0; g < zeros_.size(); ++g) {
+      const GroupCode code = quantize_group(values.subspan(g * group, group), format_,
+                                            std::span(codes_).subspan(g * group, group));
+      if (!std::isfinite(code.scale)) return false;
+      write_scale(row * groups + static_cast<std::int64_t>(g), code.scale);
+      zeros_[g] = static_cast<std::uint8_t>(code.zero_point);
+    }
+    const auto k = static_cast<std::int64_t>(codes_.size());
+    pack_codes(codes_, format_.bits, memory_.codes + row * packed_bytes(k, format_.bits));
+    if (memory_.zeros != nullptr)
+      pack_codes(zeros_, format_.bits, memory_.zeros + row * packed_bytes(groups, format_.bits));
+    return true;
+  }
+
+ private:
+  void write_scale(std::int64_t index, float scale) const {
+    if (format_.scales == DType::kF32) {
+      std::memcpy(memory_.scales + index * 4, &scale, sizeof scale);
+      return;
+    }
+    const std::uint16_t half =
+        format_.scales == DType::kF16 ? float_to_f16(scale) : float_to_bf16(scale);
+    std::memcpy(memory_.scales + index * 2, &half, sizeof half);
+  }
+
+  const GroupFormat format_;
+  const GroupMemory memory_;
+  std::vector<std::uint8_t> codes_;
+  std::vector<std::uint8_t> zeros_;
+};
+
+void require_format(const GroupFormat& format, std::int64_t k, const std::string& name) {
+  if (format.bits != 4 && format.bits != 8)
+    fail(ErrorCode::kInvalidArgument, "[quantize] {}: expected codes of 4 or 8 bits, got {}", name,
+         format.bits);
+  if (format.scales != DType::kF16 && format.scales != DType::kBF16 && format.scales != DType::kF32)
+    fail(ErrorCode::kInvalidArgument, "[quantize] {}: scales of type {}, expected F32, F16 or BF16",
+         name, to_string(format.scales));
+  if (format.group < 1)
+    fail(ErrorCode::kInvalidArgument, "[quantize] {}: group size {}, expected a divisor of K = {}",
+         name, format.group, k);
+  if (k % format.group != 0)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] {}: K = {} is not a multiple of the group size {}", name, k, format.group);
 }
 
 }  // namespace
 
 GroupCode quantize_group_uint4(std::span<const float> weights, DType dtype,
                                std::span<std::uint8_t> codes) {
-  require_room(weights, codes);
-  const Bounds bounds = bounds_with_zero(weights);
-  const float range = round_to(dtype, bounds.high - bounds.low);
-  const float scale = std::max(round_to(dtype, range / 15.0F), kSmallestScale);
-  const float zero = -std::nearbyint(round_to(dtype, bounds.low / scale));
-  const int zero_point = static_cast<int>(clamp(zero, 0.0F, 15.0F));
-  write_codes(weights, 1.0F / scale, zero_point, 0.0F, 15.0F, codes);
-  return {scale, zero_point};
+  return asymmetric(weights, dtype, 15.0F, codes);
+}
+
+GroupCode quantize_group_uint8(std::span<const float> weights, DType dtype,
+                               std::span<std::uint8_t> codes) {
+  return asymmetric(weights, dtype, 255.0F, codes);
 }
 
 GroupCode quantize_group_int4_symmetric(std::span<const float> weights, DType dtype,
@@ -231,80 +349,52 @@ GroupCode quantize_group_int8_symmetric(std::span<const float> weights, DType dt
   return symmetric(weights, dtype, 127.5F, -128.0F, 127.0F, codes);
 }
 
-Int4Groups quantize_uint4_per_group(const Tensor& weight, std::int64_t group,
-                                    const std::string& name, ThreadPool& pool) {
+GroupCodes quantize_group_codes(const RowSource& weight, const GroupFormat& format,
+                                const std::string& name, ThreadPool& pool) {
   require_matrix(weight, name);
-  if (group != 32 && group != 64 && group != 128)
-    fail(ErrorCode::kInvalidArgument, "[quantize] {}: group size {}, expected 32, 64 or 128", name,
-         group);
-  const std::int64_t n = weight.dim(0);
-  const std::int64_t k = weight.dim(1);
-  if (k % group != 0)
-    fail(ErrorCode::kInvalidArgument,
-         "[quantize] {}: K = {} is not a multiple of the group size {}", name, k, group);
-  const std::int64_t groups = k / group;
-  const std::int64_t zero_bytes = (groups + 1) / 2;
-  std::byte* codes = nullptr;
-  std::byte* scales = nullptr;
-  std::byte* zeros = nullptr;
-  Int4Groups result{n,
-                    k,
-                    group,
-                    Tensor::allocate(DType::kU8, {n, k / 2}, &codes),
-                    Tensor::allocate(DType::kF16, {n, groups}, &scales),
-                    Tensor::allocate(DType::kU8, {n, zero_bytes}, &zeros)};
-  auto* half_scales = reinterpret_cast<std::uint16_t*>(scales);
-  FirstBadRow bad(n);
-  pool.parallel_for(n, 1, [&](Range rows) {
-    for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-      std::fill_n(zeros + row * zero_bytes, zero_bytes, std::byte{0});
-      for (std::int64_t g = 0; g < groups; ++g) {
-        const std::int64_t first = row * k + g * group;
-        GroupCode code;
-        if (!quantize_packed_group(weight, first, group, codes + first / 2, code))
-          return bad.report(row);
-        half_scales[row * groups + g] = float_to_f16(code.scale);
-        zeros[row * zero_bytes + g / 2] |=
-            static_cast<std::byte>(code.zero_point << (g % 2 == 0 ? 0 : 4));
-      }
-    }
-  });
-  if (bad.any()) fail_row(weight, bad.row(), name);
+  const std::int64_t n = weight.rows();
+  const std::int64_t k = weight.columns();
+  require_format(format, k, name);
+  const std::int64_t groups = k / format.group;
+  GroupMemory memory;
+  GroupCodes result{
+      .n = n, .k = k, .bits = format.bits, .is_signed = format.is_signed, .group = format.group};
+  result.codes = Tensor::allocate(format.bits == 8 && format.is_signed ? DType::kI8 : DType::kU8,
+                                  {n, packed_bytes(k, format.bits)}, &memory.codes);
+  result.scales = Tensor::allocate(format.scales, {n, groups}, &memory.scales);
+  if (!format.is_signed)
+    result.zero_points =
+        Tensor::allocate(DType::kU8, {n, packed_bytes(groups, format.bits)}, &memory.zeros);
+  const std::int64_t bad =
+      visit_rows(weight, pool, [&] { return GroupRowWriter(format, k, memory); });
+  if (bad < n) fail_row(weight, bad, format.scales, name);
   return result;
 }
 
-Int8Channels quantize_int8_per_channel(const Tensor& weight, const std::string& name,
-                                       ThreadPool& pool) {
+ChannelCodes quantize_channel_codes(const RowSource& weight, const std::string& name,
+                                    ThreadPool& pool) {
   require_matrix(weight, name);
-  const std::int64_t n = weight.dim(0);
-  const std::int64_t k = weight.dim(1);
+  const std::int64_t n = weight.rows();
+  const std::int64_t k = weight.columns();
   std::byte* codes = nullptr;
   std::byte* scales = nullptr;
-  Int8Channels result{n, k, Tensor::allocate(DType::kI8, {n, k}, &codes),
+  ChannelCodes result{n, k, Tensor::allocate(DType::kI8, {n, k}, &codes),
                       Tensor::allocate(DType::kF32, {n}, &scales)};
   auto* bytes = reinterpret_cast<std::int8_t*>(codes);
   auto* row_scales = reinterpret_cast<float*>(scales);
-  FirstBadRow bad(n);
-  pool.parallel_for(n, 1, [&](Range rows) {
-    for (std::int64_t row = rows.begin; row < rows.end; ++row) {
-      float largest = 0;
-      bool finite = true;
-      visit_row(weight, row, [&](std::span<const float> piece, std::int64_t) {
-        const Bounds bounds = bounds_with_zero(piece);
-        largest = std::max({largest, -bounds.low, bounds.high});
-        finite = finite && all_finite(piece);
-      });
-      if (!finite) return bad.report(row);
-      // The floor keeps the reciprocal finite for a row of values that are next to nothing.
-      const float scale = largest == 0 ? 1.0F : std::max(largest / 127.0F, FLT_MIN);
-      row_scales[row] = scale;
-      visit_row(weight, row, [&](std::span<const float> piece, std::int64_t column) {
-        write_codes(piece, 1.0F / scale, 0, -127.0F, 127.0F,
-                    std::span<std::int8_t>(bytes + row * k + column, piece.size()));
-      });
-    }
-  });
-  if (bad.any()) fail_row(weight, bad.row(), name);
+  const auto quantize_row = [&](std::int64_t row, std::span<const float> values) {
+    if (!all_finite(values)) return false;
+    const Bounds bounds = bounds_with_zero(values);
+    const float largest = std::max(-bounds.low, bounds.high);
+    // The lower bound keeps the reciprocal finite for a row of tiny values.
+    const float scale = largest == 0 ? 1.0F : std::max(largest / 127.0F, FLT_MIN);
+    row_scales[row] = scale;
+    write_codes(values, 1.0F / scale, 0, -127.0F, 127.0F,
+                std::span<std::int8_t>(bytes + row * k, values.size()));
+    return true;
+  };
+  const std::int64_t bad = visit_rows(weight, pool, [&] { return quantize_row; });
+  if (bad < n) fail_row(weight, bad, DType::kF32, name);
   return result;
 }
 

@@ -1,20 +1,22 @@
-// Round to nearest: int4 in groups and int8 per channel or tensor, by the integer formulas of AMD
-// Quark (which are also those of its exports, value for value).
+// Round to nearest: int4 and int8 in groups and int8 per channel, by AMD Quark's integer formulas
+// (exports match Quark's value for value).
 #pragma once
 
 #include <cstdint>
 #include <span>
-#include <vector>
+#include <string>
 
 #include "base/thread_pool.h"
 #include "tensor/weight.h"
 
 namespace tandem {
 
-// What one group of consecutive weights becomes.
+// The scale and zero point of one group of consecutive weights.
 struct GroupCode {
-  float scale = 0;     // a value of the scale's dtype
-  int zero_point = 0;  // 0…15 (asymmetric), 0 (symmetric)
+  // A value of the scale's dtype.
+  float scale = 0;
+  // 0…15 (asymmetric uint4), 0…255 (asymmetric uint8), 0 (symmetric).
+  int zero_point = 0;
 };
 
 // Asymmetric uint4 of one group. Every step of scale and zero point is rounded to `dtype` (F32, F16
@@ -22,6 +24,9 @@ struct GroupCode {
 // zero_point = clamp(-rint(R(lo / scale)), 0, 15); code = clamp(rint(w * (1 / scale)) + zero_point,
 // 0, 15) in float32, ties to even. `weights` are values of `dtype`.
 GroupCode quantize_group_uint4(std::span<const float> weights, DType dtype,
+                               std::span<std::uint8_t> codes);
+// The same with 255 instead of 15.
+GroupCode quantize_group_uint8(std::span<const float> weights, DType dtype,
                                std::span<std::uint8_t> codes);
 
 // Symmetric int4: scale = max|w| / 7.5, codes -8…7. Symmetric int8: scale = max|w| / 127.5, codes
@@ -31,16 +36,32 @@ GroupCode quantize_group_int4_symmetric(std::span<const float> weights, DType dt
 GroupCode quantize_group_int8_symmetric(std::span<const float> weights, DType dtype,
                                         std::span<std::int8_t> codes);
 
-// A whole weight [n, k] in groups of 32, 64 or 128 along k, scales F16 (the dtype of a package;
-// values beyond float16's range become infinite there: kInvalidArgument names the row). Rows in
-// parallel. Throws kInvalidArgument ("[quantize] model.layers.0.mlp.down_proj: K = 100 is not a
-// multiple of the group size 128").
-Int4Groups quantize_uint4_per_group(const Tensor& weight, std::int64_t group,
-                                    const std::string& name, ThreadPool& pool);
+// How the codes of a group are stored.
+struct GroupFormat {
+  // 4 or 8.
+  int bits = 4;
+  // True: symmetric codes in two's complement without zero points; false: asymmetric codes with
+  // zero points.
+  bool is_signed = false;
+  // Group size in input channels, a divisor of k; k itself means one scale per row.
+  std::int64_t group = 128;
+  // F16, BF16 or F32. Weights are first rounded to this type, as by a tool that loads its model in
+  // it.
+  DType scales = DType::kF16;
+};
 
-// Symmetric int8 with a scale per output channel: scale = max|row| / 127 (1 for a row of zeros),
-// codes in [-127, 127].
-Int8Channels quantize_int8_per_channel(const Tensor& weight, const std::string& name,
-                                       ThreadPool& pool);
+// Quantizes a whole weight [n, k], every group by the formula above for its format (asymmetric
+// 8-bit codes: that of uint4 with 255 instead of 15). Rows are processed in parallel and read in
+// pieces. Throws kInvalidArgument for a group size that does not divide k ("[quantize]
+// model.layers.0.mlp.down_proj: K = 100 is not a multiple of the group size 128"), an invalid
+// format, a row with a non-finite weight, and a row whose weights or scales are beyond the range of
+// the scales' type.
+GroupCodes quantize_group_codes(const RowSource& weight, const GroupFormat& format,
+                                const std::string& name, ThreadPool& pool);
+
+// Symmetric int8 with one scale per output channel: scale = max|row| / 127 (1 for a row of zeros),
+// codes in [-127, 127]. Throws kInvalidArgument for a row with a non-finite weight.
+ChannelCodes quantize_channel_codes(const RowSource& weight, const std::string& name,
+                                    ThreadPool& pool);
 
 }  // namespace tandem

@@ -1,7 +1,7 @@
-// The public C++ API, on top of LoadedModel and complete().
+// The public C++ API, built on LocalModel and complete().
 #include "base/version.h"
 #include "runtime/complete.h"
-#include "runtime/loaded_model.h"
+#include "runtime/local_model.h"
 #include "tandem/tandem.hpp"
 
 namespace tandem {
@@ -9,16 +9,16 @@ namespace tandem {
 const char* version() noexcept { return build_version().data(); }
 
 struct Model::Impl {
-  std::unique_ptr<LoadedModel> model;
+  std::unique_ptr<LocalModel> model;
 };
 
 Model::Model(const std::string& folder, const ModelOptions& options)
     : impl_(std::make_unique<Impl>()) {
   LoadOptions load;
   if (!options.mode.empty()) load.mode = mode_from_string(options.mode);
-  load.threads = options.threads;
+  load.engine.threads = options.threads;
   if (!options.cache.empty()) load.cache = options.cache;
-  impl_->model = LoadedModel::open(folder, load);
+  impl_->model = LocalModel::open(folder, load);
 }
 Model::~Model() = default;
 Model::Model(Model&&) noexcept = default;
@@ -26,7 +26,7 @@ Model& Model::operator=(Model&&) noexcept = default;
 
 GenerateResult Model::generate(std::string_view prompt, const GenerateOptions& options,
                                const std::function<bool(std::string_view)>& on_text) {
-  LoadedModel& model = *impl_->model;
+  LocalModel& model = *impl_->model;
   SearchOptions search;
   search.do_sample = options.sample;
   search.temperature = options.temperature;
@@ -34,26 +34,26 @@ GenerateResult Model::generate(std::string_view prompt, const GenerateOptions& o
   search.top_p = options.top_p;
   search.repetition_penalty = options.repetition_penalty;
   search.seed = options.seed;
-  const std::vector<TokenId> ids =
-      options.chat ? model.encode_chat(prompt, options.system) : model.tokenizer().encode(prompt);
+  const std::vector<TokenId> ids = options.chat ? model.text.encode_chat(prompt, options.system)
+                                                : model.text.tokenizer().encode(prompt);
   Completion completion = complete(model, ids, search, options.max_tokens, on_text);
   return {std::move(completion.text), completion.prompt_tokens,
-          completion.tokens,          completion.ending == Ending::kEndToken,
+          completion.tokens,          completion.finish_reason == FinishReason::kEndToken,
           completion.ttft_ms,         completion.decode_tokens_per_s};
 }
 
 std::vector<std::int32_t> Model::tokenize(std::string_view text) {
-  return impl_->model->tokenizer().encode(text);
+  return impl_->model->text.tokenizer().encode(text);
 }
 
 std::string Model::detokenize(const std::vector<std::int32_t>& ids) {
-  return impl_->model->tokenizer().decode(ids);
+  return impl_->model->text.tokenizer().decode(ids);
 }
 
 std::vector<float> Model::logits(const std::vector<std::int32_t>& ids) {
   std::vector<float> all;
-  KvSequence sequence = impl_->model->new_sequence();
-  impl_->model->prefill_all(sequence, ids, [&](std::int64_t, std::span<const float> rows) {
+  KvSequence sequence = impl_->model->engine.new_sequence();
+  impl_->model->engine.prefill_all(sequence, ids, [&](std::int64_t, std::span<const float> rows) {
     all.insert(all.end(), rows.begin(), rows.end());
   });
   return all;

@@ -1,3 +1,4 @@
+// Measures prefill and decode speed, and relates them to measured peaks.
 #include "runtime/benchmark.h"
 
 #include <algorithm>
@@ -5,7 +6,6 @@
 #include <random>
 
 #include "base/error.h"
-#include "base/progress.h"
 
 namespace tandem {
 namespace {
@@ -45,14 +45,17 @@ void check(const BenchmarkOptions& options) {
 
 }  // namespace
 
-BenchmarkResult run_benchmark(LoadedModel& model, const BenchmarkOptions& options) {
+BenchmarkResult run_benchmark(LocalModel& local, const BenchmarkOptions& options,
+                              Observer& observer) {
   check(options);
+  Engine& model = local.engine;
   BenchmarkResult result;
   result.peaks = measure_peaks(model.kernels(), model.pool());
   const auto prompts = static_cast<std::int64_t>(options.prompts.size());
-  Progress progress("bench", prompts * (options.repetitions + 1), "runs");
+  Task task(observer, "bench", prompts * (options.repetitions + 1), "runs");
 
-  std::mt19937 random(1);  // the same tokens every time; their values do not matter for speed
+  // The same tokens every time; their values do not affect the speed.
+  std::mt19937 random(1);
   std::uniform_int_distribution<TokenId> any(0, static_cast<TokenId>(model.info().vocabulary - 1));
   for (const std::int64_t prompt : options.prompts) {
     std::vector<TokenId> ids(static_cast<std::size_t>(prompt));
@@ -69,7 +72,7 @@ BenchmarkResult run_benchmark(LoadedModel& model, const BenchmarkOptions& option
       for (std::int64_t i = 0; i < options.generate; ++i)
         token = best(model.decode(sequence, token));
       const double written = seconds_since(start);
-      progress.advance();
+      task.advance();
       if (run < 0) continue;
       prefill.push_back(static_cast<double>(prompt) / read);
       first_token.push_back(first * 1e3);
@@ -79,22 +82,23 @@ BenchmarkResult run_benchmark(LoadedModel& model, const BenchmarkOptions& option
     if (options.generate > 0) result.decode.push_back({prompt, median(decode)});
   }
 
-  // The machine's speed drifts: a bound measured only before could lie below what came after.
+  // The machine's speed drifts: a peak measured only before could be lower than a later result.
   const Peaks after = measure_peaks(model.kernels(), model.pool());
   result.peaks.int8_gops = std::max(result.peaks.int8_gops, after.int8_gops);
   result.peaks.int8_vector_gops = std::max(result.peaks.int8_vector_gops, after.int8_vector_gops);
   result.peaks.read_gbps = std::max(result.peaks.read_gbps, after.read_gbps);
-  const double operations = 2 * static_cast<double>(model.block_parameters());
+  const double operations = 2 * static_cast<double>(local.model->block_parameters());
   for (PrefillSpeed& speed : result.prefill) {
     const double gops = speed.tokens_per_s * operations * 1e-9;
     speed.percent_of_int8_peak = 100 * gops / result.peaks.int8_gops;
     speed.percent_of_int8_vector_peak = 100 * gops / result.peaks.int8_vector_gops;
   }
   const ModelInfo& info = model.info();
-  const auto cache_per_token = static_cast<double>(  // K and V
-      2 * info.layers * info.kv_heads * info.head_dim *
-      static_cast<std::int64_t>(size_of(model.new_sequence().dtype())));
-  const auto weights = static_cast<double>(model.executor(Phase::kDecode).weight_bytes());
+  // K and V.
+  const auto cache_per_token =
+      static_cast<double>(2 * info.layers * info.kv_heads * info.head_dim *
+                          static_cast<std::int64_t>(size_of(model.plan().kv)));
+  const auto weights = static_cast<double>(model.weight_bytes(Phase::kDecode));
   for (DecodeSpeed& speed : result.decode) {
     const double context =
         static_cast<double>(speed.context) + static_cast<double>(options.generate) / 2;

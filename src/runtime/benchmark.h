@@ -1,41 +1,54 @@
-// How fast a model runs, beside what the machine is capable of in the same minute.
+// The speed of a model, compared with the machine's peaks measured at the same time.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
 #include "devices/cpu/peaks.h"
-#include "runtime/loaded_model.h"
+#include "runtime/local_model.h"
 
 namespace tandem {
 
 struct BenchmarkOptions {
-  std::vector<std::int64_t> prompts = {128, 512};  // tokens
-  std::int64_t generate = 64;                      // tokens after each prompt
-  int repetitions = 5;                             // after one that warms up
+  // Prompt lengths in tokens.
+  std::vector<std::int64_t> prompts = {128, 512};
+  // Tokens generated after each prompt.
+  std::int64_t generate = 64;
+  // Not counting one warm-up run.
+  int repetitions = 5;
 };
 
 struct PrefillSpeed {
   std::int64_t tokens = 0;
-  double tokens_per_s = 0;          // median
-  double percent_of_int8_peak = 0;  // 2 operations per parameter of the blocks' Linears and token
-  double percent_of_int8_vector_peak = 0;  // likewise; can exceed 100 on a matrix unit
-  double ttft_ms = 0;  // median: reading the prompt and choosing the first token
+  // Median.
+  double tokens_per_s = 0;
+  // Counts 2 operations per token and parameter of the blocks' Linears.
+  double percent_of_int8_peak = 0;
+  // The same against the vector peak; can exceed 100 with a matrix unit.
+  double percent_of_int8_vector_peak = 0;
+  // Median time to first token: reading the prompt and choosing the first token.
+  double ttft_ms = 0;
 };
 
 struct DecodeSpeed {
-  std::int64_t context = 0;  // tokens before the first generated one
-  double tokens_per_s = 0;   // median
-  double read_gbps = 0;      // weights and cache read per token, times the speed
+  // Context length before the first generated token.
+  std::int64_t context = 0;
+  // Median.
+  double tokens_per_s = 0;
+  // Weights and cache read per token, times the tokens per second.
+  double read_gbps = 0;
   double percent_of_read_peak = 0;
 };
 
 struct BenchmarkResult {
-  Peaks peaks;  // measured before and after; the higher ones
+  // Measured before and after; the higher values.
+  Peaks peaks;
   std::vector<PrefillSpeed> prefill;
   std::vector<DecodeSpeed> decode;
 };
 
-BenchmarkResult run_benchmark(LoadedModel& model, const BenchmarkOptions& options);
+// Throws kInvalidArgument for options out of range. Each run is one step of the observer's task.
+BenchmarkResult run_benchmark(LocalModel& model, const BenchmarkOptions& options,
+                              Observer& observer = silent());
 
 }  // namespace tandem

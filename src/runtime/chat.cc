@@ -1,3 +1,4 @@
+// Renders the whole conversation for each turn and reuses the common prefix in the cache.
 #include "runtime/chat.h"
 
 #include <algorithm>
@@ -6,9 +7,9 @@
 
 namespace tandem {
 
-Chat::Chat(LoadedModel& model, SearchOptions search, std::string system, ChatOptions options)
+Chat::Chat(LocalModel& model, SearchOptions search, std::string system, ChatOptions options)
     : model_(model),
-      generator_(model, std::move(search)),
+      generator_(model.engine, std::move(search)),
       system_(std::move(system)),
       options_(std::move(options)) {
   clear();
@@ -24,7 +25,7 @@ ChatTurn Chat::say(std::string_view text, std::int64_t max_tokens,
                    const std::function<bool(std::string_view)>& on_text) {
   OrderedJson messages = messages_;
   messages.push_back({{"role", "user"}, {"content", text}});
-  const std::vector<TokenId> ids = model_.encode_messages(messages, options_);
+  const std::vector<TokenId> ids = model_.text.encode_messages(messages, options_);
   const std::int64_t max_length = generator_.options().max_length;
   if (static_cast<std::int64_t>(ids.size()) >= max_length) {
     fail(ErrorCode::kInvalidArgument,
@@ -32,16 +33,16 @@ ChatTurn Chat::say(std::string_view text, std::int64_t max_tokens,
          ids.size(), max_length);
   }
 
-  // The conversation is rendered and encoded anew, since a template may write earlier turns in
-  // another way once there are later ones. What is as before need not be read again, but for the
-  // last token, whose logits are wanted.
+  // The whole conversation is rendered and encoded again, because a template may render earlier
+  // turns differently once there are later ones. The common prefix need not be read again, except
+  // for its last token, whose logits are needed.
   const std::span<const TokenId> known = generator_.sequence();
   const auto [same, unused] = std::mismatch(ids.begin(), ids.end() - 1, known.begin(), known.end());
   const auto kept = same - ids.begin();
   generator_.rewind(kept);
   ChatTurn turn;
   static_cast<Completion&>(turn) =
-      complete(generator_, model_.tokenizer(),
+      complete(generator_, model_.text.tokenizer(),
                std::span(ids).subspan(static_cast<std::size_t>(kept)), max_tokens, on_text);
   turn.read_tokens = turn.prompt_tokens;
   turn.prompt_tokens = static_cast<std::int64_t>(ids.size());

@@ -1,4 +1,4 @@
-// A conversation in turns over one KV cache: each turn reads what the cache does not hold yet.
+// A conversation in turns over one KV cache: each turn reads only what is not yet in the cache.
 #pragma once
 
 #include <cstdint>
@@ -11,32 +11,32 @@
 namespace tandem {
 
 struct ChatTurn : Completion {
-  // Of prompt_tokens, which count the whole conversation up to this answer: those that were read
-  // now, the others being in the cache since earlier turns.
+  // The part of prompt_tokens (which counts the whole conversation up to this answer) that was read
+  // in this turn; the rest was already in the cache.
   std::int64_t read_tokens = 0;
 };
 
 class Chat {
  public:
-  // Search options as for Generator; `system` is a line before the first turn, unless empty.
-  Chat(LoadedModel& model, SearchOptions search, std::string system = {}, ChatOptions options = {});
+  // Search options as for Generator; `system` is a system message before the first turn, unless
+  // empty.
+  Chat(LocalModel& model, SearchOptions search, std::string system = {}, ChatOptions options = {});
 
-  // One turn of the user and the answer to it, of at most `max_tokens` tokens; `on_text` as for
-  // complete(). An answer cut short stays in the conversation as far as it came. Throws
-  // kInvalidArgument when the conversation no longer fits in the context, and then it is as it was
-  // before this turn.
+  // One user turn and the answer to it, of at most `max_tokens` tokens; `on_text` as for
+  // complete(). An answer that is stopped stays in the conversation as far as it got. Throws
+  // kInvalidArgument if the conversation no longer fits in the context; the conversation is then
+  // unchanged.
   ChatTurn say(std::string_view text, std::int64_t max_tokens,
                const std::function<bool(std::string_view)>& on_text = {});
-  // Begins anew after the system line.
+  // Starts over after the system message.
   void clear();
 
   const OrderedJson& messages() const noexcept { return messages_; }
-  std::int64_t tokens() const noexcept {  // of the conversation so far
-    return static_cast<std::int64_t>(generator_.sequence().size());
-  }
+  // Length of the conversation so far.
+  std::int64_t tokens() const { return static_cast<std::int64_t>(generator_.sequence().size()); }
 
  private:
-  LoadedModel& model_;
+  LocalModel& model_;
   Generator generator_;
   std::string system_;
   ChatOptions options_;

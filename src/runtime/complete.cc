@@ -1,26 +1,27 @@
+// The loop from tokens to streamed text, with timing.
 #include "runtime/complete.h"
 
 #include <chrono>
 
 namespace tandem {
 
-std::string_view to_string(Ending ending) noexcept {
-  switch (ending) {
-    case Ending::kEndToken:
+std::string_view to_string(FinishReason reason) noexcept {
+  switch (reason) {
+    case FinishReason::kEndToken:
       return "end token";
-    case Ending::kLength:
+    case FinishReason::kLength:
       return "length";
-    case Ending::kStopped:
+    case FinishReason::kStopped:
       return "stopped";
   }
   return "unknown";
 }
 
-Completion complete(LoadedModel& model, std::span<const TokenId> prompt,
+Completion complete(LocalModel& model, std::span<const TokenId> prompt,
                     const SearchOptions& options, std::int64_t max_tokens,
                     const std::function<bool(std::string_view)>& on_text) {
-  Generator generator(model, options);
-  return complete(generator, model.tokenizer(), prompt, max_tokens, on_text);
+  Generator generator(model.engine, options);
+  return complete(generator, model.text.tokenizer(), prompt, max_tokens, on_text);
 }
 
 Completion complete(Generator& generator, const Tokenizer& tokenizer,
@@ -42,12 +43,12 @@ Completion complete(Generator& generator, const Tokenizer& tokenizer,
     const TokenId id = generator.next();
     if (++completion.tokens == 1) first = Clock::now();
     if (generator.is_end(id)) {
-      completion.ending = Ending::kEndToken;
+      completion.finish_reason = FinishReason::kEndToken;
       break;
     }
     completion.ids.push_back(id);
     if (!show(stream.put(id))) {
-      completion.ending = Ending::kStopped;
+      completion.finish_reason = FinishReason::kStopped;
       break;
     }
   }

@@ -1,4 +1,4 @@
-// One answer to one prompt, text as it comes, with the figures that people ask for.
+// Completes one prompt, streaming the text, with the usual performance figures.
 #pragma once
 
 #include <cstdint>
@@ -9,29 +9,35 @@
 #include <vector>
 
 #include "runtime/generator.h"
+#include "runtime/local_model.h"
 
 namespace tandem {
 
-enum class Ending : std::uint8_t { kEndToken, kLength, kStopped };
-std::string_view to_string(Ending ending) noexcept;  // "end token", "length", "stopped"
+enum class FinishReason : std::uint8_t { kEndToken, kLength, kStopped };
+// "end token", "length" or "stopped".
+std::string_view to_string(FinishReason reason) noexcept;
 
 struct Completion {
   std::string text;
-  std::vector<TokenId> ids;  // as appended: without the end token
+  // The appended tokens, without the end token.
+  std::vector<TokenId> ids;
   std::int64_t prompt_tokens = 0;
-  std::int64_t tokens = 0;  // chosen, the end token included
-  Ending ending = Ending::kLength;
-  double ttft_ms = 0;              // from the prompt's tokens to the first chosen one
-  double decode_tokens_per_s = 0;  // of the tokens after the first
+  // Generated tokens, including the end token.
+  std::int64_t tokens = 0;
+  FinishReason finish_reason = FinishReason::kLength;
+  // Time to first token, starting from the tokenized prompt.
+  double ttft_ms = 0;
+  // Over the tokens after the first.
+  double decode_tokens_per_s = 0;
 };
 
-// Appends `prompt` and continues it by at most `max_tokens` tokens. `on_text` gets whole UTF-8
-// characters as they come and stops the answer by returning false.
+// Appends `prompt` and generates at most `max_tokens` tokens. `on_text` receives whole UTF-8
+// characters as they are generated and stops the generation by returning false.
 Completion complete(Generator& generator, const Tokenizer& tokenizer,
                     std::span<const TokenId> prompt, std::int64_t max_tokens,
                     const std::function<bool(std::string_view)>& on_text = {});
-// The same with a generator of its own.
-Completion complete(LoadedModel& model, std::span<const TokenId> prompt,
+// The same with a new generator.
+Completion complete(LocalModel& model, std::span<const TokenId> prompt,
                     const SearchOptions& options, std::int64_t max_tokens,
                     const std::function<bool(std::string_view)>& on_text = {});
 

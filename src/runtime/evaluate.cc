@@ -1,20 +1,21 @@
+// Scores texts and questions in batches.
 #include "runtime/evaluate.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "base/error.h"
-#include "runtime/batch_generator.h"
+#include "runtime/generator.h"
 
 namespace tandem {
 namespace {
 
 constexpr std::int64_t kAnswerTokens = 60;
 
-// Windows or questions whose tokens are decoded side by side.
+// Windows or questions that are decoded as a batch.
 constexpr std::int64_t kBatch = 16;
-// Short windows are read together, as many as hold this many tokens: enough to fill runs, few
-// enough that a reference's logits of them stay a few hundred MB.
+// Short windows are read together, up to this many tokens: enough to fill runs, few enough that a
+// reference's logits for them stay at a few hundred MB.
 constexpr std::int64_t kGroupTokens = 512;
 
 // log of the sum of exponentials, in double.
@@ -51,7 +52,7 @@ std::int64_t count_windows(std::span<const TokenId> ids, std::int64_t window) {
   return windows;
 }
 
-// `count` windows of a text, from the window `first` on.
+// `count` windows of a text, starting with window `first`.
 class Windows {
  public:
   Windows(std::span<const TokenId> ids, std::int64_t window, std::int64_t first,
@@ -67,13 +68,13 @@ class Windows {
   std::vector<std::span<const TokenId>> all_;
 };
 
-// New sequences, and as batches take them.
+// New sequences, with the pointers that batch functions take.
 class SequenceBatch {
  public:
-  SequenceBatch(LoadedModel& model, std::size_t count) {
+  SequenceBatch(LocalModel& model, std::size_t count) {
     sequences_.reserve(count);
     for (std::size_t i = 0; i < count; ++i) {
-      sequences_.push_back(model.new_sequence());
+      sequences_.push_back(model.engine.new_sequence());
       pointers_.push_back(&sequences_.back());
     }
   }
@@ -91,17 +92,17 @@ void finish(TextScore& score, double sum) {
 
 }  // namespace
 
-TextWindows read_windows(LoadedModel& model, const fs::path& text, std::int64_t window,
+TextWindows read_windows(LocalModel& model, const fs::path& text, std::int64_t window,
                          std::int64_t max_windows) {
   TextWindows windows;
-  windows.ids = model.tokenizer().encode(read_text_file(text), {.add_special_tokens = false});
+  windows.ids = model.text.tokenizer().encode(read_text_file(text), {.add_special_tokens = false});
   windows.window = std::min(window, model.info().context_length);
   const auto limit = static_cast<std::size_t>(max_windows * windows.window);
   if (limit > 0 && windows.ids.size() > limit) windows.ids.resize(limit);
   return windows;
 }
 
-TextScore score_text(LoadedModel& model, LoadedModel* reference, std::span<const TokenId> ids,
+TextScore score_text(LocalModel& model, LocalModel* reference, std::span<const TokenId> ids,
                      std::int64_t window, const EvaluationProgress& progress) {
   TextScore score;
   score.windows = count_windows(ids, window);
@@ -119,23 +120,25 @@ TextScore score_text(LoadedModel& model, LoadedModel* reference, std::span<const
     std::vector<float> expected;
     if (reference != nullptr) {
       SequenceBatch sequences(*reference, windows.size());
-      reference->prefill_batch_all(sequences.pointers(), windows.all(),
-                                   [&](std::size_t, std::int64_t, std::span<const float> rows) {
-                                     expected.insert(expected.end(), rows.begin(), rows.end());
-                                   });
+      reference->engine.prefill_batch_all(
+          sequences.pointers(), windows.all(),
+          [&](std::size_t, std::int64_t, std::span<const float> rows) {
+            expected.insert(expected.end(), rows.begin(), rows.end());
+          });
     }
     SequenceBatch sequences(model, windows.size());
-    model.prefill_batch_all(
+    model.engine.prefill_batch_all(
         sequences.pointers(), windows.all(),
         [&](std::size_t s, std::int64_t first, std::span<const float> rows) {
           const std::span<const TokenId> tokens = windows.all()[s];
           const auto count = static_cast<std::int64_t>(rows.size() / vocabulary);
           std::vector<double> losses(static_cast<std::size_t>(count));
           std::vector<double> divergences(static_cast<std::size_t>(count));
-          model.pool().parallel_for(count, 1, [&](Range range) {
+          model.engine.pool().parallel_for(count, 1, [&](Range range) {
             for (std::int64_t r = range.begin; r < range.end; ++r) {
               const auto token = static_cast<std::size_t>(first + r);
-              if (token + 1 >= tokens.size()) continue;  // nothing follows the last
+              // Nothing follows the last token.
+              if (token + 1 >= tokens.size()) continue;
               const auto row = rows.subspan(static_cast<std::size_t>(r) * vocabulary, vocabulary);
               losses[static_cast<std::size_t>(r)] = negative_log_likelihood(row, tokens[token + 1]);
               if (reference != nullptr) {
@@ -157,7 +160,7 @@ TextScore score_text(LoadedModel& model, LoadedModel* reference, std::span<const
   return score;
 }
 
-TextScore score_handover(LoadedModel& model, std::span<const TokenId> ids, std::int64_t window,
+TextScore score_handover(LocalModel& model, std::span<const TokenId> ids, std::int64_t window,
                          const EvaluationProgress& progress) {
   TextScore score;
   score.windows = count_windows(ids, window);
@@ -169,8 +172,9 @@ TextScore score_handover(LoadedModel& model, std::span<const TokenId> ids, std::
     std::vector<std::span<const TokenId>> prompts;
     for (const auto& tokens : windows.all()) prompts.push_back(tokens.first(half));
     SequenceBatch sequences(model, windows.size());
-    std::span<const float> logits = model.prefill_batch(sequences.pointers(), prompts);
-    // Summed window by window, so that the result does not depend on how many are read at once.
+    std::span<const float> logits = model.engine.prefill_batch(sequences.pointers(), prompts);
+    // Summed window by window, so that the result does not depend on how many windows are read at
+    // once.
     std::vector<std::vector<double>> losses(windows.size());
     std::vector<TokenId> next(windows.size());
     for (std::size_t t = half; t < static_cast<std::size_t>(window); ++t) {
@@ -180,7 +184,7 @@ TextScore score_handover(LoadedModel& model, std::span<const TokenId> ids, std::
             negative_log_likelihood(logits.subspan(i * vocabulary, vocabulary), next[i]));
       }
       if (t + 1 < static_cast<std::size_t>(window))
-        logits = model.decode_batch(sequences.pointers(), next);
+        logits = model.engine.decode_batch(sequences.pointers(), next);
     }
     for (std::size_t i = 0; i < windows.size(); ++i) {
       for (const double loss : losses[i]) sum += loss;
@@ -204,7 +208,7 @@ std::vector<Question> read_questions(const fs::path& path) {
   return questions;
 }
 
-QuestionScore ask_questions(LoadedModel& model, std::span<const Question> questions,
+QuestionScore ask_questions(LocalModel& model, std::span<const Question> questions,
                             const EvaluationProgress& progress) {
   QuestionScore score;
   const auto total = static_cast<std::int64_t>(questions.size());
@@ -212,13 +216,14 @@ QuestionScore ask_questions(LoadedModel& model, std::span<const Question> questi
     const auto group = questions.subspan(
         first, std::min(static_cast<std::size_t>(kBatch), questions.size() - first));
     std::vector<std::vector<TokenId>> prompts;
-    for (const Question& question : group) prompts.push_back(model.encode_chat(question.question));
-    BatchGenerator generator(
-        model, std::vector<std::span<const TokenId>>(prompts.begin(), prompts.end()), {});
-    for (std::int64_t i = 0; i < kAnswerTokens && !generator.done(); ++i) generator.next();
+    for (const Question& question : group)
+      prompts.push_back(model.text.encode_chat(question.question));
+    Generator generator(model.engine, {}, prompts.size());
+    generator.append(std::vector<std::span<const TokenId>>(prompts.begin(), prompts.end()));
+    for (std::int64_t i = 0; i < kAnswerTokens && !generator.done(); ++i) generator.next_all();
     for (std::size_t q = 0; q < group.size(); ++q) {
       const auto answer = generator.sequence(q).subspan(prompts[q].size());
-      score.right += model.tokenizer().decode(answer, true) == group[q].answer ? 1 : 0;
+      score.right += model.text.tokenizer().decode(answer, true) == group[q].answer ? 1 : 0;
       ++score.total;
       if (progress) progress(score.total, total);
     }

@@ -1,5 +1,5 @@
-// What a model still knows: perplexity of texts, divergence from a reference model, questions
-// answered right.
+// The quality of a model: perplexity on texts, KL divergence from a reference model, questions
+// answered correctly.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,19 @@
 #include <string>
 #include <vector>
 
-#include "runtime/loaded_model.h"
+#include "runtime/local_model.h"
 
 namespace tandem {
 
 struct TextScore {
   std::int64_t windows = 0;
-  std::int64_t tokens = 0;  // scored
-  double perplexity = 0;    // exp of the mean negative log likelihood
-  double kl = 0;  // nats per scored token, reference against this model; 0 without a reference
+  // Number of scored tokens.
+  std::int64_t tokens = 0;
+  // exp of the mean negative log-likelihood.
+  double perplexity = 0;
+  // Mean KL divergence of this model from the reference, in nats per scored token; 0 without a
+  // reference.
+  double kl = 0;
 };
 
 struct QuestionScore {
@@ -24,28 +28,29 @@ struct QuestionScore {
   std::int64_t total = 0;
 };
 
-// A text as it is scored: tokenized once, without added tokens, at most `max_windows` windows of it
-// (0: all).
+// A text to be scored: tokenized once, without added special tokens, with at most `max_windows`
+// windows (0: no limit).
 struct TextWindows {
   std::vector<TokenId> ids;
-  std::int64_t window = 0;  // tokens: what was asked for, or the model's context if that is shorter
+  // Tokens per window: the requested number, or the model's context length if that is shorter.
+  std::int64_t window = 0;
 };
-TextWindows read_windows(LoadedModel& model, const fs::path& text, std::int64_t window = 512,
+TextWindows read_windows(LocalModel& model, const fs::path& text, std::int64_t window = 512,
                          std::int64_t max_windows = 0);
 
-// Called after each window or question: (done, total).
+// Called with (done, total) after each window or question.
 using EvaluationProgress = std::function<void(std::int64_t, std::int64_t)>;
 
-// The text is tokenized once and cut in windows (the tail dropped); the first token of a window is
-// not scored, every other is, on the prefill devices. With `reference` (a model with the same
-// vocabulary) also the KL divergence sum p log(p / q), p from the reference. Throws
-// kInvalidArgument if the text is shorter than one window.
-TextScore score_text(LoadedModel& model, LoadedModel* reference, std::span<const TokenId> ids,
+// The text is split into windows (the tail is dropped); all tokens of a window but the first are
+// scored, on the prefill devices. With `reference` (a model with the same vocabulary) also computes
+// the KL divergence, sum p log(p / q) with p from the reference. Throws kInvalidArgument if the
+// text is shorter than one window.
+TextScore score_text(LocalModel& model, LocalModel* reference, std::span<const TokenId> ids,
                      std::int64_t window, const EvaluationProgress& progress = {});
 
-// Hand-over: the first half of each window is read as a prompt, the second half is scored one token
-// at a time on the decode device.
-TextScore score_handover(LoadedModel& model, std::span<const TokenId> ids, std::int64_t window,
+// Scores the hand-over from prefill to decode: the first half of each window is read as a prompt,
+// the second half is scored one token at a time on the decode device.
+TextScore score_handover(LocalModel& model, std::span<const TokenId> ids, std::int64_t window,
                          const EvaluationProgress& progress = {});
 
 struct Question {
@@ -55,9 +60,9 @@ struct Question {
 // [{"question": …, "answer": …}, …]; other keys are ignored.
 std::vector<Question> read_questions(const fs::path& path);
 
-// Asks through the chat template, greedy, at most 60 tokens; right when the answer is equal to the
-// letter.
-QuestionScore ask_questions(LoadedModel& model, std::span<const Question> questions,
+// Asks each question through the chat template, with greedy search and at most 60 tokens; an answer
+// is correct if it matches exactly.
+QuestionScore ask_questions(LocalModel& model, std::span<const Question> questions,
                             const EvaluationProgress& progress = {});
 
 }  // namespace tandem

@@ -1,3 +1,4 @@
+// Keeps the tokens, KV caches and logits of sequences consistent across append, next and rewind.
 #include "runtime/generator.h"
 
 #include <algorithm>
@@ -5,6 +6,14 @@
 #include "base/error.h"
 
 namespace tandem {
+namespace {
+
+TokenId padding_of(const ModelInfo& info) {
+  if (info.pad) return static_cast<TokenId>(*info.pad);
+  return info.eos.empty() ? 0 : static_cast<TokenId>(info.eos.front());
+}
+
+}  // namespace
 
 SearchOptions with_defaults(SearchOptions options, const ModelInfo& info) {
   if (options.eos.empty()) options.eos = info.eos;
@@ -21,78 +30,158 @@ bool is_end(const SearchOptions& options, TokenId id) noexcept {
   return std::find(options.eos.begin(), options.eos.end(), id) != options.eos.end();
 }
 
-Generator::Generator(LoadedModel& model, SearchOptions options)
-    : model_(model),
-      search_(with_defaults(std::move(options), model.info())),
-      kv_(model.new_sequence()) {}
+Generator::Generator(Engine& engine, SearchOptions options, std::size_t sequences,
+                     std::optional<TokenId> pad)
+    : engine_(engine),
+      search_(with_defaults(std::move(options), engine.info())),
+      pad_(pad.value_or(padding_of(engine.info()))) {
+  if (sequences < 1)
+    fail(ErrorCode::kInvalidArgument, "[generator] expected at least one sequence");
+  // No reallocation, because there are pointers to the sequences.
+  rows_.reserve(sequences);
+  for (std::size_t i = 0; i < sequences; ++i) rows_.push_back({engine.new_sequence()});
+}
+
+Generator::Row& Generator::only_row(const char* function) {
+  if (rows_.size() != 1)
+    fail(ErrorCode::kInvalidArgument, "[generator] {}: expected one sequence, this has {}",
+         function, rows_.size());
+  return rows_.front();
+}
 
 void Generator::append(std::span<const TokenId> ids) {
-  if (ids.empty()) fail(ErrorCode::kInvalidArgument, "[generator] append: no tokens given");
-  const auto length = static_cast<std::int64_t>(sequence_.size() + ids.size());
-  if (length > options().max_length) {
-    fail(ErrorCode::kInvalidArgument,
-         "[generator] {} tokens given after {}: the sequence would exceed max_length ({})",
-         ids.size(), sequence_.size(), options().max_length);
+  only_row("append");
+  append({&ids, 1});
+}
+
+void Generator::append(std::span<const std::span<const TokenId>> prompts) {
+  if (prompts.size() != rows_.size())
+    fail(ErrorCode::kInvalidArgument, "[generator] append: {} prompts for {} sequences",
+         prompts.size(), rows_.size());
+  std::vector<std::vector<TokenId>> grown;
+  std::vector<std::span<const TokenId>> unread;
+  std::vector<KvSequence*> sequences;
+  for (std::size_t r = 0; r < rows_.size(); ++r) {
+    const auto& ids = prompts[r];
+    Row& row = rows_[r];
+    const std::string place = rows_.size() == 1 ? "" : fmt::format(" row {}:", r);
+    if (ids.empty())
+      fail(ErrorCode::kInvalidArgument, "[generator]{} append: no tokens given", place);
+    if (static_cast<std::int64_t>(row.sequence.size() + ids.size()) > options().max_length) {
+      fail(ErrorCode::kInvalidArgument,
+           "[generator]{} {} tokens given after {}: the sequence would exceed max_length ({})",
+           place, ids.size(), row.sequence.size(), options().max_length);
+    }
+    // The last generated token has not been read yet; it is now part of the prompt.
+    grown.push_back(row.sequence);
+    grown.back().insert(grown.back().end(), ids.begin(), ids.end());
+    sequences.push_back(&row.kv);
   }
-  // What was generated last has not been read yet; it is part of the prompt now.
-  std::vector<TokenId> grown = sequence_;
-  grown.insert(grown.end(), ids.begin(), ids.end());
-  const auto read = static_cast<std::size_t>(kv_.length());
-  keep(model_.prefill(kv_, std::span(grown).subspan(read)));
-  sequence_ = std::move(grown);
-  read_in_.resize(read);
-  read_in_.resize(sequence_.size(), Phase::kPrefill);
-  done_ = length >= options().max_length;
+  for (std::size_t r = 0; r < rows_.size(); ++r)
+    unread.push_back(std::span(grown[r]).subspan(static_cast<std::size_t>(rows_[r].kv.length())));
+  const std::span<const float> logits = engine_.prefill_batch(sequences, unread);
+  const auto vocabulary = static_cast<std::size_t>(engine_.info().vocabulary);
+  for (std::size_t r = 0; r < rows_.size(); ++r) {
+    Row& row = rows_[r];
+    // The engine's logits are overwritten by its next run, whichever generator starts it.
+    const auto own = logits.subspan(r * vocabulary, vocabulary);
+    row.logits.assign(own.begin(), own.end());
+    const Phase phase = engine_.prompt_phase(static_cast<std::int64_t>(unread[r].size()));
+    row.sequence = std::move(grown[r]);
+    row.read_in.resize(row.sequence.size() - unread[r].size());
+    row.read_in.resize(row.sequence.size(), phase);
+    row.done = static_cast<std::int64_t>(row.sequence.size()) >= options().max_length;
+  }
 }
 
-// The model's logits lie in memory that its next run, of whichever generator, writes again.
-void Generator::keep(std::span<const float> logits) {
-  logits_.assign(logits.begin(), logits.end());
+void Generator::compute_logits(Row& row) {
+  const auto length = static_cast<std::int64_t>(row.sequence.size());
+  // After a rewind the cache may already hold the last token: it is read again for its logits, in
+  // the phase that read it before, because the other phase may have different weights.
+  row.kv.rewind(std::min(row.kv.length(), length - 1));
+  while (row.kv.length() < length) {
+    const auto at = static_cast<std::size_t>(row.kv.length());
+    const Phase phase = at < row.read_in.size() ? row.read_in[at] : Phase::kDecode;
+    const std::span<const float> logits =
+        engine_.prefill(row.kv, std::span(row.sequence).subspan(at, 1), phase);
+    row.logits.assign(logits.begin(), logits.end());
+    row.read_in.resize(at);
+    row.read_in.push_back(phase);
+  }
 }
 
+// Sequences that lack only their last token are read in one run.
 void Generator::compute_logits() {
-  const auto length = static_cast<std::int64_t>(sequence_.size());
-  // After a rewind the cache may already hold the last token: read it once more for its logits, in
-  // the phase that read it before, whose weights may be others than those of decode.
-  kv_.rewind(std::min(kv_.length(), length - 1));
-  while (kv_.length() < length) {
-    const auto at = static_cast<std::size_t>(kv_.length());
-    if (at >= read_in_.size()) read_in_.resize(at + 1, Phase::kDecode);
-    keep(read_in_[at] == Phase::kPrefill ? model_.prefill(kv_, std::span(sequence_).subspan(at, 1))
-                                         : model_.decode(kv_, sequence_[at]));
+  std::vector<KvSequence*> sequences;
+  std::vector<TokenId> last;
+  std::vector<Row*> rows;
+  for (Row& row : rows_) {
+    if (row.done || !row.logits.empty()) continue;
+    if (row.kv.length() + 1 != static_cast<std::int64_t>(row.sequence.size()) ||
+        row.read_in.size() >= row.sequence.size()) {
+      compute_logits(row);
+      continue;
+    }
+    rows.push_back(&row);
+    sequences.push_back(&row.kv);
+    last.push_back(row.sequence.back());
   }
+  if (rows.empty()) return;
+  std::span<const float> logits = engine_.decode_batch(sequences, last);
+  const auto vocabulary = static_cast<std::size_t>(engine_.info().vocabulary);
+  for (Row* row : rows) {
+    row->logits.assign(logits.begin(), logits.begin() + static_cast<std::ptrdiff_t>(vocabulary));
+    logits = logits.subspan(vocabulary);
+    row->read_in.push_back(Phase::kDecode);
+  }
+}
+
+std::span<const TokenId> Generator::next_all() {
+  if (done()) {
+    if (rows_.size() > 1)
+      fail(ErrorCode::kInvalidArgument, "[generator] next: all {} answers have ended",
+           rows_.size());
+    fail(ErrorCode::kInvalidArgument,
+         "[generator] next: the answer has ended after {} tokens (max_length {})",
+         rows_.front().sequence.size(), options().max_length);
+  }
+  for (const Row& row : rows_)
+    if (row.sequence.empty())
+      fail(ErrorCode::kInvalidArgument, "[generator] next: append a prompt first");
+  compute_logits();
+  chosen_.assign(rows_.size(), pad_);
+  for (std::size_t r = 0; r < rows_.size(); ++r) {
+    Row& row = rows_[r];
+    if (row.done) continue;
+    const TokenId id = chosen_[r] = search_.choose(row.logits, row.sequence).id;
+    row.logits.clear();
+    const bool ends = is_end(id);
+    if (!ends) row.sequence.push_back(id);
+    row.done = ends || static_cast<std::int64_t>(row.sequence.size()) >= options().max_length;
+  }
+  return chosen_;
 }
 
 TokenId Generator::next() {
-  if (done_) {
-    fail(ErrorCode::kInvalidArgument,
-         "[generator] next: the answer has ended after {} tokens (max_length {})", sequence_.size(),
-         options().max_length);
-  }
-  if (sequence_.empty())
-    fail(ErrorCode::kInvalidArgument, "[generator] next: append a prompt first");
-  if (logits_.empty()) compute_logits();
-  const TokenId id = search_.choose(logits_, sequence_);
-  logits_.clear();
-  if (is_end(id)) {
-    done_ = true;
-    return id;
-  }
-  sequence_.push_back(id);
-  done_ = static_cast<std::int64_t>(sequence_.size()) >= options().max_length;
-  return id;
+  only_row("next");
+  return next_all().front();
+}
+
+bool Generator::done() const noexcept {
+  return std::ranges::all_of(rows_, [](const Row& row) { return row.done; });
 }
 
 void Generator::rewind(std::int64_t length) {
-  if (length < 0 || length > static_cast<std::int64_t>(sequence_.size())) {
+  Row& row = only_row("rewind");
+  if (length < 0 || length > static_cast<std::int64_t>(row.sequence.size())) {
     fail(ErrorCode::kInvalidArgument, "[generator] cannot rewind to {} tokens, the sequence has {}",
-         length, sequence_.size());
+         length, row.sequence.size());
   }
-  sequence_.resize(static_cast<std::size_t>(length));
-  kv_.rewind(std::min(length, kv_.length()));
-  read_in_.resize(static_cast<std::size_t>(kv_.length()));
-  logits_.clear();
-  done_ = length >= options().max_length;
+  row.sequence.resize(static_cast<std::size_t>(length));
+  row.kv.rewind(std::min(length, row.kv.length()));
+  row.read_in.resize(static_cast<std::size_t>(row.kv.length()), Phase::kDecode);
+  row.logits.clear();
+  row.done = length >= options().max_length;
 }
 
 }  // namespace tandem

@@ -1,51 +1,80 @@
-// One running conversation: its tokens, their keys and values, and the choice of the next one. The
-// semantics are those of ONNX Runtime GenAI: append tokens, generate the next token, rewind.
+// Generates tokens for one or more sequences, holding their tokens and KV caches. The semantics are
+// those of ONNX Runtime GenAI: append tokens, generate the next token, rewind. Several sequences
+// advance together, one token each per step, so that weights are read once for all.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
-#include "runtime/loaded_model.h"
+#include "runtime/engine.h"
 #include "runtime/search.h"
 
 namespace tandem {
 
-// Empty options.eos and a max_length of 0 take the model's. Throws kInvalidArgument for a
-// max_length beyond the context.
+// Replaces empty options.eos and a max_length of 0 by the model's. Throws kInvalidArgument for a
+// max_length beyond the context length.
 SearchOptions with_defaults(SearchOptions options, const ModelInfo& info);
 bool is_end(const SearchOptions& options, TokenId id) noexcept;
 
 class Generator {
  public:
-  // Throws kInvalidArgument for options that make no sense.
-  Generator(LoadedModel& model, SearchOptions options);
+  // Throws kInvalidArgument for invalid options. min_length and max_length apply to each sequence
+  // separately. Sequences draw from one random generator, in order. `pad` is the token returned for
+  // finished sequences while others continue: by default the model's padding token, or its first
+  // end token.
+  Generator(Engine& engine, SearchOptions options, std::size_t sequences = 1,
+            std::optional<TokenId> pad = {});
 
-  // Reads tokens as prompt, at once. Throws kInvalidArgument if the sequence would exceed
-  // max_length.
+  // Appends and reads prompt tokens immediately. Throws kInvalidArgument if the sequence would
+  // exceed max_length. For several sequences, one call gives each its own prompt. After an error
+  // the generator is unchanged.
   void append(std::span<const TokenId> ids);
-  // Chooses the next token and appends it, unless it ends the answer: an end token is returned but
-  // not appended. Throws kInvalidArgument when done() or before anything was appended.
+  void append(std::span<const std::span<const TokenId>> prompts);
+  // Chooses the next token of the only sequence and appends it, unless it is an end token, which is
+  // returned but not appended. Throws kInvalidArgument if done(), or before anything was appended.
   TokenId next();
-  // True after an end token, or at max_length. append() and rewind() begin anew.
-  bool done() const noexcept { return done_; }
-  // Keeps the first `length` tokens; what follows is what would have followed then.
+  // One token per sequence, valid until the next call: either chosen and appended, or an end token
+  // (which is not appended), or padding. Throws kInvalidArgument if all sequences are finished.
+  std::span<const TokenId> next_all();
+  // True if all sequences are finished: by an end token, or at max_length. append() and rewind()
+  // reset it.
+  bool done() const noexcept;
+  bool done(std::size_t sequence) const { return rows_.at(sequence).done; }
+  // Keeps the first `length` tokens of the only sequence; generation continues as it would have
+  // from there.
   void rewind(std::int64_t length);
 
-  std::span<const TokenId> sequence() const noexcept { return sequence_; }
+  std::size_t size() const noexcept { return rows_.size(); }
+  // Prompt and answer, without end token and padding.
+  std::span<const TokenId> sequence(std::size_t index = 0) const {
+    return rows_.at(index).sequence;
+  }
   const SearchOptions& options() const noexcept { return search_.options(); }
+  TokenId pad() const noexcept { return pad_; }
   bool is_end(TokenId id) const noexcept { return tandem::is_end(options(), id); }
 
  private:
-  void keep(std::span<const float> logits);
+  struct Row {
+    KvSequence kv;
+    // The cache holds the first kv.length() of these.
+    std::vector<TokenId> sequence;
+    // The phase whose programs read each token in the cache.
+    std::vector<Phase> read_in;
+    // After the last token; empty: not computed yet.
+    std::vector<float> logits;
+    bool done = false;
+  };
+  Row& only_row(const char* function);
   void compute_logits();
+  void compute_logits(Row& row);
 
-  LoadedModel& model_;
+  Engine& engine_;
   Search search_;
-  KvSequence kv_;
-  std::vector<TokenId> sequence_;  // the cache holds the first kv_.length() of these
-  std::vector<Phase> read_in_;     // the phase that read each token in the cache
-  std::vector<float> logits_;      // after the last token; empty: to be computed
-  bool done_ = false;
+  TokenId pad_;
+  std::vector<Row> rows_;
+  // The result of next_all().
+  std::vector<TokenId> chosen_;
 };
 
 }  // namespace tandem

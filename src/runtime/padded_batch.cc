@@ -1,3 +1,4 @@
+// Removes and adds padding.
 #include "runtime/padded_batch.h"
 
 #include <algorithm>

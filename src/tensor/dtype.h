@@ -23,11 +23,14 @@ enum class DType : std::uint8_t {
   kBool
 };
 
-std::size_t size_of(DType dtype) noexcept;         // bytes of one element
-std::string_view to_string(DType dtype) noexcept;  // "F32", as safetensors spells it
-bool is_float(DType dtype) noexcept;               // F32, F16, BF16 or F64
+// Bytes per element.
+std::size_t size_of(DType dtype) noexcept;
+// The name that safetensors uses: "F32".
+std::string_view to_string(DType dtype) noexcept;
+// True for F32, F16, BF16 and F64.
+bool is_float(DType dtype) noexcept;
 
-// The type that safetensors calls `name`; throws kUnsupported with the name.
+// The type with the safetensors name `name`; throws kUnsupported with the name.
 DType dtype_from_string(std::string_view name);
 
 }  // namespace tandem

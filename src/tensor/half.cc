@@ -7,11 +7,10 @@ namespace tandem {
 
 std::uint16_t float_to_bf16(float f) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(f);
-  // A NaN whose payload sits in the lower half would round to infinity; the quiet bit keeps it a
-  // NaN.
+  // A NaN whose payload sits in the lower half would round to infinity; the quiet bit keeps it NaN.
   if (std::isnan(f)) return static_cast<std::uint16_t>((bits >> 16) | 0x0040);
-  // Adding just under half of the last kept place, plus one if that place is odd, rounds ties to
-  // even.
+  // Adding just under half a unit in the last kept place, plus one if that place is odd, rounds
+  // ties to even.
   const std::uint32_t odd = (bits >> 16) & 1;
   return static_cast<std::uint16_t>((bits + 0x7fff + odd) >> 16);
 }
@@ -41,8 +40,8 @@ std::uint16_t float_to_f16(float f) noexcept {
   if (magnitude >= 0x477ff000)  // 65520, half-way from 65504 to the next step: infinity
     return static_cast<std::uint16_t>(sign | 0x7c00);
   if (magnitude < 0x38800000) {  // below 2^-14: subnormal steps of 2^-24
-    // Adding 0.5 puts the last place of the sum at 2^-24, so that the float adder rounds to nearest
-    // even.
+    // Adding 0.5 puts the last place of the sum at 2^-24, so that the float addition rounds to
+    // nearest even.
     const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
     return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000));
   }

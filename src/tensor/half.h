@@ -9,9 +9,11 @@ namespace tandem {
 inline float bf16_to_float(std::uint16_t h) noexcept {
   return std::bit_cast<float>(static_cast<std::uint32_t>(h) << 16);
 }
-std::uint16_t float_to_bf16(float f) noexcept;  // nearest even; NaN stays NaN
+// Rounds to nearest even; NaN stays NaN.
+std::uint16_t float_to_bf16(float f) noexcept;
 
 float f16_to_float(std::uint16_t h) noexcept;
-std::uint16_t float_to_f16(float f) noexcept;  // nearest even; beyond 65504 gives infinity
+// Rounds to nearest even; overflows to infinity from 65520.
+std::uint16_t float_to_f16(float f) noexcept;
 
 }  // namespace tandem

@@ -1,4 +1,4 @@
-// Tensors: checks, own memory, float copies.
+// Tensors: checks, allocation, conversion to float.
 #include "tensor/tensor.h"
 
 #include <fmt/format.h>
@@ -6,13 +6,16 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <new>
 #include <utility>
 
 #include "base/error.h"
+#include "base/files.h"
 #include "tensor/half.h"
 
 namespace tandem {
@@ -20,11 +23,11 @@ namespace {
 
 // A cache line, and the widest vector register.
 constexpr std::size_t kAlignment = 64;
-// Weights are read once per token or chunk from front to back: with pages of 2 MiB that needs a
-// table walk every 32,768 cache lines instead of every 64.
+// Weights are read once per token or chunk from front to back: with pages of 2 MiB that takes a
+// page-table walk every 32,768 cache lines instead of every 64.
 constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-// What a tensor without elements points to, so that it is not taken for no tensor at all.
+// What a tensor without elements points to, so that it is not taken for a missing tensor.
 constexpr std::byte kNothing{};
 
 template <typename T, typename Convert>
@@ -55,8 +58,8 @@ std::optional<std::int64_t> checked_bytes(DType dtype, const Shape& shape) noexc
       none = true;
       continue;
     }
-    // A product that overflows is refused even beside a zero: element_count would overflow on its
-    // way to 0.
+    // A product that overflows is rejected even if another dimension is 0: element_count() would
+    // overflow on its way to 0.
     left /= dim;
     if (left == 0) return std::nullopt;
   }
@@ -75,6 +78,31 @@ Tensor::Tensor(DType dtype, Shape shape, std::span<const std::byte> bytes,
   if (bytes.empty()) data_ = &kNothing;
 }
 
+Tensor::Tensor(DType dtype, Shape shape, std::span<const std::byte> bytes,
+               std::shared_ptr<const MappedFile> file)
+    : Tensor(dtype, std::move(shape), bytes, std::shared_ptr<const void>(file)) {
+  file_ = file.get();
+  if (file_ == nullptr || bytes.empty()) return;
+  const auto whole = file_->bytes();
+  const std::less_equal<> not_after;
+  if (!not_after(whole.data(), bytes.data()) ||
+      !not_after(bytes.data() + bytes.size(), whole.data() + whole.size()))
+    fail(ErrorCode::kInvalidArgument, "[tensor] {}: expected elements within the mapped file",
+         file_->path().string());
+}
+
+Tensor::Tensor(DType dtype, Shape shape, std::span<const std::byte> bytes, std::nullptr_t)
+    : Tensor(dtype, std::move(shape), bytes, std::shared_ptr<const void>()) {}
+
+std::string Tensor::identity() const {
+  const std::size_t size = bytes().size();
+  if (file_ == nullptr)
+    return allocation_ == 0 ? ""
+                            : fmt::format("memory {}@{}+{}", allocation_, fmt::ptr(data_), size);
+  const std::ptrdiff_t offset = size == 0 ? 0 : data_ - file_->bytes().data();
+  return fmt::format("{}@{}+{}", file_->identity(), offset, size);
+}
+
 Tensor Tensor::allocate(DType dtype, Shape shape, std::byte** data) {
   const auto bytes = checked_bytes(dtype, shape);
   if (!bytes || *bytes > std::numeric_limits<std::int64_t>::max() - std::int64_t{kAlignment})
@@ -84,11 +112,14 @@ Tensor Tensor::allocate(DType dtype, Shape shape, std::byte** data) {
   const std::size_t padded = std::max(alignment, (size + alignment - 1) / alignment * alignment);
   auto* memory = static_cast<std::byte*>(std::aligned_alloc(alignment, padded));
   if (memory == nullptr) throw std::bad_alloc();
-  // Only a wish: where the system has no huge pages, nothing changes.
+  // Only a hint: without huge pages, nothing changes.
   if (alignment == kHugePage) ::madvise(memory, padded, MADV_HUGEPAGE);
   std::shared_ptr<void> owner(memory, [](void* p) { std::free(p); });
   if (data != nullptr) *data = memory;
-  return Tensor(dtype, std::move(shape), {memory, size}, std::move(owner));
+  static std::atomic<std::uint64_t> allocations = 0;
+  Tensor tensor(dtype, std::move(shape), {memory, size}, std::move(owner));
+  tensor.allocation_ = ++allocations;
+  return tensor;
 }
 
 Tensor Tensor::from_floats(std::span<const float> values, Shape shape) {
@@ -130,18 +161,34 @@ std::vector<float> Tensor::to_floats() const {
   return values;
 }
 
+void Tensor::release() const noexcept {
+  if (file_ != nullptr && !empty()) file_->release(bytes());
+}
+
 Tensor Tensor::rows(std::int64_t begin, std::int64_t count) const {
   if (shape_.empty() || begin < 0 || count < 0 || begin > shape_[0] || count > shape_[0] - begin)
     fail(ErrorCode::kInvalidArgument, "[tensor] {} rows from {} on: shape {} does not have them",
          count, begin, to_string(shape_));
   const std::size_t row_bytes =
       shape_[0] == 0 ? 0 : bytes().size() / static_cast<std::size_t>(shape_[0]);
-  Shape shape = shape_;
-  shape[0] = count;
-  return Tensor(dtype_, std::move(shape),
-                bytes().subspan(static_cast<std::size_t>(begin) * row_bytes,
-                                static_cast<std::size_t>(count) * row_bytes),
-                owner_);
+  Tensor view = *this;
+  view.shape_[0] = count;
+  view.data_ += static_cast<std::size_t>(begin) * row_bytes;
+  return view;
+}
+
+Tensor Tensor::view_as(DType dtype, Shape shape) const {
+  const auto expected = checked_bytes(dtype, shape);
+  if (empty() || !expected || static_cast<std::size_t>(*expected) != bytes().size())
+    fail(ErrorCode::kInvalidArgument, "[tensor] the {} bytes of {} {} do not fill {} {}",
+         bytes().size(), to_string(dtype_), to_string(shape_), to_string(dtype), to_string(shape));
+  if (*expected > 0 && reinterpret_cast<std::uintptr_t>(data_) % size_of(dtype) != 0)
+    fail(ErrorCode::kInvalidArgument, "[tensor] {} {} is not aligned for {}", to_string(dtype_),
+         to_string(shape_), to_string(dtype));
+  Tensor view = *this;
+  view.dtype_ = dtype;
+  view.shape_ = std::move(shape);
+  return view;
 }
 
 Tensor Tensor::gather_rows(std::span<const std::int64_t> rows) const {

@@ -1,5 +1,5 @@
-// A typed, shaped, read-only block of memory with shared ownership of whatever keeps it alive (a
-// mapping, usually).
+// A typed, shaped, read-only block of memory that shares ownership of whatever keeps it alive
+// (usually a mapping).
 #pragma once
 
 #include <cassert>
@@ -15,12 +15,16 @@
 
 namespace tandem {
 
+class MappedFile;
+
 using Shape = std::vector<std::int64_t>;
 
-std::string to_string(const Shape& shape);                // "[2048, 8192]"
-std::int64_t element_count(const Shape& shape) noexcept;  // 1 for a scalar
-// Bytes of a tensor whose shape comes from a file; nothing if a dimension is negative or the
-// product leaves int64.
+// "[2048, 8192]".
+std::string to_string(const Shape& shape);
+// 1 for a scalar.
+std::int64_t element_count(const Shape& shape) noexcept;
+// The size in bytes of a tensor whose shape comes from a file; nullopt if a dimension is negative
+// or the product overflows int64.
 std::optional<std::int64_t> checked_bytes(DType dtype, const Shape& shape) noexcept;
 
 // Row-major and contiguous. Copying shares the memory.
@@ -30,10 +34,17 @@ class Tensor {
   // `bytes` must hold exactly the shape's elements and stay valid as long as `owner` does.
   Tensor(DType dtype, Shape shape, std::span<const std::byte> bytes,
          std::shared_ptr<const void> owner);
+  // `bytes` lies in the mapping of `file`, which is kept alive and remembered as the elements'
+  // origin.
+  Tensor(DType dtype, Shape shape, std::span<const std::byte> bytes,
+         std::shared_ptr<const MappedFile> file);
+  // `bytes` is kept alive by other means.
+  Tensor(DType dtype, Shape shape, std::span<const std::byte> bytes, std::nullptr_t);
 
-  // Own memory, 64-byte aligned, uninitialised; fill through `data`.
+  // New memory, 64-byte aligned and uninitialised; write to it through `data`.
   static Tensor allocate(DType dtype, Shape shape, std::byte** data);
-  static Tensor from_floats(std::span<const float> values, Shape shape);  // F32, copied
+  // F32, copied.
+  static Tensor from_floats(std::span<const float> values, Shape shape);
 
   bool empty() const noexcept { return data_ == nullptr; }
   DType dtype() const noexcept { return dtype_; }
@@ -43,6 +54,15 @@ class Tensor {
   std::span<const std::byte> bytes() const noexcept {
     return {data_, empty() ? 0 : static_cast<std::size_t>(elements()) * size_of(dtype_)};
   }
+
+  // The file whose mapping holds the elements; null if they are not mapped.
+  const MappedFile* file() const noexcept { return file_; }
+  // Identifies the elements' bytes: by file, offset and size or, for memory from allocate(), by a
+  // number valid as long as the process runs. Equal identities, equal bytes. Empty for other
+  // memory.
+  std::string identity() const;
+  // Releases the memory used by a mapped tensor; it is read again when next needed.
+  void release() const noexcept;
 
   // Typed access; T must match the dtype's size (asserted).
   template <typename T>
@@ -57,7 +77,10 @@ class Tensor {
 
   // Rows [begin, begin + count) of the first dimension, sharing memory.
   Tensor rows(std::int64_t begin, std::int64_t count) const;
-  // A copy of the given rows of the first dimension, in their order.
+  // The same bytes as elements of another type or shape, sharing memory. Throws kInvalidArgument
+  // unless they fill that shape exactly and are aligned for that type.
+  Tensor view_as(DType dtype, Shape shape) const;
+  // A copy of the given rows of the first dimension, in the given order.
   Tensor gather_rows(std::span<const std::int64_t> rows) const;
 
  private:
@@ -65,6 +88,10 @@ class Tensor {
   Shape shape_;
   const std::byte* data_ = nullptr;
   std::shared_ptr<const void> owner_;
+  // Kept by owner_.
+  const MappedFile* file_ = nullptr;
+  // The number of the allocation, if the memory is from allocate(); else 0.
+  std::uint64_t allocation_ = 0;
 };
 
 }  // namespace tandem

@@ -1,14 +1,14 @@
-// Weights of Linears: sizes, checks, and the plain float values behind the codes.
+// Weights of Linears: sizes, checks and dequantization.
 #include "tensor/weight.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <string_view>
 
 #include "base/error.h"
-#include "tensor/half.h"
 
 namespace tandem {
 namespace {
@@ -30,80 +30,102 @@ void expect_dimensions(std::int64_t n, std::int64_t k, const std::string& name) 
   if (n < 1 || k < 1) fail(ErrorCode::kFormat, "[weight] {}: [{}, {}] is not a matrix", name, n, k);
 }
 
-void validate_parts(const FloatWeight& w, const std::string& name) {
-  if (w.values.empty()) fail(ErrorCode::kFormat, "[weight] {}: values are missing", name);
-  if (w.values.shape().size() != 2)
-    fail(ErrorCode::kFormat, "[weight] {}: expected [n, k], got {}", name,
-         to_string(w.values.shape()));
-  expect_dimensions(w.values.dim(0), w.values.dim(1), name);
-  const DType dtype = w.values.dtype();
-  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16)
-    fail(ErrorCode::kFormat, "[weight] {}: expected F32, F16 or BF16, got {}", name,
-         to_string(dtype));
+// Calls reject(index, value) for the first scale that `accept` rejects.
+template <typename Accept, typename Reject>
+void check_scales(const Tensor& scales, Accept&& accept, Reject&& reject) {
+  std::array<float, 256> buffer;
+  const std::int64_t count = scales.elements();
+  for (std::int64_t begin = 0; begin < count; begin += std::ssize(buffer)) {
+    const auto size = std::min<std::int64_t>(std::ssize(buffer), count - begin);
+    const std::span<float> values(buffer.data(), static_cast<std::size_t>(size));
+    scales.copy_floats(begin, values);
+    const auto bad = std::ranges::find_if_not(values, accept);
+    if (bad != values.end()) reject(begin + (bad - values.begin()), *bad);
+  }
 }
 
-void validate_parts(const Int4Groups& w, const std::string& name) {
+void validate_parts(const FloatWeight& w, const std::string& name) {
+  if (w.rows == nullptr) fail(ErrorCode::kFormat, "[weight] {}: values are missing", name);
+  expect_dimensions(w.rows->rows(), w.rows->columns(), name);
+}
+
+// Bytes of `count` codes or zero points.
+std::int64_t packed_bytes(const GroupCodes& w, std::int64_t count) {
+  return w.bits == 8 ? count : (count + 1) / 2;
+}
+
+void validate_parts(const GroupCodes& w, const std::string& name) {
   expect_dimensions(w.n, w.k, name);
-  if (w.group != 32 && w.group != 64 && w.group != 128)
-    fail(ErrorCode::kFormat, "[weight] {}: group: expected 32, 64 or 128, got {}", name, w.group);
+  if (w.bits != 4 && w.bits != 8)
+    fail(ErrorCode::kFormat, "[weight] {}: expected codes of 4 or 8 bits, got {}", name, w.bits);
+  if (w.group < 1 || w.group > w.k)
+    fail(ErrorCode::kFormat, "[weight] {}: group: expected 1 to k = {}, got {}", name, w.k,
+         w.group);
   if (w.k % w.group != 0)
     fail(ErrorCode::kFormat, "[weight] {}: k = {} is not a multiple of the group {}", name, w.k,
          w.group);
-  const std::int64_t groups = w.k / w.group;
-  expect(w.codes, DType::kU8, {w.n, w.k / 2}, name, "codes");
-  expect(w.scales, DType::kF16, {w.n, groups}, name, "scales");
-  expect(w.zero_points, DType::kU8, {w.n, (groups + 1) / 2}, name, "zero points");
-  const auto scales = w.scales.as<std::uint16_t>();
-  const auto bad =
-      std::ranges::find_if(scales, [](std::uint16_t s) { return (s & 0x7c00) == 0x7c00; });
-  if (bad != scales.end())
-    fail(ErrorCode::kFormat, "[weight] {}: the scale of row {}, group {} is not finite", name,
-         (bad - scales.begin()) / groups, (bad - scales.begin()) % groups);
+  expect(w.codes, w.bits == 8 && w.is_signed ? DType::kI8 : DType::kU8, {w.n, packed_bytes(w, w.k)},
+         name, "codes");
+  const DType dtype = w.scales.dtype();
+  if (!w.scales.empty() && dtype != DType::kF16 && dtype != DType::kBF16 && dtype != DType::kF32)
+    fail(ErrorCode::kFormat, "[weight] {}: scales: expected F16, BF16 or F32 {}, got {} {}", name,
+         to_string(Shape{w.n, w.groups()}), to_string(dtype), to_string(w.scales.shape()));
+  expect(w.scales, dtype, {w.n, w.groups()}, name, "scales");
+  if (!w.zero_points.empty())
+    expect(w.zero_points, DType::kU8, {w.n, packed_bytes(w, w.groups())}, name, "zero points");
+  check_scales(
+      w.scales, [](float s) { return std::isfinite(s); },
+      [&](std::int64_t i, float) {
+        fail(ErrorCode::kFormat, "[weight] {}: the scale of row {}, group {} is not finite", name,
+             i / w.groups(), i % w.groups());
+      });
 }
 
-void validate_parts(const Int8Channels& w, const std::string& name) {
+void validate_parts(const ChannelCodes& w, const std::string& name) {
   expect_dimensions(w.n, w.k, name);
   expect(w.codes, DType::kI8, {w.n, w.k}, name, "codes");
   const bool per_tensor = w.scales.shape() == Shape{1};
   expect(w.scales, DType::kF32, {per_tensor ? 1 : w.n}, name, "scales");
-  const auto codes = w.codes.as<std::int8_t>();
-  if (std::ranges::min(codes) < -127)
-    fail(ErrorCode::kFormat, "[weight] {}: expected codes in [-127, 127], got -128", name);
-  const auto scales = w.scales.as<float>();
-  const auto bad = std::ranges::find_if(scales, [](float s) { return !std::isfinite(s) || s < 0; });
-  if (bad != scales.end())
-    fail(ErrorCode::kFormat, "[weight] {}: scale {}: expected a finite number from 0 up, got {}",
-         name, bad - scales.begin(), *bad);
-  if (!std::isfinite(w.input_scale) || w.input_scale < 0)
-    fail(ErrorCode::kFormat, "[weight] {}: input scale: expected a finite number from 0 up, got {}",
-         name, w.input_scale);
+  check_scales(
+      w.scales, [](float s) { return std::isfinite(s) && s >= 0; },
+      [&](std::int64_t i, float scale) {
+        fail(ErrorCode::kFormat,
+             "[weight] {}: scale {}: expected a finite number from 0 up, got {}", name, i, scale);
+      });
+}
+
+// Value `i` of packed codes or zero points.
+int packed_value(const GroupCodes& w, const std::uint8_t* row, std::int64_t i) {
+  if (w.bits == 8) return w.is_signed ? static_cast<std::int8_t>(row[i]) : row[i];
+  const int nibble = (row[i / 2] >> (i % 2 * 4)) & 15;
+  return w.is_signed ? (nibble ^ 8) - 8 : nibble;
 }
 
 void dequantize(const FloatWeight& w, std::int64_t begin, std::span<float> out) {
-  w.values.copy_floats(begin * w.values.dim(1), out);
+  w.rows->read(begin, out);
 }
 
-void dequantize(const Int4Groups& w, std::int64_t begin, std::span<float> out) {
-  const std::int64_t groups = w.k / w.group;
-  const auto codes = w.codes.as<std::uint8_t>();
-  const auto zeros = w.zero_points.as<std::uint8_t>();
-  const auto scales = w.scales.as<std::uint16_t>();
-  // Value `i` of a packed row: two a byte, the lower index in the low nibble.
-  const auto nibble = [](std::span<const std::uint8_t> row, std::int64_t i) {
-    return (row[static_cast<std::size_t>(i / 2)] >> (i % 2 * 4)) & 15;
-  };
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    const std::int64_t row = begin + static_cast<std::int64_t>(i) / w.k;
-    const std::int64_t column = static_cast<std::int64_t>(i) % w.k;
-    const std::int64_t g = column / w.group;
-    const int code = nibble(codes.subspan(static_cast<std::size_t>(row * (w.k / 2))), column);
-    const int zero = nibble(zeros.subspan(static_cast<std::size_t>(row * ((groups + 1) / 2))), g);
-    out[i] = static_cast<float>(code - zero) *
-             f16_to_float(scales[static_cast<std::size_t>(row * groups + g)]);
+void dequantize(const GroupCodes& w, std::int64_t begin, std::span<float> out) {
+  const std::int64_t groups = w.groups();
+  const auto* codes = reinterpret_cast<const std::uint8_t*>(w.codes.bytes().data());
+  const auto* zeros = reinterpret_cast<const std::uint8_t*>(w.zero_points.bytes().data());
+  std::vector<float> scales(static_cast<std::size_t>(groups));
+  const std::int64_t end = begin + static_cast<std::int64_t>(out.size()) / w.k;
+  float* to = out.data();
+  for (std::int64_t row = begin; row < end; ++row) {
+    w.scales.copy_floats(row * groups, scales);
+    const std::uint8_t* row_codes = codes + row * packed_bytes(w, w.k);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      int zero = w.is_signed ? 0 : 1 << (w.bits - 1);
+      if (zeros != nullptr) zero = packed_value(w, zeros + row * packed_bytes(w, groups), g);
+      const float scale = scales[static_cast<std::size_t>(g)];
+      for (std::int64_t c = g * w.group; c < (g + 1) * w.group; ++c)
+        *to++ = static_cast<float>(packed_value(w, row_codes, c) - zero) * scale;
+    }
   }
 }
 
-void dequantize(const Int8Channels& w, std::int64_t begin, std::span<float> out) {
+void dequantize(const ChannelCodes& w, std::int64_t begin, std::span<float> out) {
   const auto codes = w.codes.as<std::int8_t>().subspan(static_cast<std::size_t>(begin * w.k));
   const auto scales = w.scales.as<float>();
   for (std::size_t i = 0; i < out.size(); ++i) {
@@ -112,73 +134,95 @@ void dequantize(const Int8Channels& w, std::int64_t begin, std::span<float> out)
   }
 }
 
-// The weight whose tensors are `pick` of this one's: rows of every part with one row per output
-// channel.
+// The quantized weight whose tensors are `pick` of this one's: rows of every part that has one row
+// per output channel.
 template <typename Pick>
-Weight pick_rows(const Weight& weight, std::int64_t count, const Pick& pick) {
-  return std::visit(
-      Overload{[&](const FloatWeight& w) -> Weight { return FloatWeight{pick(w.values)}; },
-               [&](const Int4Groups& w) -> Weight {
-                 return Int4Groups{
-                     count, w.k, w.group, pick(w.codes), pick(w.scales), pick(w.zero_points)};
-               },
-               [&](const Int8Channels& w) -> Weight {
-                 const bool per_tensor = w.scales.elements() == 1;
-                 return Int8Channels{count, w.k, pick(w.codes),
-                                     per_tensor ? w.scales : pick(w.scales), w.input_scale};
-               }},
-      weight);
+Weight pick_rows(GroupCodes w, std::int64_t count, const Pick& pick) {
+  w.n = count;
+  w.codes = pick(w.codes);
+  w.scales = pick(w.scales);
+  if (!w.zero_points.empty()) w.zero_points = pick(w.zero_points);
+  return w;
+}
+
+template <typename Pick>
+Weight pick_rows(ChannelCodes w, std::int64_t count, const Pick& pick) {
+  w.n = count;
+  w.codes = pick(w.codes);
+  if (w.scales.elements() != 1) w.scales = pick(w.scales);
+  return w;
+}
+
+std::string kind_of(const FloatWeight& w) {
+  std::string name(to_string(w.rows->dtype()));
+  std::ranges::transform(name, name.begin(),
+                         [](char c) { return c >= 'A' && c <= 'Z' ? char(c + 32) : c; });
+  return name;
+}
+
+std::string kind_of(const GroupCodes& w) {
+  const char* note = w.zero_points.empty() ? " symmetric" : w.is_signed ? " signed" : "";
+  return fmt::format("int{} g{}{}", w.bits, w.group, note);
+}
+
+std::string kind_of(const ChannelCodes& w) {
+  return w.scales.elements() == 1 && w.n != 1 ? "int8 per tensor" : "int8";
 }
 
 }  // namespace
 
 std::int64_t output_channels(const Weight& weight) {
-  return std::visit(Overload{[](const FloatWeight& w) { return w.values.dim(0); },
-                             [](const auto& w) { return w.n; }},
-                    weight);
+  return std::visit(
+      Overload{[](const FloatWeight& w) { return w.rows == nullptr ? 0 : w.rows->rows(); },
+               [](const auto& w) { return w.n; }},
+      weight);
 }
 
 std::int64_t input_channels(const Weight& weight) {
-  return std::visit(Overload{[](const FloatWeight& w) { return w.values.dim(1); },
-                             [](const auto& w) { return w.k; }},
-                    weight);
+  return std::visit(
+      Overload{[](const FloatWeight& w) { return w.rows == nullptr ? 0 : w.rows->columns(); },
+               [](const auto& w) { return w.k; }},
+      weight);
 }
 
 std::int64_t stored_bytes(const Weight& weight) {
   const auto size = [](const Tensor& t) { return static_cast<std::int64_t>(t.bytes().size()); };
-  return std::visit(Overload{[&](const FloatWeight& w) { return size(w.values); },
-                             [&](const Int4Groups& w) {
-                               return size(w.codes) + size(w.scales) + size(w.zero_points);
-                             },
-                             [&](const Int8Channels& w) { return size(w.codes) + size(w.scales); }},
-                    weight);
+  return std::visit(
+      Overload{
+          [&](const FloatWeight& w) {
+            return output_channels(w) * input_channels(w) *
+                   static_cast<std::int64_t>(w.rows == nullptr ? 0 : size_of(w.rows->dtype()));
+          },
+          [&](const GroupCodes& w) { return size(w.codes) + size(w.scales) + size(w.zero_points); },
+          [&](const ChannelCodes& w) { return size(w.codes) + size(w.scales); }},
+      weight);
 }
 
 std::string describe(const Weight& weight) {
-  const std::string kind =
-      std::visit(Overload{[](const FloatWeight& w) {
-                            std::string name(to_string(w.values.dtype()));
-                            std::ranges::transform(name, name.begin(), [](char c) {
-                              return c >= 'A' && c <= 'Z' ? char(c + 32) : c;
-                            });
-                            return name;
-                          },
-                          [](const Int4Groups& w) { return fmt::format("int4 g{}", w.group); },
-                          [](const Int8Channels& w) {
-                            return std::string(
-                                w.scales.elements() == 1 && w.n != 1 ? "int8 per tensor" : "int8");
-                          }},
-                 weight);
-  return fmt::format("{} [{}, {}]", kind, output_channels(weight), input_channels(weight));
+  const auto* floats = std::get_if<FloatWeight>(&weight);
+  if (floats != nullptr && floats->rows == nullptr) return "no weight";
+  return fmt::format("{} [{}, {}]", std::visit([](const auto& w) { return kind_of(w); }, weight),
+                     output_channels(weight), input_channels(weight));
 }
 
 Weight slice_rows(const Weight& weight, std::int64_t begin, std::int64_t count) {
-  return pick_rows(weight, count, [&](const Tensor& part) { return part.rows(begin, count); });
+  const auto pick = [&](const Tensor& part) { return part.rows(begin, count); };
+  return std::visit(Overload{[&](const FloatWeight& w) -> Weight {
+                               return FloatWeight(slice_rows(w.rows, begin, count));
+                             },
+                             [&](const auto& w) -> Weight { return pick_rows(w, count, pick); }},
+                    weight);
 }
 
 Weight gather_rows(const Weight& weight, std::span<const std::int64_t> rows) {
-  return pick_rows(weight, static_cast<std::int64_t>(rows.size()),
-                   [&](const Tensor& part) { return part.gather_rows(rows); });
+  const auto pick = [&](const Tensor& part) { return part.gather_rows(rows); };
+  const auto count = static_cast<std::int64_t>(rows.size());
+  return std::visit(Overload{[&](const FloatWeight& w) -> Weight {
+                               return FloatWeight(gather_rows(
+                                   w.rows, std::vector<std::int64_t>(rows.begin(), rows.end())));
+                             },
+                             [&](const auto& w) -> Weight { return pick_rows(w, count, pick); }},
+                    weight);
 }
 
 std::vector<float> dequantize_rows(const Weight& weight, std::int64_t begin, std::int64_t rows) {
@@ -187,12 +231,32 @@ std::vector<float> dequantize_rows(const Weight& weight, std::int64_t begin, std
     fail(ErrorCode::kInvalidArgument, "[weight] {} rows from {} on: {} does not have them", rows,
          begin, describe(weight));
   std::vector<float> values(static_cast<std::size_t>(rows * input_channels(weight)));
-  std::visit([&](const auto& w) { dequantize(w, begin, values); }, weight);
+  dequantize_rows(weight, begin, values);
   return values;
+}
+
+void dequantize_rows(const Weight& weight, std::int64_t begin, std::span<float> out) {
+  const std::int64_t n = output_channels(weight);
+  const std::int64_t k = std::max<std::int64_t>(1, input_channels(weight));
+  const auto size = static_cast<std::int64_t>(out.size());
+  if (size % k != 0 || begin < 0 || begin > n || size / k > n - begin)
+    fail(ErrorCode::kInvalidArgument, "[weight] {} values from row {} on: {} does not have them",
+         size, begin, describe(weight));
+  if (size > 0) std::visit([&](const auto& w) { dequantize(w, begin, out); }, weight);
 }
 
 void validate(const Weight& weight, const std::string& name) {
   std::visit([&](const auto& w) { validate_parts(w, name); }, weight);
+}
+
+void validate_codes(const Weight& weight, const std::string& name) {
+  const auto* channels = std::get_if<ChannelCodes>(&weight);
+  if (channels == nullptr) return;
+  const auto codes = channels->codes.as<std::int8_t>();
+  // A minimum over everything vectorises; a search that stops at the first does not.
+  if (codes.empty() || std::ranges::min(codes) >= -127) return;
+  fail(ErrorCode::kFormat, "[weight] {}: row {}: expected codes in [-127, 127], got -128", name,
+       (std::ranges::find(codes, std::int8_t{-128}) - codes.begin()) / channels->k);
 }
 
 }  // namespace tandem

@@ -1,59 +1,91 @@
-// The weight of a Linear: float, int4 in groups, or int8; logical shape [n, k] = [output channels,
-// input channels].
+// The weight of a Linear: float rows, integer codes in groups along k, or int8 per output channel.
+// Its logical shape is [n, k] = [output channels, input channels].
 #pragma once
 
 #include <cstdint>
-#include <optional>
+#include <memory>
 #include <span>
+#include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
+#include "tensor/row_source.h"
 #include "tensor/tensor.h"
 
 namespace tandem {
 
+// Float values [n, k]: those of a tensor, or computed from one by a pass.
 struct FloatWeight {
-  Tensor values;  // [n, k], F32, F16 or BF16
+  Rows rows;
+
+  FloatWeight() = default;
+  // kFormat unless it is a float matrix (see stored_rows()).
+  FloatWeight(Tensor values) : rows(stored_rows(std::move(values))) {}
+  FloatWeight(Rows source) : rows(std::move(source)) {}
 };
 
-// w = (code - zero_point) * scale, one scale and zero point per `group` consecutive input channels.
-// The layout is that of ONNX's MatMulNBits: two codes a byte along k, the lower index in the low
-// nibble.
-struct Int4Groups {
+// w = (code - zero point) * scale, with one scale and zero point per `group` consecutive input
+// channels. 4-bit codes are packed as in ONNX's MatMulNBits: two per byte along k, the lower index
+// in the low nibble; every row starts at a byte boundary.
+struct GroupCodes {
   std::int64_t n = 0;
-  std::int64_t k = 0;      // a multiple of group
-  std::int64_t group = 0;  // 32, 64 or 128
-  Tensor codes;            // U8 [n, k / 2]
-  Tensor scales;           // F16 [n, k / group]
-  Tensor zero_points;      // U8 [n, ceil(k / group / 2)], nibbles like the codes
+  std::int64_t k = 0;
+  // 4 or 8.
+  int bits = 4;
+  // Codes and zero points are in two's complement.
+  bool is_signed = false;
+  // A divisor of k; k itself means one scale for the whole row.
+  std::int64_t group = 0;
+  // U8 (I8 for signed 8-bit codes) [n, ceil(k * bits / 8)].
+  Tensor codes;
+  // F16, BF16 or F32 [n, k / group].
+  Tensor scales;
+  // U8 [n, ceil(k / group * bits / 8)], packed like the codes. If empty, the zero point is 0 for
+  // signed codes and 2^(bits - 1) for unsigned ones, as in MatMulNBits.
+  Tensor zero_points;
+
+  std::int64_t groups() const noexcept { return k / group; }
 };
 
 // w = code * scale[row]; symmetric, codes in [-127, 127].
-struct Int8Channels {
+struct ChannelCodes {
   std::int64_t n = 0;
   std::int64_t k = 0;
-  Tensor codes;           // I8 [n, k]
-  Tensor scales;          // F32 [n], or [1] for one scale per tensor
-  float input_scale = 0;  // static: x = code * input_scale, codes in [-127, 127]
+  // I8 [n, k].
+  Tensor codes;
+  // F32 [n], or [1] for one scale per tensor.
+  Tensor scales;
 };
 
-using Weight = std::variant<FloatWeight, Int4Groups, Int8Channels>;
+using Weight = std::variant<FloatWeight, GroupCodes, ChannelCodes>;
 
-std::int64_t output_channels(const Weight& weight);  // n
-std::int64_t input_channels(const Weight& weight);   // k
-std::int64_t stored_bytes(const Weight& weight);     // codes, scales and zero points
-std::string describe(const Weight& weight);          // "int4 g128 [2048, 8192]"
+// The number of output channels, n.
+std::int64_t output_channels(const Weight& weight);
+// The number of input channels, k.
+std::int64_t input_channels(const Weight& weight);
+// The size of codes, scales and zero points, or of the values in the rows' type.
+std::int64_t stored_bytes(const Weight& weight);
+// "int4 g128 [2048, 8192]": bits and group size, followed by "symmetric" if there are no zero
+// points, or "signed" if there are and codes are signed.
+std::string describe(const Weight& weight);
 
 // Float32 values of rows [begin, begin + rows), row-major [rows, k].
 std::vector<float> dequantize_rows(const Weight& weight, std::int64_t begin, std::int64_t rows);
+// The same into `out`, whose size is a multiple of k.
+void dequantize_rows(const Weight& weight, std::int64_t begin, std::span<float> out);
 
 // Output channels [begin, begin + count) of a weight, sharing its memory.
 Weight slice_rows(const Weight& weight, std::int64_t begin, std::int64_t count);
-// A copy of the given output channels, in their order.
+// A copy of the given output channels, in the given order; computed rows stay computed.
 Weight gather_rows(const Weight& weight, std::span<const std::int64_t> rows);
 
-// Throws kFormat naming `name` if the parts do not fit together (sizes, dtypes, group, code range
-// of scales).
+// Throws kFormat naming `name` if the parts do not fit together (sizes, dtypes, group size) or a
+// scale is not finite. Reads the scales, but no codes and no float values.
 void validate(const Weight& weight, const std::string& name);
+
+// Throws kFormat naming `name` and the row if a code is outside what its kind of weight allows
+// (-128 in ChannelCodes). Reads all codes: meant for files being verified and weights being packed.
+void validate_codes(const Weight& weight, const std::string& name);
 
 }  // namespace tandem

@@ -1,5 +1,5 @@
-// ChatTemplate: finding a model's template, and rendering it with what transformers offers to
-// templates.
+// ChatTemplate: finding a model's template, and rendering it in the environment that transformers
+// provides.
 #include "text/chat_template.h"
 
 #include <algorithm>
@@ -15,7 +15,7 @@
 namespace tandem {
 namespace {
 
-// Far above what a template may have, so that a file of weights is not read to the end.
+// Far larger than any template, so that a weights file is not read to the end.
 constexpr std::size_t kMaxTemplateFile = std::size_t{16} << 20;
 
 std::tm local_time() {
@@ -29,13 +29,13 @@ struct Source {
   std::string text;
   std::string name;
 };
-// The template, and that for chats with tools if it is another one.
+// The template, and the one for chats with tools if it is different.
 struct Sources {
   Source chat;
   std::optional<Source> tools;
 };
 
-// "chat_template" of a JSON file, if it is there.
+// "chat_template" of a JSON file, if present.
 std::optional<Sources> read_config(const fs::path& path) {
   const Json json = read_json_file(path);
   const JsonObject object(json, path.string());
@@ -59,7 +59,7 @@ std::optional<Sources> read_config(const fs::path& path) {
   return sources;
 }
 
-// "tokenizer.chat_template" of a GGUF, if it is there.
+// "tokenizer.chat_template" of a GGUF, if present.
 std::optional<Sources> read_gguf(const fs::path& path) {
   const Json metadata = GgufFile::open(path).metadata;
   const JsonObject object(metadata, path.string());
@@ -108,7 +108,7 @@ std::optional<Sources> find_sources(const fs::path& path) {
   return Sources{{read_text_file(path, kMaxTemplateFile), path.string()}, std::nullopt};
 }
 
-// Ids of a GGUF's special tokens, by their texts.
+// A GGUF's special tokens: their texts, looked up by id.
 OrderedJson gguf_special_tokens(const fs::path& path) {
   const Json metadata = GgufFile::open(path).metadata;
   const JsonObject object(metadata, path.string());

@@ -5,6 +5,9 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <set>
 #include <string>
 #include <thread>
 #include <vector>
@@ -61,6 +64,77 @@ TEST(MappedFile, RefusesWhatIsNoFile) {
   EXPECT_NE(
       error_of([&] { MappedFile::open(folder / "absent"); }).find((folder / "absent").string()),
       std::string::npos);
+}
+
+TEST(MappedFile, IsKnownByItsStampOrTheNameItWasGiven) {
+  const testing::ScratchFolder folder;
+  write_text_file(folder / "a", "one");
+  write_text_file(folder / "b", "one");
+  const auto file = MappedFile::open(folder / "a");
+  EXPECT_EQ(file->identity(), file_stamp(folder / "a"));
+  EXPECT_EQ(file->identity(), MappedFile::open(folder / "a")->identity());
+  EXPECT_NE(file->identity(), file_stamp(folder / "b"));
+  EXPECT_EQ(MappedFile::open(folder / "a", "hash")->identity(), "hash");
+  EXPECT_EQ(code_of([&] { file_stamp(folder / "absent"); }), ErrorCode::kNotFound);
+}
+
+// Writes into the file where it lies, at a time that every file system tells from the one before.
+void write_in_place(const fs::path& path, std::string_view text) {
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  std::fstream(path, std::ios::in | std::ios::out) << text << std::flush;
+}
+
+TEST(FileStamp, ChangesWithEveryWayToChangeAFile) {
+  const testing::ScratchFolder folder;
+  write_text_file(folder / "a", "one");
+  const auto written = fs::last_write_time(folder / "a");
+  std::set<std::string> stamps = {file_stamp(folder / "a")};
+  write_in_place(folder / "a", "two");  // same size
+  EXPECT_TRUE(stamps.insert(file_stamp(folder / "a")).second);
+  fs::last_write_time(folder / "a", written);  // as copies that keep times do
+  EXPECT_TRUE(stamps.insert(file_stamp(folder / "a")).second);
+  write_text_file(folder / "a", "two");  // another file
+  EXPECT_TRUE(stamps.insert(file_stamp(folder / "a")).second);
+  fs::resize_file(folder / "a", 2);
+  EXPECT_TRUE(stamps.insert(file_stamp(folder / "a")).second);
+}
+
+TEST(MappedFile, SeesThatItIsWrittenToButNotThatItIsReplaced) {
+  const testing::ScratchFolder folder;
+  for (const char* name : {"written", "cut", "dated", "replaced", "removed"})
+    write_text_file(folder / name, "one");
+  const auto written = MappedFile::open(folder / "written", "a name of its own");
+  const auto cut = MappedFile::open(folder / "cut");
+  const auto dated = MappedFile::open(folder / "dated");
+  const auto replaced = MappedFile::open(folder / "replaced");
+  const auto removed = MappedFile::open(folder / "removed");
+  for (const auto& file : {written, cut, dated, replaced, removed}) EXPECT_TRUE(file->unchanged());
+  write_in_place(folder / "written", "two");
+  fs::resize_file(folder / "cut", 1);
+  const auto time = fs::last_write_time(folder / "dated");
+  write_in_place(folder / "dated", "two");
+  fs::last_write_time(folder / "dated", time);
+  write_text_file(folder / "replaced", "another");
+  fs::remove(folder / "removed");
+  EXPECT_FALSE(written->unchanged());
+  EXPECT_FALSE(cut->unchanged());
+  EXPECT_FALSE(dated->unchanged());
+  EXPECT_TRUE(replaced->unchanged());
+  EXPECT_TRUE(removed->unchanged());
+  EXPECT_EQ(replaced->bytes()[0], std::byte{'o'});
+  EXPECT_EQ(removed->bytes()[0], std::byte{'o'});
+}
+
+TEST(MappedFile, LooksAtItsOwnFileWhateverTheFolder) {
+  const testing::ScratchFolder folder;
+  const fs::path before = fs::current_path();
+  write_text_file(folder / "a", "one");
+  fs::current_path(folder.path());
+  const auto file = MappedFile::open("a");
+  fs::current_path(before);
+  EXPECT_TRUE(file->unchanged());
+  write_in_place(folder / "a", "two");
+  EXPECT_FALSE(file->unchanged());
 }
 
 TEST(ReadTextFile, ReadsWholeFilesWithinTheBound) {
@@ -121,6 +195,16 @@ TEST(StagedFile, DisappearsUnlessCommitted) {
     EXPECT_EQ(entries(folder.path()), 2u);
   }
   EXPECT_EQ(read_text_file(folder / "a"), "old");
+  EXPECT_EQ(entries(folder.path()), 1u);
+}
+
+TEST(StagedFile, CommitsWithoutFlushingToDisk) {
+  const testing::ScratchFolder folder;
+  write_text_file(folder / "a", "old");
+  StagedFile file(folder / "a", Durability::kNone);
+  file.write_at(0, std::as_bytes(std::span("new", 3)));
+  file.commit();
+  EXPECT_EQ(read_text_file(folder / "a"), "new");
   EXPECT_EQ(entries(folder.path()), 1u);
 }
 

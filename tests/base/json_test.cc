@@ -1,4 +1,4 @@
-// JSON that is right, wrong, or made to hurt; and typed access to keys.
+// Valid, invalid and hostile JSON; and typed access to keys.
 #include "base/json.h"
 
 #include <gtest/gtest.h>
@@ -103,8 +103,8 @@ TEST(ParseJson, KeepsMessagesShort) {
   EXPECT_LT(parse_error("{\"" + key + "\":1,\"" + key + "\":2}").size(), 300u);
 }
 
-// Either both parsers take a text and agree, or ours gives a tandem::Error. The library alone is
-// the reference for validity; ours refuses more (duplicates, depth), never less.
+// For each text, either both parsers accept it and agree, or ours throws a tandem::Error. The
+// library alone is the reference for validity; ours rejects more (duplicates, depth), never less.
 TEST(ParseJson, AgreesWithTheLibraryOnMutatedText) {
   const std::string seed =
       R"({"a":[1,-2.5e3,true,null,"x\u00e9\"y"],"b":{"c":{},"d":[[],[{}]]},"é":"\n"})";

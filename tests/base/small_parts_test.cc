@@ -1,4 +1,4 @@
-// Hashes, processor features, error names, messages and progress.
+// Hashes, processor features, error names, observers.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,9 +10,8 @@
 #include "base/cpu_features.h"
 #include "base/error.h"
 #include "base/hash.h"
-#include "base/log.h"
 #include "base/merge_sort.h"
-#include "base/progress.h"
+#include "base/observer.h"
 #include "support.h"
 
 namespace tandem {
@@ -79,46 +78,54 @@ TEST(Error, CarriesCodeAndMessage) {
   EXPECT_STREQ(to_string(ErrorCode::kInternal), "internal");
 }
 
-class Messages : public ::testing::Test {
- protected:
-  void TearDown() override { set_up_log(LogLevel::kNormal); }
-
-  static std::string captured(LogLevel level) {
-    ::testing::internal::CaptureStderr();
-    set_up_log(level);
-    spdlog::debug("d");
-    spdlog::info("i");
-    spdlog::warn("w");
-    spdlog::error("e");
-    return ::testing::internal::GetCapturedStderr();
+class Recorder : public Observer {
+ public:
+  void begin(std::string_view task, std::int64_t total, std::string_view unit) override {
+    said += fmt::format("begin {} {} {};", task, total, unit);
   }
+  void advance(std::int64_t count) override { said += fmt::format("advance {};", count); }
+  void end() override { said += "end;"; }
+  bool cancelled() const override { return stop; }
+
+  std::string said;
+  bool stop = false;
 };
 
-TEST_F(Messages, LevelsDecideWhatIsSaid) {
-  EXPECT_EQ(captured(LogLevel::kQuiet), "tandem: warning: w\ntandem: error: e\n");
-  EXPECT_EQ(captured(LogLevel::kNormal), "tandem: i\ntandem: warning: w\ntandem: error: e\n");
-  EXPECT_EQ(captured(LogLevel::kVerbose),
-            "tandem: d\ntandem: i\ntandem: warning: w\ntandem: error: e\n");
+TEST(Task, TellsItsObserver) {
+  Recorder recorder;
+  {
+    Task outer(recorder, "outer", 2, "parts");
+    outer.advance();
+    Task inner(recorder, "inner", 9, "bytes");
+    inner.advance(9);
+  }
+  EXPECT_EQ(recorder.said, "begin outer 2 parts;advance 1;begin inner 9 bytes;advance 9;end;end;");
 }
 
-TEST_F(Messages, ProgressSaysHowFarItCame) {
-  set_up_log(LogLevel::kNormal);
-  ::testing::internal::CaptureStderr();
-  {
-    Progress progress("calibrating", 35, "blocks");
-    progress.advance(12);
+TEST(Task, EndsWhenItIsNoLongerWanted) {
+  Recorder recorder;
+  try {
+    Task task(recorder, "calibrate", 2, "blocks");
+    task.advance();
+    recorder.stop = true;
+    task.advance();
+    ADD_FAILURE() << "expected an Error";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kCancelled);
+    EXPECT_STREQ(error.what(), "[calibrate] interrupted");
   }
-  EXPECT_TRUE(::testing::internal::GetCapturedStderr().starts_with(
-      "calibrating  34 % (12 of 35 blocks), "));
+  EXPECT_EQ(recorder.said, "begin calibrate 2 blocks;advance 1;advance 1;end;");
 }
 
-TEST_F(Messages, ProgressIsSilentWhenTheLogIs) {
-  set_up_log(LogLevel::kQuiet);
+TEST(Observer, SilentOneTakesNoNotice) {
   ::testing::internal::CaptureStderr();
   {
-    Progress progress("calibrating", 0, "blocks");
-    progress.advance();
+    Task task(silent(), "calibrate", 2, "blocks");
+    task.advance(2);
+    silent().warn("w");
+    silent().inform("i");
   }
+  EXPECT_FALSE(silent().cancelled());
   EXPECT_EQ(::testing::internal::GetCapturedStderr(), "");
 }
 

@@ -1,4 +1,4 @@
-// Replacing folders whole, also when the writer is killed at any moment.
+// Replacing folders atomically, even when the writer is killed at any moment.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
@@ -32,7 +32,7 @@ std::vector<std::string> names(const fs::path& folder) {
 
 std::string staging_name(pid_t pid) { return fmt::format(".out.tmp-{}", pid); }
 
-// A process number that was in use and no longer is.
+// The id of a process that no longer exists.
 pid_t dead_process() {
   const pid_t child = ::fork();
   if (child == 0) ::_exit(0);
@@ -132,11 +132,12 @@ TEST(StagedFolder, RemovesOnlyTheLitterOfDeadWriters) {
   const testing::ScratchFolder scratch;
   const std::string dead = staging_name(dead_process());
   const std::string own = staging_name(::getpid());
+  // Process 1 lives, but is not the one that wrote this: another container's was.
+  const std::string living = staging_name(1);
   const std::string other = fmt::format(".outer.tmp-{}", dead_process());
-  const std::vector<std::string> kept = {".out.tmp-", ".out.tmp-12x", ".out.tmp--5", other,
-                                         staging_name(1)};
+  const std::vector<std::string> kept = {".out.tmp-", ".out.tmp-12x", ".out.tmp--5", other};
   for (const std::string& name : kept) fs::create_directory(scratch / name);
-  for (const std::string& name : {dead, own}) {
+  for (const std::string& name : {dead, own, living}) {
     fs::create_directory(scratch / name);
     write_text_file(scratch / name / "part", "x");
   }
@@ -144,8 +145,22 @@ TEST(StagedFolder, RemovesOnlyTheLitterOfDeadWriters) {
   fs::create_directory_symlink(other, scratch / staging_name(dead_process()));
   StagedFolder folder(scratch / "out");
   EXPECT_FALSE(fs::exists(scratch / dead));
+  EXPECT_FALSE(fs::exists(scratch / living));
   EXPECT_TRUE(fs::is_empty(scratch / own));  // this writer's, new
   for (const std::string& name : kept) EXPECT_TRUE(fs::exists(scratch / name)) << name;
+}
+
+TEST(StagedFolder, LeavesAloneWhatAWriterHoldsWhateverItsNumber) {
+  const testing::ScratchFolder scratch;
+  const fs::path held = scratch / staging_name(dead_process());
+  StagedFolder writer(scratch / "out");
+  // As a writer in another container, whose process does not exist in this one.
+  fs::rename(writer.path(), held);
+  {
+    StagedFolder folder(scratch / "out");
+    EXPECT_TRUE(fs::exists(held));
+  }
+  EXPECT_TRUE(fs::exists(held));
 }
 
 TEST(StagedFolder, FinishesAWriterKilledAfterTheExchange) {

@@ -1,5 +1,5 @@
-// The team of threads: static shares, waking from spin and from sleep, nested and concurrent
-// callers.
+// The team of threads: static partitioning, waking from spinning and from sleep, nested and
+// concurrent callers, jobs that throw.
 #include "base/thread_pool.h"
 
 #include <gtest/gtest.h>
@@ -10,6 +10,8 @@
 #include <chrono>
 #include <limits>
 #include <numeric>
+#include <stdexcept>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -146,6 +148,99 @@ TEST(ThreadPool, ManyPoolsComeAndGo) {
     ThreadPool pool(1 + i % 5);
     if (i % 2 == 0) pool.run([](int) {});
   }
+}
+
+// Runs a job that throws on the threads for which throws(thread) is true. Returns what came out;
+// fails unless every share was called to its end or its throw before that, and the team is whole
+// afterwards.
+template <typename Throws>
+std::string thrown_by(ThreadPool& pool, Throws throws) {
+  std::atomic<int> calls{0};
+  std::string message;
+  try {
+    pool.run([&](int thread) {
+      // The thrower is first or last by turns; nothing may be left running when run() ends.
+      if (!throws(thread)) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+      ++calls;
+      if (throws(thread)) throw std::runtime_error("thread " + std::to_string(thread));
+    });
+  } catch (const std::runtime_error& error) {
+    message = error.what();
+    EXPECT_EQ(calls, pool.threads());
+  }
+  // A serial pool would never get past the barrier: every share waits for all the others.
+  std::atomic<int> arrived{0};
+  const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  pool.run([&](int) {
+    ++arrived;
+    while (arrived < pool.threads() && std::chrono::steady_clock::now() < give_up)
+      std::this_thread::yield();
+    EXPECT_EQ(arrived, pool.threads());
+  });
+  return message;
+}
+
+TEST(ThreadPool, ThrowOnTheCallerReachesItAfterTheWorkers) {
+  for (const int threads : {1, 2, 4}) {
+    ThreadPool pool(threads);
+    for (int i = 0; i < 3; ++i)
+      EXPECT_EQ(thrown_by(pool, [](int thread) { return thread == 0; }), "thread 0");
+  }
+}
+
+TEST(ThreadPool, ThrowOnAWorkerReachesTheCaller) {
+  ThreadPool pool(4);
+  for (int i = 0; i < 3; ++i)
+    EXPECT_EQ(thrown_by(pool, [](int thread) { return thread == 2; }), "thread 2");
+}
+
+TEST(ThreadPool, OneOfManyExceptionsReachesTheCaller) {
+  ThreadPool pool(4);
+  for (int i = 0; i < 50; ++i)
+    EXPECT_TRUE(thrown_by(pool, [](int) { return true; }).starts_with("thread "));
+  EXPECT_EQ(thrown_by(pool, [](int) { return false; }), "");
+}
+
+TEST(ThreadPool, NestedJobThatThrowsFinishesItsSharesAndStaysNested) {
+  ThreadPool pool(3);
+  ThreadPool other(4);
+  std::array<int, 3> shares{};
+  std::array<bool, 3> stayed{};
+  EXPECT_THROW(pool.run([&](int outer) {
+    const auto slot = static_cast<std::size_t>(outer);
+    const auto nested = [&] {
+      other.run([&](int inner) {
+        ++shares[slot];
+        if (inner == 1) throw std::runtime_error("nested");
+      });
+    };
+    EXPECT_THROW(nested(), std::runtime_error);
+    // Still inside a job: the next nested one runs here, too.
+    const auto me = std::this_thread::get_id();
+    stayed[slot] = true;
+    other.run([&](int) { stayed[slot] = stayed[slot] && std::this_thread::get_id() == me; });
+    nested();
+  }),
+               std::runtime_error);
+  for (std::size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(shares[i], 8);
+    EXPECT_TRUE(stayed[i]);
+  }
+  EXPECT_EQ(thrown_by(pool, [](int) { return false; }), "");
+  EXPECT_EQ(thrown_by(other, [](int) { return false; }), "");
+}
+
+TEST(ThreadPool, ParallelForPassesOnWhatAShareThrows) {
+  ThreadPool pool(4);
+  std::atomic<std::int64_t> done{0};
+  const auto work = [&] {
+    pool.parallel_for(100, 1, [&](Range range) {
+      if (range.begin == 0) fail(ErrorCode::kFormat, "[part] expected more");
+      done += range.size();
+    });
+  };
+  EXPECT_EQ(testing::error_of(work), "[part] expected more");
+  EXPECT_EQ(done, 75);
 }
 
 TEST(ThreadPool, RefusesImpossibleSizes) {

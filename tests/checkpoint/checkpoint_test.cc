@@ -1,4 +1,4 @@
-// Model folders: one file, shards, and folders where something is wrong.
+// Model folders: a single file, shards, and invalid folders.
 #include "checkpoint/checkpoint.h"
 
 #include <gtest/gtest.h>

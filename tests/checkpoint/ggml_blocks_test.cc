@@ -1,4 +1,4 @@
-// ggml's blocks against llama.cpp's Python package, bit for bit.
+// ggml's blocks, bit-exact against llama.cpp's Python package.
 #include "checkpoint/gguf/ggml_blocks.h"
 
 #include <gtest/gtest.h>

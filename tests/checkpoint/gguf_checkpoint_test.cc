@@ -1,10 +1,11 @@
-// GGUF as a checkpoint: names, configurations, what converters do to tensors, and back.
+// GGUF as a checkpoint: names, configurations, the converters' changes to tensors, and the reverse.
 #include "checkpoint/gguf/gguf_checkpoint.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <string>
+#include <vector>
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/gguf/gguf_export.h"
@@ -30,7 +31,7 @@ class GgufCheckpoint : public ::testing::Test {
  protected:
   // The checkpoint as GGUF, opened.
   Checkpoint through_gguf(const fs::path& folder, GgmlType type) {
-    write_gguf(scratch_ / "x.gguf", Checkpoint::open(folder), type, [] {});
+    write_gguf(scratch_ / "x.gguf", Checkpoint::open(folder), type);
     return Checkpoint::open(scratch_ / "x.gguf");
   }
 
@@ -83,6 +84,60 @@ TEST_F(GgufCheckpoint, TensorsSurviveTheTrip) {
       }
     }
   }
+}
+
+class Listener : public Observer {
+ public:
+  void begin(std::string_view, std::int64_t total, std::string_view) override { left = total; }
+  void advance(std::int64_t count) override { left -= count; }
+  void warn(std::string_view message) override { warnings.emplace_back(message); }
+  bool cancelled() const override { return left <= stop_at; }
+
+  std::int64_t left = 0;
+  std::int64_t stop_at = -1;
+  std::vector<std::string> warnings;
+};
+
+TEST_F(GgufCheckpoint, TellsItsObserverAboutProgressAndWhatIsLost) {
+  const fs::path folder = scratch_ / "window";
+  fs::copy(testing::fixture("models/fixtures/mistral_window"), folder);
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  write_vocabulary(folder, checkpoint.config()["vocab_size"]);
+  Listener listener;
+  write_gguf(scratch_ / "x.gguf", checkpoint, GgmlType::kF32, listener);
+  EXPECT_EQ(listener.left, 0);
+  ASSERT_EQ(listener.warnings.size(), 1u);
+  EXPECT_NE(listener.warnings[0].find("llama.cpp has no sliding window for llama"),
+            std::string::npos)
+      << listener.warnings[0];
+}
+
+TEST_F(GgufCheckpoint, WritesNothingWhenItIsCancelled) {
+  Listener listener;
+  listener.stop_at = 3;
+  EXPECT_EQ(error_of([&] {
+              write_gguf(scratch_ / "x.gguf", Checkpoint::open(testing::demo_dir()), GgmlType::kF16,
+                         listener);
+            }),
+            "[convert] interrupted");
+  EXPECT_EQ(listener.left, 3);
+  EXPECT_TRUE(fs::is_empty(scratch_.path()));
+}
+
+// A tensor that stays in the file is known by its place there; one that was changed is not.
+TEST_F(GgufCheckpoint, KnowsWhatLiesInTheFile) {
+  const fs::path folder = testing::fixture("models/fixtures/llama_head_dim");
+  fs::copy(folder, scratch_ / "model");
+  const Checkpoint before = Checkpoint::open(scratch_ / "model");
+  write_vocabulary(scratch_ / "model", before.config()["vocab_size"]);
+  const Checkpoint after = through_gguf(scratch_ / "model", GgmlType::kF32);
+  const Tensor kept = after.load("model.layers.0.mlp.up_proj.weight");
+  const Tensor reordered = after.load("model.layers.0.self_attn.q_proj.weight");
+  ASSERT_NE(kept.file(), nullptr);
+  EXPECT_EQ(kept.file()->path(), scratch_ / "x.gguf");
+  EXPECT_TRUE(kept.identity().starts_with(file_stamp(scratch_ / "x.gguf")));
+  EXPECT_NE(kept.identity(), after.load("model.layers.0.mlp.gate_proj.weight").identity());
+  EXPECT_EQ(reordered.file(), nullptr);
 }
 
 TEST_F(GgufCheckpoint, DescribesTheDemo) {

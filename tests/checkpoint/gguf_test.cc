@@ -1,4 +1,4 @@
-// GGUF files: one of llama.cpp's Python package, and those made to hurt.
+// GGUF files: one from llama.cpp's Python package, and hostile ones.
 #include "checkpoint/gguf/gguf.h"
 
 #include <gtest/gtest.h>

@@ -1,4 +1,4 @@
-// .mllm files: read and written byte for byte, and made to hurt.
+// .mllm files: read and written byte for byte, and hostile ones.
 #include "checkpoint/mllm_file.h"
 
 #include <gtest/gtest.h>
@@ -42,6 +42,7 @@ class MllmFile : public ::testing::Test {
 };
 
 TEST_F(MllmFile, ReadsBothVersions) {
+  int in_file = 0;
   for (const int version : {1, 2}) {
     const auto store = open_mllm(fixture(fmt::format("v{}.mllm", version)));
     EXPECT_EQ(store->has_shapes(), version == 2);
@@ -51,8 +52,12 @@ TEST_F(MllmFile, ReadsBothVersions) {
       EXPECT_EQ(got.dtype(), want.dtype()) << name;
       EXPECT_EQ(got.shape(), version == 2 ? want.shape() : Shape{want.elements()}) << name;
       EXPECT_TRUE(std::ranges::equal(got.bytes(), want.bytes())) << name;
+      const bool aligned = got.file() != nullptr;
+      EXPECT_EQ(got.identity().starts_with("memory"), !aligned) << name;
+      in_file += aligned;
     }
   }
+  EXPECT_GT(in_file, 0);
 }
 
 TEST_F(MllmFile, WritesTheSameBytes) {
@@ -76,8 +81,10 @@ TEST_F(MllmFile, TakesShapesFromWhoAsks) {
   for (const fs::path& path : {scratch_.path(), scratch_ / "model.mllm"}) {
     const Checkpoint checkpoint = Checkpoint::open(path);
     EXPECT_FALSE(checkpoint.has_shapes());
-    EXPECT_EQ(checkpoint.tensor("layer.0.weight", {2, 3}).shape(), (Shape{2, 3}));
-    EXPECT_EQ(std::get<FloatWeight>(checkpoint.linear("layer.0", 3, 2)).values.shape(),
+    const Tensor shaped = checkpoint.tensor("layer.0.weight", {2, 3});
+    EXPECT_EQ(shaped.shape(), (Shape{2, 3}));
+    EXPECT_EQ(shaped.file() != nullptr, checkpoint.load("layer.0.weight").file() != nullptr);
+    EXPECT_EQ(std::get<FloatWeight>(checkpoint.linear("layer.0", 3, 2)).rows->stored()->shape(),
               (Shape{3, 2}));
     EXPECT_NE(error_of([&] {
                 checkpoint.tensor("layer.0.weight", {2, 2});

@@ -1,8 +1,9 @@
-// AWQ, GPTQ and Quark: weights packed by scripts and tools that are not ours, value by value.
+// AWQ, GPTQ and Quark: weights packed by third-party scripts and tools, value by value.
 #include "checkpoint/packed_linears.h"
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <string>
 
@@ -39,7 +40,7 @@ class PackedLinears : public ::testing::Test {
     const std::vector<float> got = values_of(weight);
     EXPECT_EQ(got.size(), want.size());
     // What is dequantized is rounded to F16.
-    const float tolerance = std::holds_alternative<Int4Groups>(weight) ? 0.0f : 0x1p-11f;
+    const float tolerance = std::holds_alternative<GroupCodes>(weight) ? 0.0f : 0x1p-11f;
     for (std::size_t i = 0; i < want.size(); ++i)
       if (std::abs(got[i] - want[i]) > tolerance * std::abs(want[i])) {
         ADD_FAILURE() << module << " element " << i << ": " << got[i] << " for " << want[i];
@@ -91,7 +92,7 @@ TEST_F(PackedLinears, ReadsQuarksOwnExports) {
     for (const auto& [module, want] : modules.items()) {
       EXPECT_TRUE(checkpoint.has(module + ".weight"));
       const Weight weight = checkpoint.linear(module, want["shape"][0], want["shape"][1]);
-      EXPECT_TRUE(std::holds_alternative<Int4Groups>(weight)) << name << " " << module;
+      EXPECT_TRUE(std::holds_alternative<GroupCodes>(weight)) << name << " " << module;
       const std::vector<float> values = values_of(weight);
       // 0 times a negative number is -0 in one order of operations and 0 in the other.
       std::vector<float> plain = values;
@@ -121,12 +122,39 @@ TEST_F(PackedLinears, ReadsQuarksInt8) {
   tensors_["m.input_scale"] = Tensor::from_floats(std::vector{0.25f}, {});
   const Weight weight = read_packed_linear(PlainStore(tensors_), how, "m", 2, 3, "file");
   EXPECT_EQ(describe(weight), "int8 per tensor [2, 3]");
-  EXPECT_EQ(std::get<Int8Channels>(weight).input_scale, 0.25f);
+  EXPECT_TRUE(std::holds_alternative<ChannelCodes>(weight));
+  validate_codes(weight, "m");
   EXPECT_EQ(values_of(weight), (std::vector<float>{0.5f, -1, 63.5f, -63.5f, 0, 2.5f}));
-  codes[0] = std::byte{0x80};  // -128 is no code of Int8Channels
+  codes[0] = std::byte{0x80};  // -128 is no code of ChannelCodes
   const Weight floats = read_packed_linear(PlainStore(tensors_), how, "m", 2, 3, "file");
   EXPECT_EQ(describe(floats), "f16 [2, 3]");
   EXPECT_EQ(values_of(floats)[0], -64.0f);
+}
+
+TEST_F(PackedLinears, ReadsTheScaleOfTheInput) {
+  std::byte* codes = nullptr;
+  tensors_.clear();
+  tensors_["m.weight"] = Tensor::allocate(DType::kI8, {2, 3}, &codes);
+  std::memset(codes, 0, 6);
+  tensors_["m.weight_scale"] = Tensor::from_floats(std::vector{0.5f}, {});
+  const auto scale = [&] { return read_packed_input_scale(PlainStore(tensors_), "m", "file"); };
+  EXPECT_EQ(scale(), 0.0f);
+  tensors_["m.input_scale"] = Tensor::from_floats(std::vector{0.25f}, {});
+  EXPECT_EQ(scale(), 0.25f);
+  EXPECT_EQ(read_packed_input_scale(PlainStore(tensors_), "other", "file"), 0.0f);
+  const auto rejects = [&](Tensor tensor, const std::string& reason) {
+    tensors_["m.input_scale"] = std::move(tensor);
+    EXPECT_EQ(error_of(scale), "[packed] file: m: input scale: expected " + reason);
+  };
+  rejects(Tensor::from_floats(std::vector{1.0f, 2.0f}, {2}), "one float, got F32 [2]");
+  rejects(tensors_.at("m.weight"), "one float, got I8 [2, 3]");
+  rejects(Tensor::from_floats(std::vector{-1.0f}, {1}), "a finite number from 0 up, got -1");
+  rejects(Tensor::from_floats(std::vector{std::nanf("")}, {1}),
+          "a finite number from 0 up, got nan");
+  // A float weight has none, whatever lies beside it.
+  tensors_["m.weight"] = Tensor::from_floats(std::vector<float>(6), {2, 3});
+  tensors_["m.input_scale"] = Tensor::from_floats(std::vector{0.25f}, {});
+  EXPECT_EQ(scale(), 0.0f);
 }
 
 TEST_F(PackedLinears, KeepsScalesThatF16Loses) {

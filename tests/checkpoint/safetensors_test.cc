@@ -1,4 +1,4 @@
-// safetensors files: those of the Python package, our own, and those made to hurt.
+// safetensors files: from the Python package, our own, and hostile ones.
 #include "checkpoint/safetensors.h"
 
 #include <gtest/gtest.h>
@@ -9,6 +9,7 @@
 #include <cstring>
 #include <fstream>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -107,6 +108,22 @@ TEST(Safetensors, ReadsWhatItWrote) {
   EXPECT_TRUE(SafetensorsFile::open(folder / "y.safetensors").tensors.empty());
 }
 
+TEST(Safetensors, ReadsAMappingThatIsOpenAlready) {
+  const ScratchFolder folder;
+  write_safetensors(folder / "x.safetensors", assorted_tensors());
+  const auto mapping = MappedFile::open(folder / "x.safetensors", "hash");
+  // Another file by now; the mapping is what counts.
+  write_safetensors(folder / "x.safetensors", {});
+  const auto file = SafetensorsFile::open(mapping);
+  ASSERT_EQ(file.tensors.size(), assorted_tensors().size());
+  std::set<std::string> identities;
+  for (const auto& [name, tensor] : file.tensors) {
+    EXPECT_EQ(tensor.file(), mapping.get());
+    EXPECT_TRUE(tensor.identity().starts_with("hash@")) << tensor.identity();
+    EXPECT_TRUE(identities.insert(tensor.identity()).second) << name;
+  }
+}
+
 // What a command prints, or nothing if it fails.
 std::string output_of(const std::string& command) {
   std::string text;
@@ -203,8 +220,8 @@ class HostileSafetensors : public ::testing::Test {
     return message(header, data, header.size());
   }
 
-  // Without the flushes to disk of write_text_file, and of file systems that flush what replaces a
-  // file: thousands of files would wait for them.
+  // Without the flush to disk of write_text_file(), or of file systems that flush on replacing a
+  // file: it would take too long for thousands of files.
   void write_plainly(const std::string& bytes) {
     fs::remove(path_);
     std::ofstream(path_, std::ios::binary | std::ios::trunc) << bytes;
@@ -307,6 +324,7 @@ TEST_F(HostileSafetensors, MisalignedDataIsReadable) {
   const Tensor tensor = SafetensorsFile::open(path_).tensors.at("b");
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(tensor.bytes().data()) % 4, 0u);
   EXPECT_EQ(tensor.as<float>()[0], 1.25f);
+  EXPECT_EQ(tensor.file(), nullptr);
 }
 
 // Any change of any byte gives tensors that lie within the file, or an Error.

@@ -1,4 +1,4 @@
-// Checkpoints of torch.save: what PyTorch wrote, and files made to hurt.
+// Checkpoints of torch.save: files written by PyTorch, and hostile ones.
 #include "checkpoint/torch_file.h"
 
 #include <gtest/gtest.h>
@@ -66,6 +66,19 @@ void expect_state_dict(const std::string& name, std::size_t left_out = 0) {
 TEST(TorchFile, ReadsStateDicts) { expect_state_dict("torch_zip.pth"); }
 TEST(TorchFile, ReadsWhatTrainingScriptsWrap) { expect_state_dict("torch_nested.pth"); }
 TEST(TorchFile, ReadsTheFormatBeforeZip) { expect_state_dict("torch_legacy.pth", 2); }
+
+TEST(TorchFile, KnowsWhatLiesInTheFile) {
+  const auto store = open_torch_file(fixture("torch_zip.pth"));
+  int in_file = 0;
+  for (const auto& [key, stored] : store->tensors()) {
+    const Tensor tensor = store->load(key);
+    if (tensor.file() == nullptr) continue;
+    ++in_file;
+    EXPECT_EQ(tensor.file()->path(), fixture("torch_zip.pth"));
+    EXPECT_EQ(tensor.identity(), store->load(key).identity());
+  }
+  EXPECT_GT(in_file, 0);
+}
 
 TEST(TorchFile, NamesWhatItWillNotCall) {
   EXPECT_NE(
@@ -145,7 +158,7 @@ TEST_F(BadPickle, MayReferToItself) {
   EXPECT_EQ(value->find("l")->items[0], value->find("l"));
 }
 
-// A file before zip is the easiest to write by hand: its tensors may claim what they like.
+// The pre-zip format is the easiest to write by hand: its tensors can make any claim.
 class BadTorchFile : public ::testing::Test {
  protected:
   static std::string int_op(std::int32_t value) {

@@ -1,4 +1,4 @@
-// Folders that are no model, or a damaged one: every command says so in one line.
+// Folders that are not a model, or contain a damaged one: every command says so in one line.
 #include <gtest/gtest.h>
 
 #include "cli/program.h"

@@ -1,4 +1,4 @@
-// tandem convert: from each format to each, in the words of mllm's converter.
+// tandem convert: from each format to each, with the options of mllm's converter.
 #include <gtest/gtest.h>
 
 #include "checkpoint/mllm_file.h"

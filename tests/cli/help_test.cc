@@ -1,4 +1,4 @@
-// The command line itself: help, unknown words, exit status.
+// The command line itself: help, unknown options, exit status.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
@@ -16,15 +16,16 @@ using testing::Outcome;
 using testing::run_program;
 
 const std::vector<std::string> kModelFlags = {"model",     "--mode",  "-t,--threads", "--chunk",
-                                              "--kernels", "--cache", "--no-cache"};
+                                              "--kernels", "--cache", "--no-cache",   "--verify"};
 
 // Every flag that the documents name; help must say each.
 std::map<std::string, std::vector<std::string>> flags() {
   std::map<std::string, std::vector<std::string>> all = {
-      {"inspect", {"folder", "--tensors", "--graph", "--json"}},
+      {"inspect", {"folder", "--tensors", "--verify", "--graph", "--json"}},
       {"quantize",
        {"checkpoint", "-o,--output", "--calib", "--group-size", "--lm-head", "--exclude",
-        "--input-scale", "--samples", "--seq-len", "--chunk", "-t,--threads", "--json"}},
+        "--input-scale", "--samples", "--seq-len", "--chunk", "--recipe", "--dump-after",
+        "-t,--threads", "--json"}},
       {"run",
        {"-p,--prompt", "-f,--file", "-n,--tokens", "--chat", "--system", "--chat-template",
         "--parse-special", "--sample", "--temperature", "--top-k", "--top-p",
@@ -92,6 +93,9 @@ TEST(Help, UnknownWordsEndWithStatus2) {
       {"run", testing::demo(), "-p", "x", "-t", "0"},
       {"quantize", testing::demo(), "-o", "x"},
       {"quantize", testing::demo(), "-o", "x", "--calib", "y", "--group-size", "48"},
+      {"quantize", testing::demo(), "-o", "x", "--recipe", "y", "--group-size", "32"},
+      {"quantize", testing::demo(), "-o", "x", "--recipe", "y", "--lm-head", "float"},
+      {"quantize", testing::demo(), "-o", "x", "--calib", "y", "--dump-after"},
       {"eval", testing::demo()},
       {"eval", testing::demo(), "--text", "x", "--max-windows", "-1"},
       {"compare", testing::demo(), "p", "--text", "x", "--max-windows", "-1"},

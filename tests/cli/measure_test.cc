@@ -1,4 +1,4 @@
-// tandem eval, compare, bench and devices: the fields that docs/json.md promises.
+// tandem eval, compare, bench and devices: the fields documented in docs/json.md.
 #include <gtest/gtest.h>
 
 #include "cli/program.h"

@@ -1,4 +1,4 @@
-// Running the program as a user does: arguments in, exit status and both outputs back.
+// Runs the program as a user does: arguments in, exit status and both outputs out.
 #pragma once
 
 #include <gtest/gtest.h>

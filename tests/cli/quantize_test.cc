@@ -1,4 +1,4 @@
-// tandem quantize, synth and inspect: what they write, what they refuse, and being killed.
+// tandem quantize, synth and inspect: what they write, what they reject, and being killed.
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -36,6 +36,9 @@ TEST(QuantizeCommand, ReportsWhatItWrote) {
   EXPECT_EQ(report["decode_bytes"], fs::file_size(folder / "p/decode.safetensors"));
   EXPECT_EQ(report["prefill_bytes"], fs::file_size(folder / "p/prefill.safetensors"));
   EXPECT_GT(report["seconds"].get<double>(), 0);
+  ASSERT_EQ(report["passes"].size(), 2u);
+  EXPECT_EQ(report["passes"][0]["pass"], "quantize_decode");
+  EXPECT_GT(report["passes"][0]["seconds"].get<double>(), 0);
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"p"});
 
   // Again, over the first, with the module pattern before the folder.
@@ -72,6 +75,129 @@ TEST(QuantizeCommand, RefusesFoldersThatAreNotItsOwn) {
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"home"});
 }
 
+// What a file of packages' format 2 holds that depends on the weights and the recipe alone.
+std::vector<std::string> contents(const fs::path& package) {
+  std::vector<std::string> hashes;
+  const Json manifest = read_json_file(package / "tandem.json");
+  for (const char* name : {"graph.json", "decode.safetensors", "prefill.safetensors"})
+    hashes.push_back(manifest["files"][name]["hash"]);
+  return hashes;
+}
+
+TEST(QuantizeCommand, RecipeInAFileEqualsTheFlags) {
+  const ScratchFolder folder;
+  std::vector<std::string> words = quantize_words(folder / "flags", "64");
+  words.insert(words.end(), {"--lm-head", "64", "--exclude", "*.0.mlp.down_proj", "--input-scale",
+                             "max", "--chunk", "32"});
+  ASSERT_EQ(run_program(words).status, 0);
+  write_bytes(folder / "r.json", R"({
+    "rules": [
+      {"match": "*", "decode": {"weights": "uint4", "group": 64},
+                     "prefill": {"weights": "int8", "activations": "static"}},
+      {"match": "lm_head", "decode": {"weights": "uint4", "group": 64}, "prefill": "decode"},
+      {"match": "re:layers\\.0\\..*down", "decode": "float", "prefill": "decode"}
+    ],
+    "calibration": {"samples": 2, "window": 128, "input_scale": "max"},
+    "chunk": 32
+  })");
+  const auto by_recipe = [&](const char* target, std::vector<std::string> more) {
+    std::vector<std::string> all = {"quantize", demo(),
+                                    "-o",       (folder / target).string(),
+                                    "--calib",  demo() + "/calibration.txt",
+                                    "--recipe", (folder / "r.json").string()};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  };
+  const Outcome outcome = run_program(by_recipe("file", {}));
+  ASSERT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(contents(folder / "file"), contents(folder / "flags"));
+  EXPECT_EQ(read_json_file(folder / "file/tandem.json")["recipe"]["chunk"], 32);
+
+  // What flags say besides replaces what the file says.
+  ASSERT_EQ(run_program(by_recipe("more", {"--chunk", "48", "--samples", "1", "--exclude",
+                                           "lm_head", "--input-scale", "percentile"}))
+                .status,
+            0);
+  const Json recipe = run_for_json({"inspect", (folder / "more").string()})["recipe"];
+  EXPECT_EQ(recipe["chunk"], 48);
+  EXPECT_EQ(recipe["calibration"]["samples"], 1);
+  EXPECT_EQ(recipe["calibration"]["window"], 128);
+  EXPECT_EQ(recipe["calibration"]["input_scale"], "percentile");
+  EXPECT_EQ(recipe["rules"][3]["match"], "lm_head");
+  // But for what the file is there to say.
+  for (const std::vector<std::string>& both :
+       {std::vector<std::string>{"--group-size", "32"}, {"--lm-head", "float"}}) {
+    const Outcome refused = run_program(by_recipe("both", both));
+    EXPECT_EQ(refused.status, 2);
+    EXPECT_NE(refused.err.find("--recipe"), std::string::npos) << refused.err;
+    EXPECT_FALSE(fs::exists(folder / "both"));
+  }
+}
+
+TEST(QuantizeCommand, RecipeWithoutStaticScalesNeedsNoText) {
+  const ScratchFolder folder;
+  write_bytes(folder / "r.json", R"({"passes": ["fold_norms", "untie_head"], "rules": [
+      {"match": "*", "decode": {"weights": "int4", "group": 32},
+                     "prefill": {"weights": "int8", "activations": "dynamic"}}]})");
+  const std::string target = (folder / "p").string();
+  const Json report =
+      run_for_json({"quantize", demo(), "-o", target, "--recipe", (folder / "r.json").string()});
+  EXPECT_EQ(report["calibration_tokens"], 0);
+  ASSERT_EQ(report["passes"].size(), 4u);
+  EXPECT_EQ(report["passes"][1]["pass"], "untie_head");
+  for (const char* mode : {"cpu", "hybrid"}) {
+    const Outcome run = run_program(
+        {"run", target, "-p", "Once upon a time", "-n", "4", "--mode", mode, "--ignore-eos"});
+    EXPECT_EQ(run.status, 0) << run.err;
+  }
+  expect_refusal({"quantize", demo(), "-o", (folder / "q").string()}, {"--calib FILE"});
+  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"p", "r.json"}));
+}
+
+TEST(QuantizeCommand, RefusesRecipesByFileLineAndKey) {
+  const ScratchFolder folder;
+  const std::string file = (folder / "r.json").string();
+  const std::vector<std::string> words = {"quantize", demo(), "-o", (folder / "p").string(),
+                                          "--recipe", file};
+  expect_refusal(words, {"r.json"});
+  const std::pair<const char*, std::vector<std::string>> cases[] = {
+      {"{\n\"ruels\": []}", {file + ":2", "ruels", "unknown key"}},
+      {"{\"rules\": [\n{\"match\": \"re:(\"}]}", {file + ":2", "rules[0].match"}},
+      {"{\"rules\": [{\"match\": \"*.nothing\"}]}", {"*.nothing", "matches no module"}},
+      {"{\"passes\": [\n\"unroll\"]}", {file + ":2", "fold_norms, untie_head", "unroll"}},
+      {"{", {"r.json", "line"}},
+  };
+  for (const auto& [text, parts] : cases) {
+    write_bytes(file, text);
+    expect_refusal(words, parts);
+  }
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"r.json"});
+}
+
+TEST(QuantizeCommand, PrintsTheGraphAfterAPass) {
+  const ScratchFolder folder;
+  write_bytes(folder / "r.json", R"({"passes": ["fold_norms"], "rules": []})");
+  const auto words = [&](const char* pass) {
+    return std::vector<std::string>{"-q",
+                                    "quantize",
+                                    demo(),
+                                    "-o",
+                                    (folder / "p").string(),
+                                    "--recipe",
+                                    (folder / "r.json").string(),
+                                    "--dump-after",
+                                    pass};
+  };
+  const Outcome folded = run_program(words("fold_norms"));
+  EXPECT_EQ(folded.status, 0) << folded.err;
+  EXPECT_NE(folded.err.find(" model.layers.5.mlp.down_proj "), std::string::npos);
+  EXPECT_NE(folded.err.find("RmsNorm("), std::string::npos);
+  EXPECT_EQ(folded.out.find("RmsNorm("), std::string::npos);
+  EXPECT_EQ(run_program(words("quantize_prefill")).status, 0);
+  expect_refusal(words("unroll"), {"\"unroll\"", "fold_norms, quantize_decode, quantize_prefill"});
+  expect_refusal(words("untie_head"), {"expected one of fold_norms,"});
+}
+
 TEST(QuantizeCommand, KilledAtAnyMomentLeavesTheOldPackageOrTheNew) {
   using namespace std::chrono;
   const ScratchFolder folder;
@@ -92,10 +218,9 @@ TEST(QuantizeCommand, KilledAtAnyMomentLeavesTheOldPackageOrTheNew) {
       killed += program.wait().status == 128 + SIGKILL ? 1 : 0;
     }
     const Package package = Package::open(target, pool);
-    group = package.manifest()["recipe"]["decode"]["group_size"].dump();
+    group = package.manifest()["recipe"]["rules"][0]["decode"]["group"].dump();
     EXPECT_TRUE(group == "128" || group == "64");
-    for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
-      build_graph(JsonObject(package.config(), "config.json"), *package.weights(phase));
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) package.graph(phase);
   }
   EXPECT_GE(killed, 1);  // all but a few, unless the machine got much faster meanwhile
   ASSERT_EQ(run_program(quantize_words(target)).status, 0);
@@ -121,8 +246,10 @@ TEST(SynthCommand, WritesACheckpointAndReplacesOnlyItsOwn) {
   const ScratchFolder folder;
   const std::string target = (folder / "s").string();
   const std::vector<std::string> words = {"synth", "--shape", "demo", "-o", target + "/"};
-  EXPECT_EQ(run_program(words).status, 0);
-  EXPECT_EQ(run_program(words).status, 0);
+  const Outcome first = run_program(words);
+  EXPECT_EQ(first.status, 0);
+  EXPECT_NE(first.err.find("synth  100 % (74 of 74 tensors), "), std::string::npos) << first.err;
+  EXPECT_EQ(run_program({"-q", "synth", "--shape", "demo", "-o", target}).err, "");
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"s"});
   EXPECT_EQ(run_for_json({"inspect", target})["model"]["layers"], 6);
   const Outcome run = run_program({"run", target, "-p", "ab", "-n", "3", "--ignore-eos"});
@@ -149,7 +276,8 @@ TEST(InspectCommand, DescribesCheckpointAndPackage) {
 
   const Json package = run_for_json({"inspect", testing::demo_package()});
   EXPECT_EQ(package["kind"], "package");
-  EXPECT_EQ(package["recipe"]["decode"]["group_size"], 128);
+  EXPECT_EQ(package["model"]["model_type"], "qwen2");
+  EXPECT_EQ(package["recipe"]["rules"][0]["decode"]["group"], 128);
   EXPECT_EQ(package["linears"]["prefill"]["int8"]["count"], 42);
   EXPECT_EQ(package["linears"]["prefill"]["int4 g32"]["count"], 1);
   EXPECT_EQ(package["linears"]["decode"]["int4 g128"]["count"], 42);
@@ -159,6 +287,37 @@ TEST(InspectCommand, DescribesCheckpointAndPackage) {
   for (const char* part :
        {"package, qwen2", "model.layers.5.mlp.down_proj.codes", "prefill:", "decode:"})
     EXPECT_NE(text.out.find(part), std::string::npos) << part;
+}
+
+TEST(InspectCommand, VerifyReadsWhatARecordWouldHide) {
+  const ScratchFolder folder;
+  const fs::path package = folder / "p";
+  fs::copy(testing::demo_package(), package);
+  const std::vector<std::string> words = {"inspect", package.string()};
+  EXPECT_EQ(run_program(words).status, 0);
+  // The time of the content is set back, but not that of the status.
+  const fs::path file = package / "decode.safetensors";
+  const auto time = fs::last_write_time(file);
+  std::string bytes = read_text_file(file);
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  write_bytes(file, bytes);
+  fs::last_write_time(file, time);
+  expect_refusal(words, {"decode.safetensors", "was changed"});
+  expect_refusal({"inspect", package.string(), "--verify"}, {"decode.safetensors", "was changed"});
+  bytes[bytes.size() / 2] = static_cast<char>(bytes[bytes.size() / 2] ^ 1);
+  write_bytes(file, bytes);
+  EXPECT_EQ(run_program({"inspect", package.string(), "--verify"}).status, 0);
+}
+
+TEST(InspectCommand, RefusesAPackageOfAnEarlierFormat) {
+  const ScratchFolder folder;
+  write_bytes(folder / "tandem.json", R"({"format": 1, "files": {}, "hash": "0"})");
+  for (const char* command : {"inspect", "run"}) {
+    std::vector<std::string> words = {command, folder.path().string()};
+    if (words[0] == "run") words.insert(words.end(), {"-p", "x"});
+    expect_refusal(
+        words, {"tandem.json", "format 1, this version reads 2", "quantize the checkpoint again"});
+  }
 }
 
 }  // namespace

@@ -1,6 +1,9 @@
 // tandem run and logits: text and figures, modes, interruption.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
@@ -92,6 +95,29 @@ TEST(RunCommand, InterruptedEndsCleanly) {
   EXPECT_GE(outcome.out.size(), 20u);
   EXPECT_TRUE(outcome.out.ends_with('\n'));
   EXPECT_NE(outcome.err.find("interrupted"), std::string::npos) << outcome.err;
+}
+
+TEST(RunCommand, ModelCutShortWhileItIsInUseEndsInOneLine) {
+  const ScratchFolder folder;
+  const fs::path model = folder / "model";
+  fs::copy(demo(), model);
+  // The prompt is read once the model is mapped, and the program waits for it.
+  const fs::path prompt = folder / "prompt";
+  ASSERT_EQ(::mkfifo(prompt.c_str(), 0600), 0);
+  Program program({"run", model.string(), "--no-cache", "-f", prompt.string()});
+  int pipe = -1;
+  for (int i = 0; i < 1000 && pipe < 0; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    pipe = ::open(prompt.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC);
+  }
+  ASSERT_GE(pipe, 0) << "nobody reads the prompt";
+  fs::resize_file(model / "model.safetensors", 4096);
+  EXPECT_EQ(::write(pipe, kPrompt.data(), kPrompt.size()), static_cast<ssize_t>(kPrompt.size()));
+  ::close(pipe);
+  const Outcome outcome = program.wait();
+  EXPECT_EQ(outcome.status, 1);
+  EXPECT_EQ(outcome.err, "tandem: error: [files] " + (model / "model.safetensors").string() +
+                             ": was cut short or could not be read while it was in use\n");
 }
 
 TEST(RunCommand, RefusesBadPromptsAndSettings) {

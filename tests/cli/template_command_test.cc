@@ -1,5 +1,5 @@
-// tandem template: the renderings of Jinja2 once more, through the program; where templates lie;
-// and what it refuses.
+// tandem template: Jinja2's reference renderings again, through the program; where templates are
+// found; and what is rejected.
 #include <gtest/gtest.h>
 
 #include "base/files.h"

@@ -1,56 +1,37 @@
-// The CPU device: steps over threads, rotary tables, packed weights and their keys.
+// The CPU device on whole decoders: the same bits however the work is cut, joined steps, packed
+// weights and their keys.
+#include "devices/cpu/cpu_device.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <set>
 
-#include "devices/cpu/rotary_tables.h"
-#include "devices/cpu/steps.h"
+#include "devices/host/steps.h"
 #include "devices/small_graph.h"
 #include "support.h"
 
 namespace tandem {
 namespace {
 
-using testing::Aligned;
+using testing::Blocks;
+using testing::Buffer;
+using testing::error_of;
 using testing::PlainExecutor;
 using testing::Random;
 using testing::random_ids;
 using testing::small_graph;
-using testing::SmallSizes;
 using testing::SmallWeights;
-
-// Blocks of one sequence, filled with NaN.
-class Blocks {
- public:
-  Blocks(const SmallSizes& sizes, std::int64_t tokens, DType dtype) : dtype_(dtype) {
-    const std::int64_t bytes = kv_block_bytes(sizes.kv_heads, sizes.head_dim, dtype);
-    for (std::int32_t layer = 0; layer < sizes.layers; ++layer) {
-      pointers_.emplace_back();
-      for (std::int64_t t = 0; t < tokens; t += kKvBlockTokens) {
-        memory_.emplace_back(bytes, std::byte{0xFF});
-        pointers_.back().push_back(memory_.back().data());
-      }
-    }
-  }
-  SequenceSlice slice(std::int64_t first_row, std::int64_t rows, std::int64_t position) const {
-    return {first_row, rows, position, pointers_, dtype_};
-  }
-
- private:
-  DType dtype_;
-  std::vector<Aligned<std::byte>> memory_;
-  std::vector<std::vector<std::byte*>> pointers_;
-};
 
 std::vector<float> all_logits(const Graph& graph, const Kernels& kernels, int threads,
                               std::span<const std::int32_t> ids, std::int64_t run_rows,
                               DType dtype) {
   ThreadPool pool(threads);
-  NoPackedCache cache;
+  NoPanelCache cache;
   const CpuDevice cpu(kernels);
   const std::vector<const Device*> devices = {&cpu};
-  PlainExecutor executor(graph, Phase::kPrefill, devices, {pool, cache, run_rows, run_rows});
+  PlainExecutor executor(graph, {Phase::kPrefill, run_rows}, devices, pool, cache, {run_rows});
   const auto total = static_cast<std::int64_t>(ids.size());
   const Blocks blocks({}, total, dtype);
   std::vector<float> logits;
@@ -69,7 +50,7 @@ std::vector<float> all_logits(const Graph& graph, const Kernels& kernels, int th
 
 TEST(CpuDevice, GivesTheSameBitsForAnyThreadsAndAnyRuns) {
   const auto ids = random_ids(150, 70);  // three blocks of the cache
-  for (const SmallWeights kind : {SmallWeights::kFloat, SmallWeights::kInt4, SmallWeights::kInt8}) {
+  for (const SmallWeights kind : testing::kAllSmallWeights) {
     const Graph graph = small_graph(kind);
     for (const Kernels* kernels : available_kernels(detect_cpu_features()))
       for (const DType dtype : {DType::kF16, DType::kF32}) {
@@ -99,25 +80,28 @@ TEST(CpuDevice, AgreesAcrossTables) {
 TEST(CpuDevice, RunsInt4AsItsCodesSay) {
   Random random(9);
   Graph graph;
-  graph.add_input("ids");
-  const auto table = Tensor::from_floats(testing::normal_floats(random, 4 * 96), {4, 96});
-  const ValueId x = graph.add(Op::kEmbedding, "x", -1, {graph.input}, EmbeddingAttributes{table});
-  const Int4Groups weight = testing::int4_weight(random, 67, 96, 32);
-  graph.output = graph.add(Op::kLinear, "y", -1, {x}, LinearAttributes{weight, {}});
+  const ValueId x = graph.add_input({.name = "x", .width = 96});
+  const GroupCodes weight = testing::int4_weight(random, 67, 96, 32);
+  graph.set_outputs({graph.add(Op::kLinear, "y", -1, {x}, LinearAttributes{weight, {}})});
   ThreadPool pool(2);
-  NoPackedCache cache;
+  NoPanelCache cache;
   const CpuDevice cpu(select_kernels(detect_cpu_features()));
-  const std::vector<const Device*> devices = {&cpu};
-  PlainExecutor executor(graph, Phase::kDecode, devices, {pool, cache, 4, 4});
-  const std::vector<std::int32_t> ids = {3, 1, 0, 2};
-  const std::vector<std::int32_t> selected = {0, 1, 2, 3};
-  const auto y = executor.run(pool, ids, {}, selected);
+  const auto program = cpu.compile(graph, {pool, cache, {Phase::kDecode, 4}, {4}});
+  const auto numbers = testing::normal_floats(random, 4 * 96);
+  Buffer input(graph.value(x), 4), output(graph.value(graph.outputs()[0]), 4);
+  input.write(std::vector<double>(numbers.begin(), numbers.end()));
+  testing::Aligned<std::byte> scratch(program->needs().scratch_bytes, testing::kPoison);
+  const std::int64_t rows = 4;
+  std::byte* const inputs[] = {input.data()};
+  std::byte* const outputs[] = {output.data()};
+  program->run({pool, {&rows, 1}, {}, inputs, outputs, scratch.data()});
+  const auto y = output.read(4);
   const auto w = dequantize_rows(weight, 0, 67);
   for (std::size_t r = 0; r < 4; ++r)
     for (std::size_t c = 0; c < 67; ++c) {
       double sum = 0, size = 0, largest = 0;
       for (std::size_t i = 0; i < 96; ++i) {
-        const double a = table.as<float>()[static_cast<std::size_t>(ids[r]) * 96 + i];
+        const double a = numbers[r * 96 + i];
         sum += a * w[c * 96 + i];
         size += std::fabs(w[c * 96 + i]);
         largest = std::max(largest, std::fabs(a));
@@ -129,137 +113,181 @@ TEST(CpuDevice, RunsInt4AsItsCodesSay) {
 
 TEST(CpuDevice, JoinsOnlyLinearsThatReadTheSameCodes) {
   Random random(2);
-  const auto node = [](ValueId input, Weight weight) {
-    return Node{Op::kLinear, "", 0, {input}, 9, LinearAttributes{std::move(weight), {}}};
+  Graph graph;
+  const ValueId x = graph.add_input({.name = "x", .width = 64});
+  const ValueId codes = graph.add(Op::kQuantize, "codes", 0, {x}, QuantizeAttributes{0.5F});
+  const ValueId louder = graph.add(Op::kQuantize, "louder", 0, {x}, QuantizeAttributes{1});
+  const auto add = [&](ValueId input, Weight weight) {
+    graph.add(Op::kLinear, "y", 0, {input}, LinearAttributes{std::move(weight), {}});
+    return static_cast<NodeId>(graph.nodes().size()) - 1;
   };
-  const Int8Channels int8 = testing::int8_weight(random, 4, 64);
-  Int8Channels other = int8;
-  other.input_scale *= 2;
-  const Int4Groups int4 = testing::int4_weight(random, 4, 64, 32);
-  const Int4Groups wide = testing::int4_weight(random, 4, 64, 64);
-  EXPECT_TRUE(can_share_input(node(1, int8), node(1, int8)));
-  EXPECT_FALSE(can_share_input(node(1, int8), node(2, int8)));
-  EXPECT_FALSE(can_share_input(node(1, int8), node(1, other)));
-  EXPECT_FALSE(can_share_input(node(1, int8), node(1, int4)));
-  EXPECT_FALSE(can_share_input(node(1, int4), node(1, wide)));
-  EXPECT_TRUE(can_share_input(node(1, wide), node(1, wide)));
+  const ChannelCodes int8 = testing::int8_weight(random, 4, 64);
+  const NodeId a = add(codes, int8), b = add(codes, int8), other = add(louder, int8);
+  const NodeId int4 = add(x, testing::int4_weight(random, 4, 64, 32));
+  const NodeId wide = add(x, testing::int4_weight(random, 4, 64, 64));
+  const NodeId wide_too = add(x, testing::int4_weight(random, 4, 64, 64));
+  const NodeId real = add(x, testing::float_weight(random, 4, 64, DType::kF32));
+  const NodeId half = add(x, testing::float_weight(random, 4, 64, DType::kF16));
+  // Int8 codes that are computed with as floats.
+  const NodeId floats = add(x, int8);
+  const auto joins = [&](NodeId p, NodeId q) {
+    return can_share_input(graph, graph.node(p), graph.node(q));
+  };
+  EXPECT_TRUE(joins(a, b));
+  EXPECT_FALSE(joins(a, other));
+  EXPECT_FALSE(joins(a, int4));
+  EXPECT_FALSE(joins(a, floats));
+  EXPECT_FALSE(joins(int4, wide));
+  EXPECT_TRUE(joins(wide, wide_too));
+  EXPECT_FALSE(joins(int4, real));
+  EXPECT_TRUE(joins(real, half));
+  EXPECT_TRUE(joins(real, floats));
 }
 
-TEST(RotaryTables, KeepsItsNumbersWhileItGrows) {
-  const RotaryAttributes rotary{.heads = 1,
-                                .head_dim = 6,
-                                .inverse_frequencies = {1.0F, 0.1F, 0.001F},
-                                .attention_factor = 1.25F};
-  RotaryTables tables;
-  const auto table = tables.get(rotary);
-  RotaryAttributes more_heads = rotary;
-  more_heads.heads = 8;
-  EXPECT_EQ(tables.get(more_heads), table);
-  RotaryAttributes other = rotary;
-  other.attention_factor = 1;
-  EXPECT_NE(tables.get(other), table);
-  for (const std::int64_t count : {1, 2, 100, 50, 5000}) {
-    const SequenceSlice slice{.rows = count};
-    table->prepare({&slice, 1});
-    for (std::int64_t p = 0; p < count; p += 1 + count / 37)
-      for (std::int64_t i = 0; i < 3; ++i) {
-        const float angle =
-            static_cast<float>(p) * rotary.inverse_frequencies[static_cast<std::size_t>(i)];
-        ASSERT_NEAR(table->of(slice).cos(p)[i], 1.25 * std::cos(static_cast<double>(angle)), 1e-6);
-        ASSERT_NEAR(table->of(slice).sin(p)[i], 1.25 * std::sin(static_cast<double>(angle)), 1e-6);
-      }
+// Runs the angles of the given sequences, [rows, 2 * pairs].
+std::vector<double> angles_of(const RotaryAnglesAttributes& attributes,
+                              std::span<const SequenceSlice> slices) {
+  Graph graph;
+  const ValueId ids = graph.add_input({.name = "ids", .dtype = DType::kI32, .width = 1});
+  graph.set_outputs({graph.add(Op::kRotaryAngles, "angles", -1, {ids}, attributes)});
+  ThreadPool pool(2);
+  NoPanelCache cache;
+  const CpuDevice cpu(testing::reference());
+  const std::int64_t rows = slices.back().first_row + slices.back().rows;
+  const auto program = cpu.compile(graph, {pool, cache, {Phase::kPrefill, rows}, {rows}});
+  Buffer input(graph.value(ids), rows), output(graph.value(graph.outputs()[0]), rows);
+  testing::Aligned<std::byte> scratch(program->needs().scratch_bytes, testing::kPoison);
+  std::byte* const inputs[] = {input.data()};
+  std::byte* const outputs[] = {output.data()};
+  program->run({pool, {&rows, 1}, slices, inputs, outputs, scratch.data()});
+  return output.read(rows);
+}
+
+TEST(RotaryAngles, AreThoseOfEachPosition) {
+  const RotaryAnglesAttributes attributes{.inverse_frequencies = {1.0F, 0.1F, 0.001F},
+                                          .attention_factor = 1.25F};
+  // More rows than one thread takes, and far into a sequence.
+  const SequenceSlice slices[] = {{.rows = 5000}, {.first_row = 5000, .rows = 3, .position = 777}};
+  const auto got = angles_of(attributes, slices);
+  for (std::size_t row = 0; row < 5003; row += row < 4990 ? 37 : 1)
+    for (std::size_t i = 0; i < 3; ++i) {
+      const std::size_t position = row < 5000 ? row : row - 5000 + 777;
+      const float angle = static_cast<float>(position) * attributes.inverse_frequencies[i];
+      ASSERT_NEAR(got[row * 6 + i], 1.25 * std::cos(static_cast<double>(angle)), 1e-6);
+      ASSERT_NEAR(got[row * 6 + 3 + i], 1.25 * std::sin(static_cast<double>(angle)), 1e-6);
+    }
+}
+
+TEST(RotaryAngles, TurnByTheLengthThatASequenceWillHave) {
+  const RotaryAnglesAttributes attributes{
+      .inverse_frequencies = {1.0F, 0.5F},
+      .extension = {.original_context = 10, .inverse_frequencies = {0.25F, 0.125F}}};
+  const SequenceSlice slices[] = {{.first_row = 0, .rows = 4},
+                                  {.first_row = 4, .rows = 4, .position = 6},
+                                  {.first_row = 8, .rows = 4, .total = 11},
+                                  {.first_row = 12, .rows = 1, .position = 10}};
+  const auto got = angles_of(attributes, slices);
+  const auto cosine = [&](std::size_t row, std::size_t pair) {
+    return static_cast<float>(got[row * 4 + pair]);
+  };
+  EXPECT_EQ(cosine(3, 0), std::cos(3.0F));
+  EXPECT_EQ(cosine(4 + 3, 1), std::cos(4.5F));
+  EXPECT_EQ(cosine(8 + 3, 0), std::cos(0.75F));
+  EXPECT_EQ(cosine(12, 1), std::cos(1.25F));
+}
+
+TEST(Attention, RefusesACacheOfAnotherType) {
+  const Graph graph = small_graph(SmallWeights::kFloat);
+  ThreadPool pool(1);
+  NoPanelCache cache;
+  const CpuDevice cpu(testing::reference());
+  const std::vector<const Device*> devices = {&cpu};
+  PlainExecutor executor(graph, {Phase::kPrefill, 4}, devices, pool, cache, {4});
+  const Blocks blocks({}, 4, DType::kF32);
+  SequenceSlice slice = blocks.slice(0, 4, 0);
+  slice.kv.dtype = DType::kI8;
+  const auto ids = random_ids(4, 70);
+  try {
+    executor.run(pool, ids, {&slice, 1}, {});
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+    EXPECT_STREQ(error.what(), "[attention] a cache in I8: expected F16 or F32");
   }
 }
 
-TEST(RotaryTables, TurnsByTheLengthThatASequenceWillHave) {
-  const RotaryAttributes rotary{
-      .heads = 1,
-      .head_dim = 4,
-      .inverse_frequencies = {1.0F, 0.5F},
-      .extension = {.original_context = 10, .inverse_frequencies = {0.25F, 0.125F}}};
-  RotaryTables tables;
-  const auto table = tables.get(rotary);
-  RotaryAttributes unextended = rotary;
-  unextended.extension = {};
-  EXPECT_NE(tables.get(unextended), table);
-
-  const SequenceSlice slices[] = {{.rows = 4},
-                                  {.rows = 4, .position = 6},
-                                  {.rows = 4, .total = 11},
-                                  {.rows = 1, .position = 10}};
-  table->prepare(slices);
-  EXPECT_EQ(table->of(slices[0]).cos(3)[0], std::cos(3.0F));
-  EXPECT_EQ(table->of(slices[1]).cos(9)[1], std::cos(4.5F));
-  EXPECT_EQ(table->of(slices[2]).cos(3)[0], std::cos(0.75F));
-  EXPECT_EQ(table->of(slices[3]).cos(10)[1], std::cos(1.25F));
-}
-
 // Remembers what it was asked for.
-class RecordingCache : public PackedCache {
+class RecordingCache : public PanelCache {
  public:
-  Tensor get_or_pack(const std::function<std::string()>& key, std::int64_t bytes,
+  Tensor get_or_pack(const PanelKey& key, std::int64_t bytes,
                      const std::function<void(std::byte*)>& pack) override {
-    keys.push_back(key());
-    return NoPackedCache().get_or_pack(key, bytes, pack);
+    keys.push_back(key.text);
+    EXPECT_FALSE(key.lasting) << "weights in memory mean nothing to another process";
+    return NoPanelCache().get_or_pack(key, bytes, pack);
   }
   std::vector<std::string> keys;
 };
 
-TEST(PackedLinear, NamesThePackedFormByEverythingThatDecidesIt) {
+TEST(PackedLinear, NamesThePanelsByEverythingThatDecidesThem) {
   Random random(4);
   ThreadPool pool(2);
   RecordingCache cache;
-  const auto pack = [&](Weight weight) {
-    const Node node{Op::kLinear, "a", 0, {1}, 2, LinearAttributes{std::move(weight), {}}};
-    return pack_linear(node, {pool, cache, 1, 1});
+  const auto pack = [&](Weight weight, DType input = DType::kF32) {
+    const Node node{Op::kLinear, "a", 0, {1}, {2}, LinearAttributes{std::move(weight), {}}};
+    return pack_linear(node, input, {pool, cache, {Phase::kDecode, 1}, {1}});
   };
-  const auto touched = [](const Tensor& tensor) {  // one bit of the last byte flipped
+  const auto other = [](const Tensor& tensor) {
     std::byte* data = nullptr;
     Tensor copy = Tensor::allocate(tensor.dtype(), tensor.shape(), &data);
     std::copy(tensor.bytes().begin(), tensor.bytes().end(), data);
-    data[tensor.bytes().size() - 1] ^= std::byte{1};
     return copy;
   };
-  const Int4Groups int4 = testing::int4_weight(random, 70, 128, 32);
-  Int4Groups codes = int4, scales = int4, zeros = int4;
-  codes.codes = touched(int4.codes);
-  scales.scales = touched(int4.scales);
-  zeros.zero_points = touched(int4.zero_points);
-  const Int8Channels int8 = testing::int8_weight(random, 70, 128);
-  Int8Channels int8_scales = int8;
-  int8_scales.scales = touched(int8.scales);
+  const GroupCodes int4 = testing::int4_weight(random, 70, 128, 32);
+  GroupCodes codes = int4, scales = int4, zeros = int4;
+  codes.codes = other(int4.codes);
+  scales.scales = other(int4.scales);
+  zeros.zero_points = other(int4.zero_points);
+  GroupCodes is_signed = int4, symmetric = int4;
+  is_signed.is_signed = true;
+  symmetric.zero_points = {};
+  const ChannelCodes int8 = testing::int8_weight(random, 70, 128);
+  ChannelCodes int8_scales = int8;
+  int8_scales.scales = other(int8.scales);
   const FloatWeight half = testing::float_weight(random, 70, 128, DType::kF16);
+  const Tensor& values = *half.rows->stored();
   // The same bytes as another type and in another shape.
-  const FloatWeight brain{Tensor(DType::kBF16, {70, 128}, half.values.bytes(), nullptr)};
-  const FloatWeight turned{Tensor(DType::kF16, {128, 70}, half.values.bytes(), nullptr)};
-  for (const Weight& weight :
-       std::vector<Weight>{int4, codes, scales, zeros, int8, int8_scales, half, brain, turned})
+  const FloatWeight brain{values.view_as(DType::kBF16, {70, 128})};
+  const FloatWeight turned{values.view_as(DType::kF16, {128, 70})};
+  for (const Weight& weight : std::vector<Weight>{int4, codes, scales, zeros, is_signed, symmetric,
+                                                  int8, int8_scales, half, brain, turned})
     pack(weight);
-  EXPECT_EQ(std::set<std::string>(cache.keys.begin(), cache.keys.end()).size(), 9U);
+  // Int8 codes for int8 input are other panels than those for float input.
+  pack(int8, DType::kI8);
+  EXPECT_EQ(std::set<std::string>(cache.keys.begin(), cache.keys.end()).size(), 12U);
+  EXPECT_FALSE(std::set<std::string>(cache.keys.begin(), cache.keys.end()).contains(""));
   const std::string first = cache.keys.front();
   pack(int4);
   EXPECT_EQ(cache.keys.back(), first);
-  // The input scale is no part of the panels.
-  Int8Channels louder = int8;
-  louder.input_scale = 3;
-  EXPECT_EQ(pack(louder).input_scale, 3);
-  EXPECT_EQ(cache.keys.back(), cache.keys[4]);
+  // What has no name is packed anew: memory of others, and rows that are computed.
+  pack(FloatWeight{Tensor(DType::kF16, {70, 128}, values.bytes(), nullptr)});
+  EXPECT_EQ(cache.keys.back(), "");
+  pack(FloatWeight{scale_rows(half.rows, std::vector<float>(70, 2.0F))});
+  EXPECT_EQ(cache.keys.back(), "");
 }
 
-TEST(Scratch, GrowsAndNeverShrinks) {
-  Scratch scratch;
-  scratch.reserve_rows(4, 100, 3);
-  scratch.reserve_attention(2, 10);
-  EXPECT_EQ(scratch.attention(1) - scratch.attention(0), 16);
-  const std::int8_t* before = scratch.codes();
-  scratch.reserve_rows(1, 64, 1);
-  scratch.reserve_attention(2, 3);
-  EXPECT_EQ(scratch.codes(), before);
-  EXPECT_EQ(scratch.attention(1) - scratch.attention(0), 16);
-  scratch.reserve_rows(100, 4096, 32);
-  std::fill_n(scratch.codes(), 100 * 4096, std::int8_t{1});
-  std::fill_n(scratch.scales(), 100 * 32, 1.0F);
-  std::fill_n(scratch.sums(), 100 * 32, 1);
+TEST(PackedLinear, NamesTheNodeWithCodesOutOfRange) {
+  Random random(4);
+  ThreadPool pool(1);
+  NoPanelCache cache;
+  ChannelCodes weight = testing::int8_weight(random, 2, 64);
+  std::byte* data = nullptr;
+  weight.codes = Tensor::allocate(DType::kI8, {2, 64}, &data);
+  std::fill_n(data, 128, std::byte{0});
+  data[70] = std::byte{0x80};
+  const Node node{Op::kLinear, "layers.0.q", 0, {1}, {2}, LinearAttributes{weight, {}}};
+  EXPECT_EQ(
+      error_of([&] { pack_linear(node, DType::kI8, {pool, cache, {Phase::kDecode, 1}, {1}}); }),
+      "[weight] layers.0.q: row 1: expected codes in [-127, 127], got -128");
 }
 
 }  // namespace

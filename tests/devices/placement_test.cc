@@ -1,4 +1,4 @@
-// Which device runs which operator, why, and the segments that follow.
+// Which device runs which operator, why, and the resulting segments.
 #include <gtest/gtest.h>
 
 #include "devices/small_graph.h"
@@ -11,28 +11,55 @@ using testing::error_of;
 using testing::small_graph;
 using testing::SmallWeights;
 
-// A device with an answer for everything.
+// A device with one answer for every node.
 class Opinionated : public Device {
  public:
-  Opinionated(std::string name, Support support)
-      : name_(std::move(name)), support_(std::move(support)) {}
+  Opinionated(std::string name, bool claims, std::string reason)
+      : name_(std::move(name)), claims_(claims), reason_(std::move(reason)) {}
   std::string_view name() const noexcept override { return name_; }
-  Support supports(const Graph&, const Node&, Phase) const override { return support_; }
-  std::unique_ptr<Program> compile(const Graph&, NodeId, NodeId,
-                                   const CompileContext&) const override {
+  Offer offer(const Graph& graph, const PhaseSpec&) const override {
+    Offer offer;
+    for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
+      if (claims_) {
+        offer.claims.push_back({{id}, {reason_}, {1, 2}});
+      } else {
+        offer.refusals.push_back({id, reason_});
+      }
+    }
+    return offer;
+  }
+  std::unique_ptr<Program> compile(const Graph&, const CompileContext&) const override {
     return nullptr;
   }
 
  private:
   std::string name_;
-  Support support_;
+  bool claims_;
+  std::string reason_;
 };
+
+// A device that offers what it was given.
+class Fixed : public Device {
+ public:
+  explicit Fixed(Offer offer) : offer_(std::move(offer)) {}
+  std::string_view name() const noexcept override { return "fixed"; }
+  Offer offer(const Graph&, const PhaseSpec&) const override { return offer_; }
+  std::unique_ptr<Program> compile(const Graph&, const CompileContext&) const override {
+    return nullptr;
+  }
+
+ private:
+  Offer offer_;
+};
+
+constexpr PhaseSpec kPrefill{Phase::kPrefill, 16};
+constexpr PhaseSpec kDecode{Phase::kDecode, 1};
 
 class PlacementTest : public ::testing::Test {
  protected:
   std::vector<const Device*> both() const { return {&npu_, &cpu_}; }
 
-  NpuHostDevice npu_{testing::reference(), 16};
+  NpuHostDevice npu_{testing::reference()};
   CpuDevice cpu_{testing::reference()};
 };
 
@@ -45,55 +72,69 @@ const PlacedNode& placed(const Graph& graph, const Placement& placement, const s
 
 TEST_F(PlacementTest, GivesTheNpuThreeSegmentsOfEachBlock) {
   const Graph graph = small_graph(SmallWeights::kInt8);
-  const Placement placement = place(graph, Phase::kPrefill, both());
+  const Placement placement = place(graph, kPrefill, both());
   ASSERT_EQ(placement.nodes.size(), graph.nodes().size());
   EXPECT_EQ(placement.devices, (std::vector<std::string>{"npu", "cpu"}));
   for (std::size_t i = 0; i < graph.nodes().size(); ++i) {
     const Node& node = graph.nodes()[i];
-    const bool on_npu =
-        (node.op == Op::kLinear && node.layer >= 0) || node.op == Op::kSilu || node.op == Op::kMul;
+    const bool on_npu = (node.op == Op::kLinear && node.layer >= 0) || node.op == Op::kQuantize ||
+                        node.op == Op::kDequantize || node.op == Op::kSilu || node.op == Op::kMul;
     EXPECT_EQ(placement.nodes[i].device, on_npu ? 0U : 1U) << node.name;
   }
-  // Embedding; norm, qkv, attention, o, residual and norm, mlp, residual of two blocks; the end.
+  // Embedding and angles; norm, qkv, attention, o, residual and norm, mlp, residual of two blocks;
+  // the end.
   ASSERT_EQ(placement.segments.size(), 1U + 2U * 7U + 1U);
-  NodeId next = 0;
+  std::vector<bool> written(graph.values().size(), false);
+  for (const ValueId input : graph.inputs()) written[static_cast<std::size_t>(input)] = true;
+  std::size_t nodes = 0;
   for (const Segment& segment : placement.segments) {
-    EXPECT_EQ(segment.begin, next);
-    ASSERT_LT(segment.begin, segment.end);
-    next = segment.end;
-    for (NodeId id = segment.begin; id < segment.end; ++id) {
+    ASSERT_FALSE(segment.nodes.empty());
+    EXPECT_TRUE(std::ranges::is_sorted(segment.nodes));
+    nodes += segment.nodes.size();
+    for (const NodeId id : segment.nodes) {
       EXPECT_EQ(placement.nodes[static_cast<std::size_t>(id)].device, segment.device);
-      EXPECT_EQ(graph.node(id).layer, graph.node(segment.begin).layer);
+      EXPECT_EQ(graph.node(id).layer, graph.node(segment.nodes.front()).layer);
+      for (const ValueId input : graph.node(id).inputs)
+        EXPECT_TRUE(written[static_cast<std::size_t>(input)]) << graph.node(id).name;
+      for (const ValueId output : graph.node(id).outputs)
+        written[static_cast<std::size_t>(output)] = true;
     }
   }
-  EXPECT_EQ(next, static_cast<NodeId>(graph.nodes().size()));
+  EXPECT_EQ(nodes, graph.nodes().size());
+  // What the NPU runs, and what is left to the CPU: the head.
+  EXPECT_EQ(placement.costs[1].multiply_adds, 16.0 * 70 * 96);
+  EXPECT_EQ(placement.costs[0].multiply_adds,
+            2 * 16.0 * (96 * (96 + 2 * 48) + 96 * 96 + 3 * 96 * 160));
 }
 
 TEST_F(PlacementTest, SaysWhy) {
   const Graph graph = small_graph(SmallWeights::kInt8);
-  const Placement placement = place(graph, Phase::kPrefill, both());
+  const Placement placement = place(graph, kPrefill, both());
   const auto reason = [&](const char* name) { return placed(graph, placement, name).reason; };
   EXPECT_EQ(reason("layers.0.q"), "npu: static int8");
   EXPECT_EQ(reason("layers.1.act"), "npu: between int8 Linears");
   EXPECT_EQ(reason("layers.1.attention"), "npu: reads a cache whose length changes; cpu: float32");
-  EXPECT_EQ(reason("head"), "npu: weight is not int8; cpu: float weights");
+  EXPECT_EQ(reason("head"), "npu: rows that depend on the data; cpu: float weights");
+  EXPECT_EQ(reason("layers.0.q.quantize"), "npu: static int8");
   EXPECT_NE(reason("layers.0.norm").find("float32 on the CPU"), std::string::npos);
 }
 
-TEST_F(PlacementTest, LeavesDecodeToTheCpu) {
+TEST_F(PlacementTest, GivesOneDeviceOneSegmentOfEachBlock) {
   const Graph graph = small_graph(SmallWeights::kInt8);
-  const Placement placement = place(graph, Phase::kDecode, both());
-  for (const PlacedNode& node : placement.nodes) {
-    EXPECT_EQ(node.device, 1U);
-    EXPECT_EQ(node.reason.rfind("npu: decode: ", 0), 0U) << node.reason;
-  }
+  const std::vector<const Device*> cpu = {&cpu_};
+  const Placement placement = place(graph, kDecode, cpu);
   EXPECT_EQ(placement.segments.size(), 4U);  // embedding, two blocks, the end
+  EXPECT_EQ(placement.spec.rows, 1);
+  EXPECT_EQ(placed(graph, placement, "layers.0.q").reason, "int8 weights, int8 activations");
+  EXPECT_EQ(placed(graph, placement, "layers.0.q.quantize").reason, "integers");
+  EXPECT_EQ(placed(graph, placement, "layers.0.act").reason, "float32");
 }
 
 TEST_F(PlacementTest, KeepsFloatAndInt4OffTheNpu) {
-  for (const SmallWeights kind : {SmallWeights::kFloat, SmallWeights::kInt4}) {
+  for (const SmallWeights kind :
+       {SmallWeights::kFloat, SmallWeights::kInt4, SmallWeights::kDynamicInt8}) {
     const Graph graph = small_graph(kind);
-    const Placement placement = place(graph, Phase::kPrefill, both());
+    const Placement placement = place(graph, kPrefill, both());
     for (const PlacedNode& node : placement.nodes) EXPECT_EQ(node.device, 1U);
     EXPECT_EQ(placed(graph, placement, "layers.0.act").reason,
               "npu: not between int8 Linears; cpu: float32");
@@ -104,18 +145,16 @@ TEST_F(PlacementTest, KeepsFloatAndInt4OffTheNpu) {
 TEST_F(PlacementTest, FollowsValuesThroughActivationsAndProducts) {
   testing::Random random(1);
   Graph graph;
-  graph.add_input("ids");
-  const auto table = Tensor::from_floats(testing::normal_floats(random, 5 * 64), {5, 64});
-  const ValueId x =
-      graph.add(Op::kEmbedding, "embed", -1, {graph.input}, EmbeddingAttributes{table});
-  const auto linear = [&](const char* name, Weight weight) {
-    return graph.add(Op::kLinear, name, 0, {x}, LinearAttributes{std::move(weight), {}});
-  };
-  const ValueId gate = linear("gate", testing::int8_weight(random, 32, 64));
-  const ValueId up = linear("up", testing::float_weight(random, 32, 64, DType::kF32));
+  const ValueId x = graph.add_input({.name = "x", .width = 64});
+  const ValueId codes = graph.add(Op::kQuantize, "codes", 0, {x}, QuantizeAttributes{0.05F});
+  const ValueId gate =
+      add_static_int8(graph, "gate", 0, codes, testing::int8_weight(random, 32, 64), {});
+  const ValueId up =
+      graph.add(Op::kLinear, "up", 0, {x},
+                LinearAttributes{testing::float_weight(random, 32, 64, DType::kF32), {}});
   const ValueId opened = graph.add(Op::kSilu, "act", 0, {gate});
-  graph.output = graph.add(Op::kMul, "mul", 0, {opened, up});
-  const Placement placement = place(graph, Phase::kPrefill, both());
+  graph.set_outputs({graph.add(Op::kMul, "mul", 0, {opened, up})});
+  const Placement placement = place(graph, kPrefill, both());
   EXPECT_EQ(placed(graph, placement, "gate").device, 0U);
   EXPECT_EQ(placed(graph, placement, "up").device, 1U);
   EXPECT_EQ(placed(graph, placement, "act").device, 0U);
@@ -124,7 +163,7 @@ TEST_F(PlacementTest, FollowsValuesThroughActivationsAndProducts) {
 
 TEST_F(PlacementTest, JoinsEqualRowsOfTheTable) {
   const Graph graph = small_graph(SmallWeights::kInt8);
-  const std::string table = to_table(graph, place(graph, Phase::kPrefill, both()));
+  const std::string table = to_table(graph, place(graph, kPrefill, both()));
   EXPECT_EQ(table.rfind("prefill (16 segments)\n", 0), 0U) << table;
   // Both blocks' queries in one row, and each module once.
   EXPECT_NE(
@@ -136,46 +175,56 @@ TEST_F(PlacementTest, JoinsEqualRowsOfTheTable) {
 
 TEST_F(PlacementTest, NamesTheNodeThatNoDeviceRuns) {
   const Graph graph = small_graph(SmallWeights::kFloat);
-  const Opinionated lazy("lazy", {false, "it is Monday"});
-  const Opinionated broken("broken", {false, "it is out of order"});
+  const Opinionated lazy("lazy", false, "it is Monday");
+  const Opinionated broken("broken", false, "it is out of order");
   const std::vector<const Device*> devices = {&lazy, &broken};
-  const std::string error = error_of([&] { place(graph, Phase::kPrefill, devices); });
+  const std::string error = error_of([&] { place(graph, kPrefill, devices); });
   for (const char* part :
        {"[placement] embed", "prefill", "lazy: it is Monday; broken: it is out of order"})
     EXPECT_NE(error.find(part), std::string::npos) << error;
-  EXPECT_NE(error_of([&] { place(graph, Phase::kDecode, {}); }).find("no device runs"),
-            std::string::npos);
+  EXPECT_NE(error_of([&] { place(graph, kDecode, {}); }).find("no device runs"), std::string::npos);
 }
 
 TEST_F(PlacementTest, TakesTheFirstDeviceThatAgrees) {
   const Graph graph = small_graph(SmallWeights::kInt8);
-  const Opinionated eager("eager", {true, "gladly"});
+  const Opinionated eager("eager", true, "gladly");
   const std::vector<const Device*> devices = {&eager, &npu_, &cpu_};
-  for (const PlacedNode& node : place(graph, Phase::kPrefill, devices).nodes) {
+  for (const PlacedNode& node : place(graph, kPrefill, devices).nodes) {
     EXPECT_EQ(node.device, 0U);
     EXPECT_EQ(node.reason, "eager: gladly");
   }
   const std::vector<const Device*> one = {&eager};
-  EXPECT_EQ(place(graph, Phase::kPrefill, one).nodes.front().reason, "gladly");
+  EXPECT_EQ(place(graph, kPrefill, one).nodes.front().reason, "gladly");
 }
 
-// Weights that pass validate() but that no integer kernel computes exactly.
-TEST_F(PlacementTest, RefusesInt8ThatCannotBeExact) {
-  const auto error = [&](std::int64_t k, float input_scale) {
-    testing::Random random(1);
-    Graph graph;
-    graph.add_input("ids");
-    const auto table = Tensor::from_floats(std::vector<float>(static_cast<std::size_t>(k)), {1, k});
-    const ValueId x =
-        graph.add(Op::kEmbedding, "embed", -1, {graph.input}, EmbeddingAttributes{table});
-    Int8Channels weight = testing::int8_weight(random, 2, k);
-    weight.input_scale = input_scale;
-    graph.output = graph.add(Op::kLinear, "wide", 0, {x}, LinearAttributes{weight, {}});
-    return error_of([&] { place(graph, Phase::kPrefill, both()); });
-  };
-  EXPECT_NE(error(kMaxInt8K + 64, 0.1F).find("K = 65600: int32 sums are exact up to 65536"),
-            std::string::npos);
-  EXPECT_NE(error(64, 0).find("cpu: int8 weight without a static input scale"), std::string::npos);
+// A claim is given as a whole or not at all.
+TEST_F(PlacementTest, LeavesAClaimThatOverlapsAnEarlierOne) {
+  const Graph graph = small_graph(SmallWeights::kFloat);
+  const Fixed first(Offer{{{{1, 2}, {"mine"}, {}}}, {{0, "not for me"}}});
+  const Fixed second(Offer{{{{2, 3}, {"mine too", "and this"}, {}}, {{4}, {"alone"}, {}}}, {}});
+  const std::vector<const Device*> devices = {&first, &second, &cpu_};
+  const Placement placement = place(graph, kPrefill, devices);
+  EXPECT_EQ(placement.nodes[0].device, 2U);
+  EXPECT_EQ(placement.nodes[0].reason, "fixed: not for me; cpu: float32");
+  EXPECT_EQ(placement.nodes[1].device, 0U);
+  EXPECT_EQ(placement.nodes[2].device, 0U);
+  // A device that says too little.
+  EXPECT_EQ(placement.nodes[2].reason, "fixed: claimed");
+  EXPECT_EQ(placement.nodes[3].device, 2U);
+  EXPECT_EQ(placement.nodes[4].device, 1U);
+}
+
+TEST_F(PlacementTest, RefusesOffersOfNodesThatAreNotThere) {
+  const Graph graph = small_graph(SmallWeights::kFloat);
+  for (const NodeId id : {-1, 1000}) {
+    const Fixed claims(Offer{{{{id}, {""}, {}}}, {}});
+    const Fixed refuses(Offer{{}, {{id, ""}}});
+    for (const Fixed* device : {&claims, &refuses}) {
+      const std::vector<const Device*> devices = {device, &cpu_};
+      EXPECT_EQ(error_of([&] { place(graph, kPrefill, devices); }),
+                fmt::format("[placement] fixed offers node {} of {}", id, graph.nodes().size()));
+    }
+  }
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// What the fuzzers share: an input as a file, as the parsers want it, and what counts as a finding.
+// Shared by the fuzzers: presenting an input as a file, as the parsers expect it, and the
+// definition of a finding.
 #pragma once
 
 #include <cstddef>
@@ -33,8 +34,8 @@ class InputFile {
 // A finding that no sanitizer sees, such as an id outside the vocabulary: ends the program.
 void require(bool holds, std::string_view what);
 
-// Runs a parser. An Error is an answer, as long as it is not our own mistake; any other exception
-// is a finding.
+// Runs a parser. An Error is a valid outcome, unless it is an internal one; any other exception is
+// a finding.
 template <typename Action>
 int parse(Action action) {
   try {

@@ -1,5 +1,5 @@
-// GGUF: metadata and tensors of any file, the values of every type that is known, and the chat
-// template that may be in it.
+// GGUF: metadata and tensors of any file, the values of every supported type, and the chat template
+// that it may contain.
 #include "checkpoint/gguf/gguf.h"
 #include "fuzz.h"
 #include "text/chat_template.h"

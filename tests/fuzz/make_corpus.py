@@ -298,7 +298,56 @@ MLLM = {
     "v2": mllm_v2({"a.weight": (0, (2, 2), bytes(16)), "q4_0": (2, (1, 32), bytes(18)), "bf16": (128, (3,), bytes(6))}),
 }
 
+def graph_json():
+    """A decoder with one layer and every operator, tensors spelled as tests/fuzz/graph_fuzz.cc reads them."""
+    nodes = []
+    count = [2]
+
+    def node(op, name, inputs, outputs=1, layer=None, **attributes):
+        ids = list(range(count[0], count[0] + outputs))
+        count[0] += outputs
+        entry = {"op": op, "name": name, "inputs": inputs, "outputs": ids, **attributes}
+        if layer is not None:
+            entry["layer"] = layer
+        nodes.append(entry)
+        return ids[0] if outputs == 1 else ids
+
+    def groups(n, k, groups):
+        return {"kind": "group_codes", "bits": 4, "signed": False, "k": k, "codes": f"U8 {n} {k // 2}",
+                "scales": f"F16 {n} {groups}", "zero_points": f"U8 {n} {(groups + 1) // 2}"}
+
+    x = node("Embedding", "embed", [0], table="BF16 9 8", scale=2.0)
+    angles = node("RotaryAngles", "angles", [0], inverse_frequencies=[1.0, 0.5], attention_factor=1.5,
+                  original_context=16, extended_inverse_frequencies=[0.5, 0.25])
+    y = node("RmsNorm", "norm", [x], layer=0, weight="F32 8", epsilon=1e-6, heads=1)
+    q = node("Linear", "q", [y], layer=0, weight={"kind": "float", "values": "F16 8 8"}, bias="F32 8")
+    k = node("Linear", "k", [y], layer=0, weight=groups(4, 8, 2))
+    v = node("Linear", "v", [y], layer=0, weight={"kind": "float", "values": "F32 4 8"})
+    q = node("RotaryEmbedding", "q_rotary", [q, angles], layer=0, heads=2, head_dim=4)
+    k = node("RotaryEmbedding", "k_rotary", [k, angles], layer=0, heads=1, head_dim=4)
+    y = node("GroupQueryAttention", "attn", [q, k, v], layer=0, heads=2, kv_heads=1, head_dim=4, scale=0.5, window=3,
+             softcap=30.0)
+    codes = node("Quantize", "y.quantize", [y], layer=0, scale=0.1)
+    channel = {"kind": "channel_codes", "codes": "I8 8 8", "scales": "F32 1"}
+    sums = node("Linear", "o", [codes], layer=0, weight=channel)
+    again = node("Requantize", "o.requantize", [sums], layer=0, dtype="I8", shifts=[3])
+    y = node("Dequantize", "o.dequantize", [again], layer=0, bias="F32 8")
+    codes, scales = node("DynamicQuantize", "y.codes", [y], 2, layer=0)
+    sums = node("Linear", "up", [codes], layer=0, weight=channel)
+    y = node("Dequantize", "up.dequantize", [sums, scales], layer=0)
+    y = node("Hadamard", "hadamard", [y], layer=0, block=4)
+    y = node("Mul", "mul", [node("SiLU", "silu", [y], layer=0), node("GELU", "gelu", [y], layer=0)], layer=0)
+    x = node("Add", "add", [x, y], layer=0)
+    x = node("SelectRows", "select", [x, 1])
+    x = node("Softcap", "cap", [x], cap=30.0)
+    return {"row_spaces": ["tokens", "selected"],
+            "inputs": [{"name": "input_ids", "dtype": "I32", "rows": "tokens", "width": 1},
+                       {"name": "selected_rows", "dtype": "I32", "rows": "selected", "width": 1}],
+            "nodes": nodes, "outputs": [x]}
+
+
 CORPUS = {
+    "graph": {"decoder.json": json.dumps(graph_json()).encode()},
     "template": {name + ".jinja": text.encode() for name, text in TEMPLATES.items()},
     "tokenizer_json": {name + ".json": json.dumps({"version": "1.0", **value}, ensure_ascii=False, separators=(",", ":")).encode()
                        + b"\0Hello now 12 <s>\xff" for name, value in TOKENIZERS.items()},

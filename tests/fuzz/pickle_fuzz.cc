@@ -1,4 +1,4 @@
-// Pickles alone, without the container that checkpoints have around them.
+// Pickles alone, without the container of a checkpoint.
 #include "checkpoint/pickle.h"
 #include "fuzz.h"
 

@@ -1,4 +1,4 @@
-// What is done with the tensors that a file gave: every one loaded, every byte read.
+// Loads every tensor from a file and reads every byte.
 #pragma once
 
 #include "checkpoint/tensor_store.h"

@@ -1,5 +1,5 @@
-// Chat templates: the input is the template, rendered with one conversation that has everything in
-// it: turns, tools, a tool call, text of several scripts.
+// Chat templates: the input is the template, rendered with one conversation that contains
+// everything: turns, tools, a tool call, text in several scripts.
 #include "fuzz.h"
 #include "text/chat_template.h"
 

@@ -1,4 +1,4 @@
-// What is done with a tokenizer that a file gave: text through it and back.
+// Encodes and decodes text with a tokenizer from a file.
 #pragma once
 
 #include <string>

@@ -1,5 +1,5 @@
-// tokenizer.json: the input is the file, and behind a zero byte (which JSON cannot hold) the text
-// to encode.
+// tokenizer.json: the input is the file, followed by a zero byte (which JSON cannot contain) and
+// the text to encode.
 #include "tokenizer_exercise.h"
 
 using namespace tandem;

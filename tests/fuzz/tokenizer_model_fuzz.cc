@@ -1,4 +1,4 @@
-// tokenizer.model: SentencePiece's protobuf or tiktoken's list of ranks, told by content.
+// tokenizer.model: SentencePiece's protobuf or tiktoken's list of ranks, detected from the content.
 #include "tokenizer_exercise.h"
 
 using namespace tandem;

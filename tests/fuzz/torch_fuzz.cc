@@ -1,4 +1,4 @@
-// Checkpoints of torch.save: the zip, the pickle in it, and the format before it.
+// Checkpoints of torch.save: the zip, the pickle in it, and the older format.
 #include "checkpoint/torch_file.h"
 #include "store_exercise.h"
 

@@ -58,9 +58,9 @@ inline std::vector<float> normal_floats(Random& random, std::int64_t count, floa
 
 inline FloatWeight float_weight(Random& random, std::int64_t n, std::int64_t k, DType dtype) {
   const std::vector<float> values = normal_floats(random, n * k);
-  if (dtype == DType::kF32) return {Tensor::from_floats(values, {n, k})};
+  if (dtype == DType::kF32) return Tensor::from_floats(values, {n, k});
   std::byte* data = nullptr;
-  FloatWeight weight{Tensor::allocate(dtype, {n, k}, &data)};
+  const Tensor weight = Tensor::allocate(dtype, {n, k}, &data);
   for (std::size_t i = 0; i < values.size(); ++i) {
     const std::uint16_t half =
         dtype == DType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
@@ -70,9 +70,9 @@ inline FloatWeight float_weight(Random& random, std::int64_t n, std::int64_t k, 
 }
 
 // Codes in [-extreme, extreme]; every value is an extreme one when `saturated`.
-inline Int8Channels int8_weight(Random& random, std::int64_t n, std::int64_t k,
+inline ChannelCodes int8_weight(Random& random, std::int64_t n, std::int64_t k,
                                 bool saturated = false, bool per_tensor = false) {
-  Int8Channels weight{.n = n, .k = k};
+  ChannelCodes weight{.n = n, .k = k};
   std::byte* codes = nullptr;
   std::byte* scales = nullptr;
   weight.codes = Tensor::allocate(DType::kI8, {n, k}, &codes);
@@ -85,29 +85,52 @@ inline Int8Channels int8_weight(Random& random, std::int64_t n, std::int64_t k,
     const float scale = 0.001F * static_cast<float>(uniform(random, 1, 100));
     std::memcpy(scales + 4 * i, &scale, 4);
   }
-  weight.input_scale = 0.05F;
   return weight;
 }
 
-inline Int4Groups int4_weight(Random& random, std::int64_t n, std::int64_t k, std::int64_t group,
-                              bool saturated = false) {
-  const std::int64_t groups = k / group;
-  Int4Groups weight{.n = n, .k = k, .group = group};
+struct GroupKind {
+  int bits = 4;
+  bool is_signed = false;
+  bool has_zeros = true;
+  std::int64_t group = 32;
+  DType scales = DType::kF16;
+};
+
+// Any codes, zero points and scales; all codes 255 and zero points 0 when `saturated`.
+inline GroupCodes group_weight(Random& random, std::int64_t n, std::int64_t k,
+                               const GroupKind& kind, bool saturated = false) {
+  GroupCodes weight{
+      .n = n, .k = k, .bits = kind.bits, .is_signed = kind.is_signed, .group = kind.group};
+  const std::int64_t groups = weight.groups();
+  const auto packed = [&](std::int64_t count) { return (count * kind.bits + 7) / 8; };
   std::byte* codes = nullptr;
   std::byte* scales = nullptr;
   std::byte* zeros = nullptr;
-  weight.codes = Tensor::allocate(DType::kU8, {n, k / 2}, &codes);
-  weight.scales = Tensor::allocate(DType::kF16, {n, groups}, &scales);
-  weight.zero_points = Tensor::allocate(DType::kU8, {n, (groups + 1) / 2}, &zeros);
-  for (std::int64_t i = 0; i < n * k / 2; ++i)
+  weight.codes = Tensor::allocate(kind.bits == 8 && kind.is_signed ? DType::kI8 : DType::kU8,
+                                  {n, packed(k)}, &codes);
+  weight.scales = Tensor::allocate(kind.scales, {n, groups}, &scales);
+  if (kind.has_zeros)
+    weight.zero_points = Tensor::allocate(DType::kU8, {n, packed(groups)}, &zeros);
+  for (std::int64_t i = 0; i < n * packed(k); ++i)
     codes[i] = static_cast<std::byte>(saturated ? 255 : uniform(random, 0, 255));
   for (std::int64_t i = 0; i < n * groups; ++i) {
-    const std::uint16_t scale = float_to_f16(0.001F * static_cast<float>(uniform(random, 1, 100)));
-    std::memcpy(scales + 2 * i, &scale, 2);
+    const float scale = 0.001F * static_cast<float>(uniform(random, 1, 100));
+    const std::uint16_t half =
+        kind.scales == DType::kF16 ? float_to_f16(scale) : float_to_bf16(scale);
+    if (kind.scales == DType::kF32)
+      std::memcpy(scales + 4 * i, &scale, 4);
+    else
+      std::memcpy(scales + 2 * i, &half, 2);
   }
-  for (std::int64_t i = 0; i < n * ((groups + 1) / 2); ++i)
-    zeros[i] = static_cast<std::byte>(saturated ? 0 : uniform(random, 0, 255));
+  if (kind.has_zeros)
+    for (std::int64_t i = 0; i < n * packed(groups); ++i)
+      zeros[i] = static_cast<std::byte>(saturated ? 0 : uniform(random, 0, 255));
   return weight;
+}
+
+inline GroupCodes int4_weight(Random& random, std::int64_t n, std::int64_t k, std::int64_t group,
+                              bool saturated = false) {
+  return group_weight(random, n, k, {.group = group}, saturated);
 }
 
 // A weight in panels.

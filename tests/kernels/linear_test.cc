@@ -1,5 +1,5 @@
-// Matrix products: the reference against plain double arithmetic, all other tables against the
-// reference, bit by bit.
+// Matrix products: the reference against plain double arithmetic, all other tables bit-exact
+// against the reference.
 #include <gtest/gtest.h>
 
 #include "kernels/cases.h"
@@ -217,7 +217,7 @@ TEST(LinearReference, TinyCasesByHand) {
   }
   {
     Random random(5);
-    Int8Channels weight = testing::int8_weight(random, 1, 3);
+    ChannelCodes weight = testing::int8_weight(random, 1, 3);
     std::byte* data = nullptr;
     weight.codes = Tensor::allocate(DType::kI8, {1, 3}, &data);
     for (const int code : {-127, 0, 127}) *data++ = static_cast<std::byte>(code);
@@ -230,7 +230,7 @@ TEST(LinearReference, TinyCasesByHand) {
     EXPECT_EQ(y[0], (127 * 128 + 2 * 127) * 0.125F);
   }
   {
-    Int4Groups weight{.n = 1, .k = 32, .group = 32};
+    GroupCodes weight{.n = 1, .k = 32, .group = 32};
     std::byte* data = nullptr;
     weight.codes = Tensor::allocate(DType::kU8, {1, 16}, &data);
     for (int i = 0; i < 16; ++i) data[i] = std::byte{0x88};

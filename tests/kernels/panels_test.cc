@@ -24,6 +24,9 @@ TEST(Panels, SizesAreWholeLines) {
   const PanelLayout int4{PanelKind::kInt4, 65, 256, 128};
   EXPECT_EQ(int4.panels(), 2);
   EXPECT_EQ(int4.panel_bytes(), 2 * (128 * 32 + 192));
+  EXPECT_EQ(int4_code_bytes(64), 64 / 2 * 64);
+  EXPECT_EQ(int4_group_bytes(64), 64 / 2 * 64 + 64 * 2 + 64);
+  EXPECT_EQ(int8_code_bytes(77), 128 * 64);
   EXPECT_EQ(int4.bytes(), 2 * int4.panel_bytes());
 }
 
@@ -32,7 +35,7 @@ TEST(Panels, FloatsAreTransposed) {
   const FloatWeight weight = testing::float_weight(random, 70, 37, DType::kF32);
   const Packed packed(weight);
   EXPECT_EQ(packed.layout.kind, PanelKind::kF32);
-  const auto values = weight.values.as<float>();
+  const auto values = weight.rows->stored()->as<float>();
   for (std::int64_t c = 0; c < 128; ++c)
     for (std::int64_t i = 0; i < 37; ++i) {
       float packed_value = 0;
@@ -45,7 +48,7 @@ TEST(Panels, FloatsAreTransposed) {
 
 TEST(Panels, Int8CodesAreUnsignedInFours) {
   Random random(22);
-  const Int8Channels weight = testing::int8_weight(random, 70, 37);
+  const ChannelCodes weight = testing::int8_weight(random, 70, 37);
   const Packed packed(weight);
   const auto codes = weight.codes.as<std::int8_t>();
   for (std::int64_t c = 0; c < 128; ++c) {
@@ -64,7 +67,7 @@ TEST(Panels, Int8CodesAreUnsignedInFours) {
 TEST(Panels, Int4NibblesAreEightK) {
   Random random(23);
   const std::int64_t k = 96, group = 32;
-  const Int4Groups weight = testing::int4_weight(random, 70, k, group);
+  const GroupCodes weight = testing::int4_weight(random, 70, k, group);
   const Packed packed(weight);
   const auto codes = weight.codes.as<std::uint8_t>();
   const auto zeros = weight.zero_points.as<std::uint8_t>();
@@ -89,6 +92,110 @@ TEST(Panels, Int4NibblesAreEightK) {
       std::memcpy(&packed_scale, packed.panels.data() + start + group * 32 + c % 64 * 2, 2);
       EXPECT_EQ(packed_scale, scale);
     }
+}
+
+// Reads panels through the reference kernel: the product with the identity gives each value.
+std::vector<float> values_of(const Packed& packed) {
+  const PanelLayout& layout = packed.layout;
+  std::vector<float> values(static_cast<std::size_t>(layout.n * layout.k));
+  std::vector<float> y(static_cast<std::size_t>(layout.n));
+  for (std::int64_t i = 0; i < layout.k; ++i) {
+    const LinearOutput out{y.data(), layout.n, nullptr};
+    if (layout.kind == PanelKind::kInt4) {
+      testing::Aligned<std::int8_t> codes(padded_k(layout.k));
+      codes[i] = 1;
+      const auto groups = static_cast<std::size_t>(layout.k / layout.group);
+      const std::vector<float> scales(groups, 1.0F);
+      std::vector<std::int32_t> sums(groups);
+      sums[static_cast<std::size_t>(i / layout.group)] = 1;
+      testing::reference().linear_int4(
+          layout, packed.panels.data(), packed.all(),
+          {codes.data(), padded_k(layout.k), scales.data(), sums.data()}, 1, out);
+    } else if (layout.kind == PanelKind::kInt8) {
+      testing::Aligned<std::int8_t> codes(padded_k(layout.k));
+      codes[i] = 1;
+      const std::int32_t sum = 1;
+      testing::reference().linear_int8(layout, packed.panels.data(), packed.all(),
+                                       {codes.data(), padded_k(layout.k), &sum, 1.0F}, 1, out);
+    } else {
+      std::vector<float> x(static_cast<std::size_t>(layout.k));
+      x[static_cast<std::size_t>(i)] = 1;
+      testing::reference().linear_float(layout, packed.panels.data(), packed.all(), x.data(),
+                                        layout.k, 1, out);
+    }
+    for (std::int64_t c = 0; c < layout.n; ++c)
+      values[static_cast<std::size_t>(c * layout.k + i)] = y[static_cast<std::size_t>(c)];
+  }
+  return values;
+}
+
+TEST(Panels, HoldTheValuesOfEveryKindOfGroup) {
+  Random random(25);
+  const std::int64_t n = 70;
+  for (const int bits : {4, 8})
+    for (const bool is_signed : {false, true})
+      for (const bool has_zeros : {false, true})
+        for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF32})
+          for (const auto& [k, group] : {std::pair{96, 32},
+                                         {128, 64},
+                                         {256, 128},
+                                         {64, 16},
+                                         {48, 48},
+                                         {15, 5},
+                                         {256, 256}}) {
+            const GroupCodes weight =
+                testing::group_weight(random, n, k, {bits, is_signed, has_zeros, group, dtype});
+            validate(weight, "w");
+            SCOPED_TRACE(describe(weight) + " " + std::string(to_string(dtype)));
+            const Packed packed(weight);
+            const bool as_int4 = bits == 4 && dtype == DType::kF16 && group % 32 == 0 &&
+                                 (group == 32 || group == 64 || group == 128);
+            EXPECT_EQ(packed.layout.kind, as_int4 ? PanelKind::kInt4 : PanelKind::kF32);
+            EXPECT_EQ(packed.layout.group, as_int4 ? group : 0);
+            EXPECT_EQ(values_of(packed), dequantize_rows(weight, 0, n));
+          }
+}
+
+TEST(Panels, HoldTheValuesOfChannels) {
+  Random random(26);
+  for (const bool per_tensor : {false, true}) {
+    const ChannelCodes weight = testing::int8_weight(random, 70, 37, false, per_tensor);
+    const Packed packed(weight);
+    EXPECT_EQ(packed.layout.kind, PanelKind::kInt8);
+    EXPECT_EQ(values_of(packed), dequantize_rows(weight, 0, 70));
+  }
+}
+
+// Rows that are computed, in a type of any width.
+class Computed : public RowSource {
+ public:
+  Computed(Rows source, DType dtype)
+      : RowSource(source->rows(), source->columns(), dtype), source_(std::move(source)) {}
+
+ private:
+  void read_rows(std::int64_t first, std::span<float> out) const override {
+    source_->read(first, out);
+  }
+  Rows source_;
+};
+
+TEST(Panels, OfComputedRowsAreThoseOfStoredOnes) {
+  Random random(27);
+  for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+    const FloatWeight stored = testing::float_weight(random, 150, 37, dtype);
+    const Packed expected(stored);
+    const Packed computed(FloatWeight(std::make_shared<Computed>(stored.rows, dtype)));
+    EXPECT_EQ(computed.layout.kind, expected.layout.kind);
+    EXPECT_EQ(std::memcmp(computed.panels.data(), expected.panels.data(),
+                          static_cast<std::size_t>(expected.layout.bytes())),
+              0);
+    EXPECT_EQ(values_of(expected), dequantize_rows(stored, 0, 150));
+  }
+  const Rows scaled = scale_rows(testing::float_weight(random, 70, 5, DType::kF16).rows,
+                                 std::vector<float>(70, 0.3F));
+  const Packed packed((FloatWeight(scaled)));
+  EXPECT_EQ(packed.layout.kind, PanelKind::kF32);
+  EXPECT_EQ(values_of(packed), dequantize_rows(FloatWeight(scaled), 0, 70));
 }
 
 TEST(Panels, RangesPackTheSame) {

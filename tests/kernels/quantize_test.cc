@@ -103,5 +103,71 @@ TEST(QuantizeGroups, EqualsReference) {
   }
 }
 
+// Codes, scale and sum of a row, with what lies behind its padding.
+auto run_dynamic(const Kernels& table, const std::vector<float>& x) {
+  const auto k = static_cast<std::int64_t>(x.size());
+  std::vector<std::int8_t> codes(static_cast<std::size_t>(padded_k(k)) + 1, 77);
+  float scale = -1;
+  std::int32_t sum = -1;
+  table.quantize_dynamic(x.data(), k, codes.data(), &scale, &sum);
+  EXPECT_EQ(codes.back(), 77) << "written beyond the padding";
+  return std::tuple(codes, scale, sum);
+}
+
+TEST(QuantizeDynamic, FollowsItsFormula) {
+  Random random(14);
+  for (const Kernels* table : all_tables())
+    for (const std::int64_t k : {1, 2, 7, 8, 9, 15, 16, 17, 31, 63, 64, 65, 100, 2047, 2048}) {
+      SCOPED_TRACE(std::string(table->name) + " k " + std::to_string(k));
+      std::vector<float> x = testing::normal_floats(random, k, 4);
+      x.back() = -50;  // the largest is the last
+      const auto [codes, scale, sum] = run_dynamic(*table, x);
+      EXPECT_EQ(scale, 50.0F / 127.0F);
+      const float inverse = 1.0F / scale;
+      std::int32_t total = 0;
+      for (std::size_t i = 0; i + 1 < codes.size(); ++i) {
+        const float expected = i < x.size() ? std::nearbyint(x[i] * inverse) : 0.0F;
+        EXPECT_EQ(codes[i], expected) << i;
+        total += codes[i];
+      }
+      EXPECT_EQ(sum, total);
+    }
+}
+
+TEST(QuantizeDynamic, IsOneGroupOfTheWholeRow) {
+  Random random(15);
+  for (const Kernels* table : all_tables())
+    for (const std::int64_t k : {32, 64, 128, 1024}) {
+      const std::vector<float> x = testing::normal_floats(random, k, 3);
+      const auto [codes, scale, sum] = run_dynamic(*table, x);
+      std::vector<std::int8_t> group_codes(static_cast<std::size_t>(k));
+      float group_scale = 0;
+      std::int32_t group_sum = 0;
+      table->quantize_groups(x.data(), k, k, group_codes.data(), &group_scale, &group_sum);
+      EXPECT_TRUE(std::equal(group_codes.begin(), group_codes.end(), codes.begin()));
+      EXPECT_EQ(scale, group_scale);
+      EXPECT_EQ(sum, group_sum);
+    }
+}
+
+TEST(QuantizeDynamic, EqualsReferenceForAwkwardRows) {
+  Random random(16);
+  for (const std::int64_t k : {1, 5, 17, 64, 130}) {
+    std::vector<std::vector<float>> rows(6, testing::normal_floats(random, k));
+    rows[1].assign(rows[1].size(), 0.0F);
+    rows[2].assign(rows[2].size(), -FLT_MIN);  // no finite inverse
+    rows[3].back() = NAN;
+    rows[4].back() = INFINITY;
+    rows[5].assign(rows[5].size(), NAN);
+    for (const std::vector<float>& x : rows) {
+      const auto expected = run_dynamic(testing::reference(), x);
+      for (const Kernels* table : testing::fast_tables())
+        EXPECT_EQ(run_dynamic(*table, x), expected) << table->name << " k " << k;
+    }
+    EXPECT_EQ(std::get<1>(run_dynamic(testing::reference(), rows[1])), 0);
+    EXPECT_EQ(std::get<1>(run_dynamic(testing::reference(), rows[2])), 0);
+  }
+}
+
 }  // namespace
 }  // namespace tandem

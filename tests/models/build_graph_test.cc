@@ -1,5 +1,5 @@
-// Graphs of whole checkpoints: their logits against transformers, their form, and what a damaged
-// checkpoint gives.
+// Graphs of whole checkpoints: their logits against transformers, their structure, and errors for
+// damaged checkpoints.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -55,12 +55,12 @@ class TinyModel : public ::testing::TestWithParam<const char*> {};
 TEST_P(TinyModel, GivesTheLogitsOfTransformers) {
   const fs::path folder = fixture("models/fixtures") / GetParam();
   const Graph graph = build(folder);
-  ASSERT_NO_THROW(verify(graph));
+  ASSERT_NO_THROW(verify_decoder(graph));
   const auto reference = SafetensorsFile::open(folder / "reference.safetensors").tensors;
   const Tensor& ids = reference.at("ids");
   const Tensor& expected = reference.at("logits");
   ASSERT_EQ(expected.dim(0), ids.dim(0));
-  ASSERT_EQ(expected.dim(1), graph.value(graph.output).width);
+  ASSERT_EQ(expected.dim(1), graph.value(graph.outputs()[0]).width);
 
   // float32 sums of 100 products near 1, in another order
   EXPECT_LT(worst_difference(testing::interpret(graph, ids.as<std::int32_t>()), expected), 1e-4F);
@@ -83,7 +83,7 @@ TEST(BuildGraph, KeepsWeightsInTheirType) {
   const Node* up = find(graph, "model.layers.1.mlp.up_proj");
   ASSERT_NE(up, nullptr);
   EXPECT_EQ(up->layer, 1);
-  EXPECT_EQ(std::get<FloatWeight>(up->as<LinearAttributes>().weight).values.dtype(), DType::kBF16);
+  EXPECT_EQ(std::get<FloatWeight>(up->as<LinearAttributes>().weight).rows->dtype(), DType::kBF16);
   EXPECT_EQ(up->as<LinearAttributes>().bias.dtype(), DType::kF32);
   EXPECT_EQ(find(graph, "model.norm")->as<RmsNormAttributes>().weight.dtype(), DType::kF32);
 }
@@ -92,27 +92,86 @@ TEST(BuildGraph, SharesTheTableWithATiedHead) {
   const Graph graph = build(fixture("models/fixtures/llama_biased"));
   const auto& table = find(graph, "model.embed_tokens")->as<EmbeddingAttributes>().table;
   const auto& head = std::get<FloatWeight>(find(graph, "lm_head")->as<LinearAttributes>().weight);
-  EXPECT_EQ(table.bytes().data(), head.values.bytes().data());
+  EXPECT_EQ(table.bytes().data(), head.rows->stored()->bytes().data());
+}
+
+ChannelCodes int8_zeros(std::int64_t n, std::int64_t k) {
+  ChannelCodes weight{.n = n, .k = k};
+  std::byte* codes = nullptr;
+  weight.codes = Tensor::allocate(DType::kI8, {n, k}, &codes);
+  std::fill_n(codes, n * k, std::byte{0});
+  weight.scales = Tensor::from_floats(std::vector<float>{0.5F}, {1});
+  return weight;
+}
+
+// Modules whose names contain one of the keys are int8, with these scales for what they read.
+class WithInt8 : public CheckpointWeights {
+ public:
+  WithInt8(const Checkpoint& checkpoint, std::map<std::string, float> scales)
+      : CheckpointWeights(checkpoint), scales_(std::move(scales)) {}
+  bool has(const std::string& tensor) const override {
+    return (tensor == "lm_head.weight" && scales_.contains("lm_head")) ||
+           CheckpointWeights::has(tensor);
+  }
+  Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override {
+    return scale_of(module) == nullptr ? CheckpointWeights::linear(module, n, k)
+                                       : Weight(int8_zeros(n, k));
+  }
+  float input_scale(const std::string& module) const override { return *scale_of(module); }
+
+ private:
+  const float* scale_of(const std::string& module) const {
+    for (const auto& [key, scale] : scales_)
+      if (module.find(key) != std::string::npos) return &scale;
+    return nullptr;
+  }
+
+  std::map<std::string, float> scales_;
+};
+
+Graph build_int8(std::map<std::string, float> scales) {
+  const Checkpoint checkpoint = Checkpoint::open(fixture("models/fixtures/llama_biased"));
+  return build_graph(JsonObject(checkpoint.config(), "config.json"),
+                     WithInt8(checkpoint, std::move(scales)));
+}
+
+const Node& writer_of(const Graph& graph, ValueId value) {
+  return *std::ranges::find_if(graph.nodes(), [&](const Node& node) {
+    return std::ranges::find(node.outputs, value) != node.outputs.end();
+  });
 }
 
 // A quantized package has a head of its own beside the embedding table, though the model ties them.
 TEST(BuildGraph, PrefersTheHeadOfTheSource) {
-  class WithHead : public CheckpointWeights {
-   public:
-    using CheckpointWeights::CheckpointWeights;
-    bool has(const std::string& tensor) const override {
-      return tensor == "lm_head.weight" || CheckpointWeights::has(tensor);
-    }
-    Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override {
-      if (module != "lm_head") return CheckpointWeights::linear(module, n, k);
-      return Int8Channels{.n = n, .k = k};
-    }
-  };
-  const Checkpoint checkpoint = Checkpoint::open(fixture("models/fixtures/llama_biased"));
-  const Graph graph =
-      build_graph(JsonObject(checkpoint.config(), "config.json"), WithHead(checkpoint));
+  const Graph graph = build_int8({{"lm_head", 0.0F}});
   EXPECT_TRUE(
-      std::holds_alternative<Int8Channels>(find(graph, "lm_head")->as<LinearAttributes>().weight));
+      std::holds_alternative<ChannelCodes>(find(graph, "lm_head")->as<LinearAttributes>().weight));
+}
+
+TEST(BuildGraph, QuantizesWhatInt8WeightsRead) {
+  const Graph graph =
+      build_int8({{"q_proj", 0.25F}, {"k_proj", 0.25F}, {"v_proj", 0.5F}, {"down_proj", 0.0F}});
+  const auto codes_of = [&](const std::string& module) -> const Node& {
+    return writer_of(graph, find(graph, module)->inputs[0]);
+  };
+  const std::string attention = "model.layers.0.self_attn.";
+  // Those that read the same value at the same scale share its codes.
+  const Node& q = codes_of(attention + "q_proj");
+  EXPECT_EQ(q.op, Op::kQuantize);
+  EXPECT_EQ(q.as<QuantizeAttributes>().scale, 0.25F);
+  EXPECT_EQ(&codes_of(attention + "k_proj"), &q);
+  const Node& v = codes_of(attention + "v_proj");
+  EXPECT_EQ(v.as<QuantizeAttributes>().scale, 0.5F);
+  EXPECT_EQ(v.inputs, q.inputs);
+  // The bias is added behind the sums.
+  EXPECT_TRUE(find(graph, attention + "q_proj")->as<LinearAttributes>().bias.empty());
+  const Node* dequantize = find(graph, attention + "q_proj.dequantize");
+  ASSERT_NE(dequantize, nullptr);
+  EXPECT_FALSE(dequantize->as<DequantizeAttributes>().bias.empty());
+  EXPECT_EQ(dequantize->inputs.size(), 1U);
+  // Without a scale in the checkpoint: one for each token.
+  EXPECT_EQ(codes_of("model.layers.0.mlp.down_proj").op, Op::kDynamicQuantize);
+  EXPECT_EQ(find(graph, "model.layers.0.mlp.down_proj.dequantize")->inputs.size(), 2U);
 }
 
 TEST(BuildGraph, PutsWindowsWhereTransformersDoes) {
@@ -142,14 +201,19 @@ TEST(BuildGraph, BuildsTheDemo) {
   const Graph graph = build(demo_dir());
   verify(graph);
   EXPECT_EQ(graph.layers(), 6);
-  // Embedding, SelectRows, final norm and head; 2 norms, 7 Linears, 2 rotations, attention, SiLU,
-  // Mul and 2 Adds.
-  EXPECT_EQ(graph.nodes().size(), 4U + 6U * 16U);
-  EXPECT_EQ(graph.value(graph.output).width, 4096);
-  EXPECT_EQ(graph.value(graph.output).rows, Rows::kSelected);
+  // Embedding, angles, SelectRows, final norm and head; 2 norms, 7 Linears, 2 rotations, attention,
+  // SiLU, Mul and 2 Adds.
+  EXPECT_EQ(graph.nodes().size(), 5U + 6U * 16U);
+  EXPECT_EQ(graph.row_spaces(), (std::vector<std::string>{"tokens", "selected"}));
+  ASSERT_EQ(graph.inputs().size(), 2U);
+  EXPECT_EQ(graph.value(graph.inputs()[0]).name, "input_ids");
+  EXPECT_EQ(graph.value(graph.inputs()[1]).name, "selected_rows");
+  ASSERT_EQ(graph.outputs().size(), 1U);
+  EXPECT_EQ(graph.value(graph.outputs()[0]).width, 4096);
+  EXPECT_EQ(graph.value(graph.outputs()[0]).rows, graph.value(graph.inputs()[1]).rows);
 
   const std::string text = dump(graph);
-  const std::string head = text.substr(0, text.find("%18 ="));
+  const std::string head = text.substr(0, text.find("%20 ="));
   EXPECT_EQ(head, read_text_file(fixture("models/fixtures/demo_block.txt"), 1 << 16));
 }
 

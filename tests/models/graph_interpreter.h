@@ -1,4 +1,5 @@
-// Runs a graph node by node in the plainest way: the yardstick for what the builders build.
+// Runs a graph node by node in the plainest way: the yardstick for what the builders build and for
+// what devices compute.
 #pragma once
 
 #include <cstdint>
@@ -9,8 +10,15 @@
 
 namespace tandem::testing {
 
-// Logits [tokens, vocabulary] of a whole prompt, every row selected. Sums are in double, values
-// between nodes in float.
+// A value, [rows, width] row-major; doubles hold floats and integers of every type exactly.
+using Matrix = std::vector<double>;
+
+// Every value of the graph, by id, given those of its inputs. The tokens are one sequence from
+// position 0 on. Sums are in double, what comes out of a node of floats is rounded to float; codes
+// and sums of codes are exact.
+std::vector<Matrix> interpret_values(const Graph& graph, std::span<const Matrix> inputs);
+
+// Logits [tokens, vocabulary] of a whole prompt, every row selected.
 std::vector<float> interpret(const Graph& graph, std::span<const std::int32_t> ids);
 
 }  // namespace tandem::testing

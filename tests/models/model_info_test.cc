@@ -1,4 +1,5 @@
-// Reading config.json: defaults, special tokens, and one clear error for everything that cannot be.
+// Reading config.json: defaults, special tokens, and one clear error for everything that is
+// invalid.
 #include <gtest/gtest.h>
 
 #include <optional>
@@ -41,6 +42,7 @@ class NoWeights : public WeightSource {
   Weight linear(const std::string& module, std::int64_t, std::int64_t) const override {
     fail(ErrorCode::kNotFound, "no weight {}", module);
   }
+  float input_scale(const std::string&) const override { return 0; }
 };
 
 std::string reject_build(const Json& config) {

@@ -1,5 +1,5 @@
-// Inverse frequencies against those of transformers, in both spellings, and the refusal of what
-// makes no sense.
+// Inverse frequencies against those of transformers, in both spellings, and errors for invalid
+// settings.
 #include "models/rope.h"
 
 #include <gtest/gtest.h>

@@ -8,12 +8,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
-#include <set>
+#include <map>
 
 #include "checkpoint/safetensors.h"
-#include "demo_graph.h"
 #include "quantize/activation_recorder.h"
-#include "quantize/calibration_plan.h"
+#include "quantize/demo_graph.h"
+#include "quantize/run_graph.h"
 
 namespace tandem::testing {
 namespace {
@@ -88,7 +88,8 @@ std::vector<std::int32_t> read_calibration_tokens(const fs::path& path) {
   return values;
 }
 
-constexpr float kQuark = 1e-4F;  // relative: float32 sums in another order
+// Relative: float32 sums in another order.
+constexpr float kQuark = 1e-4F;
 
 TEST(Calibration, GivesQuarksInputScales) {
   TANDEM_REQUIRE_SHARED("quark/int8_float32");
@@ -175,6 +176,111 @@ TEST(Calibration, RejectsIdsAndWindowsThatDoNotFit) {
   error_of([&] { calibrate(demo.graph(), {{1, 2}, 0}, pool, {}); });
 }
 
+// Largest |x| of each channel of each Linear's input inside blocks, from runs of the whole graph
+// over one window after the other.
+std::map<std::string, std::vector<float>> channel_max_of(Graph graph,
+                                                         const CalibrationWindows& windows) {
+  std::vector<ValueId> inputs;
+  for (const Node& node : graph.nodes())
+    if (node.op == Op::kLinear && node.layer >= 0 &&
+        std::ranges::find(inputs, node.inputs[0]) == inputs.end())
+      inputs.push_back(node.inputs[0]);
+  graph.set_outputs(inputs);
+  std::vector<std::vector<float>> largest;
+  for (const ValueId input : inputs)
+    largest.emplace_back(static_cast<std::size_t>(graph.value(input).width));
+  const auto window = static_cast<std::size_t>(windows.window);
+  for (std::size_t first = 0; first < windows.ids.size(); first += window) {
+    const auto rows = run_outputs(graph, std::span(windows.ids).subspan(first, window));
+    for (std::size_t i = 0; i < rows.size(); ++i)
+      for (std::size_t at = 0; at < rows[i].size(); ++at) {
+        float& channel = largest[i][at % largest[i].size()];
+        channel = std::max(channel, std::fabs(rows[i][at]));
+      }
+  }
+  std::map<std::string, std::vector<float>> by_name;
+  for (const Node& node : graph.nodes())
+    if (const auto found = std::ranges::find(inputs, node.inputs[0]);
+        node.op == Op::kLinear && node.layer >= 0)
+      by_name[node.name] = largest[static_cast<std::size_t>(found - inputs.begin())];
+  return by_name;
+}
+
+void expect_like_whole_graph(const Graph& graph, const CalibrationWindows& windows) {
+  ThreadPool pool(2);
+  const auto statistics = calibrate(graph, windows, pool, {});
+  const auto expected = channel_max_of(graph, windows);
+  ASSERT_EQ(statistics.size(), expected.size());
+  for (const auto& [name, channels] : expected) {
+    EXPECT_EQ(statistics.at(name).channel_max, channels) << name;
+    EXPECT_EQ(statistics.at(name).max, *std::ranges::max_element(channels)) << name;
+  }
+}
+
+// A window of one token, windows of which several share a run, and one that is longer than a run.
+TEST(Calibration, BlockByBlockIsLikeTheWholeGraph) {
+  const DemoGraph demo;
+  const auto some = Fixture().windows().ids;
+  const auto windows = [&](std::int64_t window, std::size_t count) {
+    CalibrationWindows made{{}, window};
+    for (std::size_t i = 0; i < count * static_cast<std::size_t>(window); ++i)
+      made.ids.push_back(some[(i * 31 + i / 7) % some.size()]);
+    return made;
+  };
+  expect_like_whole_graph(demo.graph(), windows(1, 1));
+  expect_like_whole_graph(demo.graph(), windows(3, 5));
+  expect_like_whole_graph(demo.graph(), windows(600, 2));
+}
+
+// Values that a later block than the next reads, and one that all of them read.
+TEST(Calibration, KeepsWhatLaterBlocksRead) {
+  Graph graph;
+  const ValueId ids = graph.add_input({.name = "ids", .dtype = DType::kI32, .width = 1});
+  const ValueId selected = graph.add_input(
+      {.name = "selected", .dtype = DType::kI32, .rows = graph.row_space("selected"), .width = 1});
+  const auto matrix = [](std::int64_t n, std::int64_t k, float start) {
+    std::vector<float> values(static_cast<std::size_t>(n * k));
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = std::sin(start + static_cast<float>(i)) * 0.4F;
+    return Tensor::from_floats(values, {n, k});
+  };
+  const ValueId first =
+      graph.add(Op::kEmbedding, "embed", -1, {ids}, EmbeddingAttributes{matrix(20, 16, 0), 1});
+  ValueId x = first, of_first_block = -1;
+  for (std::int32_t layer = 0; layer < 4; ++layer) {
+    const std::string name = "layers." + std::to_string(layer);
+    x = graph.add(Op::kLinear, name + ".a", layer, {x},
+                  LinearAttributes{FloatWeight(matrix(16, 16, static_cast<float>(layer))), {}});
+    x = graph.add(Op::kAdd, name + ".skip", layer, {x, first});
+    if (layer == 0) of_first_block = x;
+    if (layer == 3) x = graph.add(Op::kMul, name + ".mul", layer, {x, of_first_block});
+    x = graph.add(
+        Op::kLinear, name + ".b", layer, {x},
+        LinearAttributes{FloatWeight(matrix(16, 16, 50.0F + static_cast<float>(layer))), {}});
+  }
+  x = graph.add(Op::kSelectRows, "select", -1, {x, selected});
+  graph.set_outputs({graph.add(Op::kLinear, "head", -1, {x},
+                               LinearAttributes{FloatWeight(matrix(20, 16, 7)), {}})});
+  CalibrationWindows windows{{}, 10};
+  // Three runs, the last of them short.
+  for (int i = 0; i < 1100; ++i) windows.ids.push_back(i * i % 20);
+  expect_like_whole_graph(graph, windows);
+}
+
+TEST(Calibration, NotANumberIsNamed) {
+  std::vector<float> gain(256, 1.0F);
+  gain[255] = std::numeric_limits<float>::quiet_NaN();
+  const DemoGraph demo(
+      {{"model.layers.5.input_layernorm.weight", Tensor::from_floats(gain, {256})}});
+  ThreadPool pool(2);
+  const std::string message =
+      error_of([&] { calibrate(demo.graph(), Fixture().windows(), pool, {}); });
+  EXPECT_TRUE(message.starts_with("[calibrate] model.layers.5.self_attn.q_proj: input "))
+      << message;
+  EXPECT_NE(message.find("nan in channel 255 for token 0 of window 0"), std::string::npos)
+      << message;
+}
+
 TEST(CutWindows, TakesTheFirstOnes) {
   const std::vector<std::int32_t> ids = {1, 2, 3, 4, 5, 6, 7, 8};
   EXPECT_EQ(cut_windows(ids, 3, 1).ids, (std::vector<std::int32_t>{1, 2, 3}));
@@ -185,53 +291,6 @@ TEST(CutWindows, TakesTheFirstOnes) {
   error_of([&] { cut_windows(ids, 0, 1); });
   error_of([&] { cut_windows(ids, 4, 0); });
   error_of([&] { cut_windows({}, 4, 1); });
-}
-
-TEST(CalibrationPlan, CutsBeforeEachNewInputAndKeepsOneHiddenState) {
-  const DemoGraph demo;
-  const Graph& graph = demo.graph();
-  const auto blocks = plan_calibration(graph);
-  ASSERT_EQ(blocks.size(), 7U);
-  EXPECT_EQ(blocks[0].segments.size(), 1U);
-  std::set<float*> hidden;
-  const CalibrationValues values(graph, blocks, 10, 4);
-  const auto first = values.pointers(0);
-  const auto sixth = values.pointers(6);
-  for (std::size_t v = 0; v < first.size(); ++v)
-    if (first[v] != sixth[v]) {
-      EXPECT_EQ(sixth[v] - first[v], 6 * 256);
-      hidden.insert(first[v]);
-    }
-  EXPECT_EQ(hidden.size(), 1U) << "all blocks write their output over their input";
-  for (std::size_t b = 1; b < blocks.size(); ++b) {
-    ASSERT_EQ(blocks[b].segments.size(), 5U);
-    std::vector<std::size_t> readers;
-    for (const auto& segment : blocks[b].segments) readers.push_back(segment.linears.size());
-    EXPECT_EQ(readers, (std::vector<std::size_t>{0, 3, 1, 2, 1}));
-    EXPECT_EQ(blocks[b].segments.front().begin, blocks[b - 1].segments.back().end);
-    // No value of a segment may lie on one that the segment still reads.
-    for (const auto& segment : blocks[b].segments)
-      for (NodeId reader = segment.begin; reader < segment.end; ++reader)
-        for (const ValueId read : graph.node(reader).inputs)
-          for (NodeId writer = segment.begin; writer < segment.end; ++writer)
-            if (const ValueId written = graph.node(writer).output; written != read) {
-              EXPECT_NE(first[static_cast<std::size_t>(read)],
-                        first[static_cast<std::size_t>(written)]);
-            }
-  }
-}
-
-TEST(CalibrationPlan, RejectsLayersThatAreTorn) {
-  Graph graph;
-  graph.add_input("ids");
-  const Tensor table = Tensor::from_floats(std::vector<float>(8, 1.0F), {2, 4});
-  const ValueId x =
-      graph.add(Op::kEmbedding, "embed", -1, {graph.input}, EmbeddingAttributes{table});
-  graph.add(Op::kSilu, "first", 0, {x});
-  graph.add(Op::kSilu, "second", 1, {x});
-  graph.add(Op::kSilu, "third", 0, {x});
-  EXPECT_NE(error_of([&] { plan_calibration(graph); }).find("third: node of layer 0 after"),
-            std::string::npos);
 }
 
 TEST(ActivationRecorder, PercentileIsWithinABinOfTheTruth) {

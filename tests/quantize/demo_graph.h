@@ -16,7 +16,7 @@ class DemoGraph {
   explicit DemoGraph(std::map<std::string, Tensor> replaced = {})
       : checkpoint_(Checkpoint::open(demo_dir())),
         weights_(checkpoint_, std::move(replaced)),
-        graph_(build_graph(JsonObject(checkpoint_.config(), "config.json"), weights_)) {}
+        graph_(build_graph(checkpoint_.config_object(), weights_)) {}
 
   const Graph& graph() const { return graph_; }
 

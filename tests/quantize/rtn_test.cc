@@ -1,4 +1,4 @@
-// Round to nearest against what AMD Quark exported, value for value, and on weights that can't be
+// Round to nearest against AMD Quark's exports, value for value, and on weights that can't be
 // quantized.
 #include "quantize/rtn.h"
 
@@ -45,8 +45,17 @@ void expect_equal(const QuarkLinear& ours, const QuarkLinear& quark, const std::
   EXPECT_EQ(count_unequal(ours.codes, quark.codes), 0U) << name << ": codes";
 }
 
+GroupCodes uint4_groups(const Tensor& weight, std::int64_t group, const std::string& name,
+                        ThreadPool& pool) {
+  return quantize_group_codes(*stored_rows(weight), {.group = group}, name, pool);
+}
+
+ChannelCodes int8_channels(const Tensor& weight, const std::string& name, ThreadPool& pool) {
+  return quantize_channel_codes(*stored_rows(weight), name, pool);
+}
+
 // The package's layout taken apart again.
-QuarkLinear unpack(const Int4Groups& weight) {
+QuarkLinear unpack(const GroupCodes& weight) {
   QuarkLinear result{weight.n, weight.k, weight.group, {}, {}, weight.scales.to_floats()};
   for (const std::uint8_t byte : weight.codes.as<std::uint8_t>()) {
     result.codes.push_back(byte & 15);
@@ -80,7 +89,7 @@ TEST_P(QuarkExport, HasTheSameScalesZeroPointsAndCodes) {
     expect_equal(quantize_by_groups(floats, exported, dtype, quark.is_signed()), exported, name);
     // A package's weight is what Quark makes when it loads in float16.
     if (dtype == DType::kF16 && !quark.is_signed() && exported.group <= 128)
-      expect_equal(unpack(quantize_uint4_per_group(weight, exported.group, name, pool)), exported,
+      expect_equal(unpack(uint4_groups(weight, exported.group, name, pool)), exported,
                    name + " in a package");
   }
 }
@@ -160,8 +169,8 @@ TEST(PackageWeight, HoldsAnOddNumberOfGroupsAndDoesNotDependOnThreads) {
   const auto values = some_weights(n, k);
   const Tensor weight = Tensor::from_floats(values, {n, k});
   ThreadPool one(1), three(3);
-  const Int4Groups a = quantize_uint4_per_group(weight, 32, "layer", one);
-  const Int4Groups b = quantize_uint4_per_group(weight, 32, "layer", three);
+  const GroupCodes a = uint4_groups(weight, 32, "layer", one);
+  const GroupCodes b = uint4_groups(weight, 32, "layer", three);
   validate(Weight(a), "layer");
   EXPECT_EQ(a.zero_points.shape(), (Shape{n, 2}));
   expect_equal(unpack(a), unpack(b), "threads");
@@ -194,9 +203,79 @@ TEST(PackageWeight, OfEveryFloatTypeAndEveryFloat16Value) {
   for (const float f : values) halves.push_back(float_to_f16(f));
   const Tensor as_half(DType::kF16, {n, 32}, std::as_bytes(std::span(halves)), nullptr);
   ThreadPool pool(2);
-  expect_equal(
-      unpack(quantize_uint4_per_group(Tensor::from_floats(values, {n, 32}), 32, "f32", pool)),
-      unpack(quantize_uint4_per_group(as_half, 32, "f16", pool)), "float32");
+  expect_equal(unpack(uint4_groups(Tensor::from_floats(values, {n, 32}), 32, "f32", pool)),
+               unpack(uint4_groups(as_half, 32, "f16", pool)), "float32");
+}
+
+// Every format against the formula of its groups, over rows that are stored and rows that are
+// computed.
+TEST(GroupFormats, FollowTheFormulasOfSingleGroups) {
+  const std::int64_t n = 130, k = 90;
+  const std::vector<float> values = some_weights(n, k);
+  const Rows stored = stored_rows(Tensor::from_floats(values, {n, k}));
+  const Rows computed = scale_rows(stored, std::vector<float>(static_cast<std::size_t>(n), 1.0F));
+  ASSERT_EQ(computed->stored(), nullptr);
+  ThreadPool pool(3);
+  for (const int bits : {4, 8})
+    for (const bool is_signed : {false, true})
+      for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF32})
+        for (const std::int64_t group : {1, 5, 9, 18, 90}) {
+          const GroupFormat format{bits, is_signed, group, dtype};
+          const GroupCodes ours = quantize_group_codes(*stored, format, "layer", pool);
+          SCOPED_TRACE(describe(ours) + " " + std::string(to_string(dtype)));
+          validate(Weight(ours), "layer");
+          EXPECT_EQ(ours.scales.dtype(), dtype);
+          EXPECT_EQ(ours.zero_points.empty(), is_signed);
+          std::vector<float> expected;
+          std::vector<std::uint8_t> codes(static_cast<std::size_t>(group));
+          std::vector<std::int8_t> int_codes(static_cast<std::size_t>(group));
+          for (std::size_t first = 0; first < values.size(); first += codes.size()) {
+            std::vector<float> part(values.begin() + static_cast<std::ptrdiff_t>(first),
+                                    values.begin() + static_cast<std::ptrdiff_t>(first) + group);
+            for (float& w : part) w = as_loaded(w, dtype);
+            const GroupCode code =
+                is_signed   ? (bits == 4 ? quantize_group_int4_symmetric(part, dtype, int_codes)
+                                         : quantize_group_int8_symmetric(part, dtype, int_codes))
+                : bits == 4 ? quantize_group_uint4(part, dtype, codes)
+                            : quantize_group_uint8(part, dtype, codes);
+            for (std::size_t i = 0; i < codes.size(); ++i)
+              expected.push_back(
+                  static_cast<float>((is_signed ? int_codes[i] : codes[i]) - code.zero_point) *
+                  code.scale);
+          }
+          EXPECT_EQ(dequantize_rows(ours, 0, n), expected);
+          const GroupCodes again = quantize_group_codes(*computed, format, "layer", pool);
+          EXPECT_EQ(dequantize_rows(again, 0, n), expected);
+          // Half a step each for the code, the zero point and a scale in BF16 (255 codes of a
+          // relative 2^-9); the rounding of the weight itself; for a scale below F16's normal
+          // numbers, half a step of 2^-24 for each of 255 codes.
+          const std::vector<float> scales = ours.scales.to_floats();
+          for (std::size_t i = 0; i < expected.size(); ++i)
+            EXPECT_NEAR(
+                expected[i], values[i],
+                scales[i / codes.size()] * 1.5F + std::fabs(values[i]) * 0x1p-8F + 0x1p-17F);
+        }
+}
+
+TEST(GroupFormats, Uint8UsesItsRange) {
+  const std::vector<float> weights = {-1.0F, 0.0F, 0.5F, 1.55F};
+  std::vector<std::uint8_t> codes(4);
+  const GroupCode code = quantize_group_uint8(weights, DType::kF32, codes);
+  EXPECT_FLOAT_EQ(code.scale, 2.55F / 255);
+  EXPECT_EQ(code.zero_point, 100);
+  EXPECT_EQ(codes, (std::vector<std::uint8_t>{0, 100, 150, 255}));
+}
+
+TEST(Int8PerChannel, OfComputedRowsIsThatOfStoredOnes) {
+  const std::int64_t n = 70, k = 33;
+  const Rows stored = stored_rows(Tensor::from_floats(some_weights(n, k), {n, k}));
+  const Rows computed = scale_rows(stored, std::vector<float>(static_cast<std::size_t>(n), 1.0F));
+  ThreadPool pool(2);
+  const ChannelCodes a = quantize_channel_codes(*stored, "a", pool);
+  const ChannelCodes b = quantize_channel_codes(*computed, "b", pool);
+  EXPECT_EQ(dequantize_rows(a, 0, n), dequantize_rows(b, 0, n));
+  EXPECT_EQ(a.scales.to_floats(), b.scales.to_floats());
+  validate_codes(a, "a");
 }
 
 TEST(Int8PerChannel, ScalesEachRowByItsLargestWeight) {
@@ -208,8 +287,7 @@ TEST(Int8PerChannel, ScalesEachRowByItsLargestWeight) {
   }
   values[3 * k + 299] = -12.7F;
   ThreadPool pool(2);
-  const Int8Channels weight =
-      quantize_int8_per_channel(Tensor::from_floats(values, {n, k}), "layer", pool);
+  const ChannelCodes weight = int8_channels(Tensor::from_floats(values, {n, k}), "layer", pool);
   const auto scales = weight.scales.as<float>();
   const auto codes = weight.codes.as<std::int8_t>();
   EXPECT_EQ(scales[1], 1.0F);
@@ -229,27 +307,35 @@ TEST(Int8PerChannel, ScalesEachRowByItsLargestWeight) {
 TEST(BadWeights, GroupThatDoesNotFit) {
   ThreadPool pool(1);
   const Tensor weight = Tensor::from_floats(some_weights(2, 96), {2, 96});
-  EXPECT_EQ(error_of([&] { quantize_uint4_per_group(weight, 128, "model.x", pool); }),
+  EXPECT_EQ(error_of([&] { uint4_groups(weight, 128, "model.x", pool); }),
             "[quantize] model.x: K = 96 is not a multiple of the group size 128");
-  for (const std::int64_t group : {0, -32, 16, 48, 256})
-    EXPECT_EQ(
-        error_of([&] { quantize_uint4_per_group(weight, group, "model.x", pool); }),
-        "[quantize] model.x: group size " + std::to_string(group) + ", expected 32, 64 or 128");
+  for (const std::int64_t group : {0, -32})
+    EXPECT_EQ(error_of([&] { uint4_groups(weight, group, "model.x", pool); }),
+              "[quantize] model.x: group size " + std::to_string(group) +
+                  ", expected a divisor of K = 96");
+  EXPECT_NE(error_of([&] { uint4_groups(weight, 36, "model.x", pool); }).find("not a multiple"),
+            std::string::npos);
 }
 
-TEST(BadWeights, ShapeOrType) {
+TEST(BadWeights, FormatsThatAreNone) {
   ThreadPool pool(1);
-  const Tensor vector = Tensor::from_floats(some_weights(1, 32), {32});
-  const std::vector<std::uint8_t> bytes(64);
-  const Tensor integers(DType::kU8, {2, 32}, std::as_bytes(std::span(bytes)), nullptr);
-  EXPECT_NE(error_of([&] { quantize_uint4_per_group(vector, 32, "v", pool); }).find("[n, k]"),
-            std::string::npos);
-  EXPECT_NE(error_of([&] { quantize_int8_per_channel(Tensor(), "v", pool); }).find("[n, k]"),
-            std::string::npos);
-  EXPECT_NE(error_of([&] { quantize_uint4_per_group(integers, 32, "v", pool); }).find("got U8"),
-            std::string::npos);
-  EXPECT_NE(error_of([&] { quantize_int8_per_channel(integers, "v", pool); }).find("got U8"),
-            std::string::npos);
+  const Rows weight = stored_rows(Tensor::from_floats(some_weights(2, 96), {2, 96}));
+  const auto message = [&](const GroupFormat& format) {
+    return error_of([&] { quantize_group_codes(*weight, format, "model.x", pool); });
+  };
+  EXPECT_EQ(message({.bits = 5, .group = 32}),
+            "[quantize] model.x: expected codes of 4 or 8 bits, got 5");
+  EXPECT_EQ(message({.group = 32, .scales = DType::kI8}),
+            "[quantize] model.x: scales of type I8, expected F32, F16 or BF16");
+}
+
+TEST(BadWeights, WithoutRows) {
+  ThreadPool pool(1);
+  const Tensor none = Tensor::from_floats({}, {0, 32});
+  EXPECT_EQ(error_of([&] { uint4_groups(none, 32, "v", pool); }),
+            "[quantize] v: expected a weight [n, k], got [0, 32]");
+  EXPECT_EQ(error_of([&] { int8_channels(none, "v", pool); }),
+            "[quantize] v: expected a weight [n, k], got [0, 32]");
 }
 
 TEST(BadWeights, NotFiniteNamesTheFirstRow) {
@@ -261,10 +347,8 @@ TEST(BadWeights, NotFiniteNamesTheFirstRow) {
     values[7 * 64 + 33] = bad;
     values[30 * 64] = bad;
     const Tensor weight = Tensor::from_floats(values, {40, 64});
-    const std::string int4 =
-        error_of([&] { quantize_uint4_per_group(weight, 32, "model.layers.3.x", pool); });
-    const std::string int8 =
-        error_of([&] { quantize_int8_per_channel(weight, "model.layers.3.x", pool); });
+    const std::string int4 = error_of([&] { uint4_groups(weight, 32, "model.layers.3.x", pool); });
+    const std::string int8 = error_of([&] { int8_channels(weight, "model.layers.3.x", pool); });
     const std::string start =
         "[quantize] model.layers.3.x: row 7, column 33: expected a finite weight, got ";
     EXPECT_TRUE(int4.starts_with(start)) << int4;
@@ -279,12 +363,33 @@ TEST(BadWeights, BeyondFloat16) {
     values[2 * 64 + 1] = high;
     values[2 * 64 + 2] = -40000.0F;
     const Tensor weight = Tensor::from_floats(values, {4, 64});
-    const std::string message =
-        error_of([&] { quantize_uint4_per_group(weight, 64, "model.y", pool); });
+    const std::string message = error_of([&] { uint4_groups(weight, 64, "model.y", pool); });
     EXPECT_TRUE(message.starts_with("[quantize] model.y: row 2: weights from -40000 to "))
         << message;
-    quantize_int8_per_channel(weight, "model.y", pool);  // float32 scales have the range
+    int8_channels(weight, "model.y", pool);  // float32 scales have the range
   }
+}
+
+TEST(BadWeights, BeyondTheRangeOfOtherScales) {
+  ThreadPool pool(1);
+  std::vector<float> values = some_weights(2, 32);
+  values[40] = 3e38F;
+  values[41] = -3e38F;
+  const Rows weight = stored_rows(Tensor::from_floats(values, {2, 32}));
+  const auto message = [&](bool is_signed, DType scales) {
+    return error_of([&] {
+      quantize_group_codes(*weight, {.is_signed = is_signed, .group = 32, .scales = scales}, "w",
+                           pool);
+    });
+  };
+  EXPECT_NE(message(false, DType::kF32)
+                .find("row 1: weights from -3e+38 to 3e+38 are beyond "
+                      "float32's range"),
+            std::string::npos);
+  EXPECT_NE(message(false, DType::kBF16).find("beyond bfloat16's range"), std::string::npos);
+  EXPECT_NE(message(true, DType::kF16).find("beyond float16's range"), std::string::npos);
+  quantize_group_codes(*weight, {.is_signed = true, .group = 32, .scales = DType::kBF16}, "w",
+                       pool);
 }
 
 TEST(BadWeights, GroupFunctionsSurviveAnything) {

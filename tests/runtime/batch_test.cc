@@ -1,9 +1,9 @@
-// Several sequences in one run: the bits of each alone, whatever their number, lengths and order;
-// padded matrices; and answers side by side.
+// Several sequences in one run: results bit-identical to each alone, whatever their number, lengths
+// and order; padded matrices; and concurrent answers.
 #include <gtest/gtest.h>
 
-#include "runtime/batch_generator.h"
 #include "runtime/demo_package.h"
+#include "runtime/generator.h"
 #include "runtime/padded_batch.h"
 
 namespace tandem {
@@ -32,7 +32,7 @@ class BatchTest : public ::testing::TestWithParam<Mode> {
     return result;
   }
 
-  std::unique_ptr<LoadedModel> model_ = open_demo(GetParam(), {.chunk = 32, .batch = 3});
+  std::unique_ptr<LocalModel> model_ = open_demo(GetParam(), {.chunk = 32, .batch = 3});
   Tokens text_;
 };
 
@@ -41,19 +41,20 @@ INSTANTIATE_TEST_SUITE_P(Modes, BatchTest,
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
 TEST_P(BatchTest, GivesEachSequenceTheBitsThatItGetsAlone) {
-  // Shorter than a run, as long, longer, one token; together they end in the middle of runs.
-  const Prompts all = prompts({5, 70, 1, 32, 33, 2, 100});
+  // Shorter than a run, as long, longer, one token; together they end in the middle of runs. In
+  // hybrid mode up to 8 tokens are read by the programs that write answers.
+  const Prompts all = prompts({5, 70, 1, 32, 33, 2, 100, 8, 9, 20});
   std::vector<KvSequence> alone, together;
   std::vector<KvSequence*> pointers;
   std::vector<float> want;
   for (const auto& prompt : all) {
-    alone.push_back(model_->new_sequence());
-    const auto logits = model_->prefill(alone.back(), prompt);
+    alone.push_back(model_->engine.new_sequence());
+    const auto logits = model_->engine.prefill(alone.back(), prompt);
     want.insert(want.end(), logits.begin(), logits.end());
-    together.push_back(model_->new_sequence());
+    together.push_back(model_->engine.new_sequence());
   }
   for (KvSequence& sequence : together) pointers.push_back(&sequence);
-  EXPECT_TRUE(copy(model_->prefill_batch(pointers, all)) == want);
+  EXPECT_TRUE(copy(model_->engine.prefill_batch(pointers, all)) == want);
   for (std::size_t s = 0; s < all.size(); ++s)
     EXPECT_TRUE(std::ranges::equal(together[s].ids(), all[s]));
 
@@ -63,31 +64,31 @@ TEST_P(BatchTest, GivesEachSequenceTheBitsThatItGetsAlone) {
     want.clear();
     for (std::size_t s = 0; s < all.size(); ++s) {
       next.push_back(100 * step + static_cast<TokenId>(s));
-      const auto logits = model_->decode(alone[s], next.back());
+      const auto logits = model_->engine.decode(alone[s], next.back());
       want.insert(want.end(), logits.begin(), logits.end());
     }
-    EXPECT_TRUE(copy(model_->decode_batch(pointers, next)) == want) << step;
+    EXPECT_TRUE(copy(model_->engine.decode_batch(pointers, next)) == want) << step;
   }
   // And a second prompt, behind what they hold.
-  const Prompts more = prompts({3, 40, 31, 2, 1, 9, 64});
+  const Prompts more = prompts({3, 40, 31, 2, 1, 9, 64, 8, 7, 10});
   want.clear();
   for (std::size_t s = 0; s < all.size(); ++s) {
-    const auto logits = model_->prefill(alone[s], more[s]);
+    const auto logits = model_->engine.prefill(alone[s], more[s]);
     want.insert(want.end(), logits.begin(), logits.end());
   }
-  EXPECT_TRUE(copy(model_->prefill_batch(pointers, more)) == want);
-  EXPECT_TRUE(model_->prefill_batch({}, {}).empty());
+  EXPECT_TRUE(copy(model_->engine.prefill_batch(pointers, more)) == want);
+  EXPECT_TRUE(model_->engine.prefill_batch({}, {}).empty());
 }
 
 TEST_P(BatchTest, GivesEveryRowOfEachSequence) {
   const Prompts all = prompts({7, 50, 32, 1});
   std::vector<std::vector<float>> got(all.size());
   std::vector<KvSequence> sequences;
-  for (std::size_t s = 0; s < all.size(); ++s) sequences.push_back(model_->new_sequence());
+  for (std::size_t s = 0; s < all.size(); ++s) sequences.push_back(model_->engine.new_sequence());
   std::vector<KvSequence*> pointers;
   for (KvSequence& sequence : sequences) pointers.push_back(&sequence);
   const auto vocabulary = static_cast<std::size_t>(model_->info().vocabulary);
-  model_->prefill_batch_all(
+  model_->engine.prefill_batch_all(
       pointers, all, [&](std::size_t s, std::int64_t first, std::span<const float> rows) {
         EXPECT_EQ(static_cast<std::size_t>(first), got[s].size() / vocabulary);
         got[s].insert(got[s].end(), rows.begin(), rows.end());
@@ -97,12 +98,12 @@ TEST_P(BatchTest, GivesEveryRowOfEachSequence) {
 }
 
 TEST_P(BatchTest, RefusesBatchesThatAreNone) {
-  KvSequence a = model_->new_sequence();
-  KvSequence b = model_->new_sequence();
+  KvSequence a = model_->engine.new_sequence();
+  KvSequence b = model_->engine.new_sequence();
   const Tokens ids = {1, 2, 3};
   const Tokens bad = {1, 4096};
   const auto prefill = [&](std::vector<KvSequence*> sequences, Prompts all) {
-    return error_of([&] { model_->prefill_batch(sequences, all); });
+    return error_of([&] { model_->engine.prefill_batch(sequences, all); });
   };
   EXPECT_NE(prefill({&a, &a}, {ids, ids}).find("must differ"), std::string::npos);
   EXPECT_NE(prefill({&a, nullptr}, {ids, ids}).find("must differ"), std::string::npos);
@@ -110,7 +111,7 @@ TEST_P(BatchTest, RefusesBatchesThatAreNone) {
   EXPECT_NE(prefill({&a, &b}, {ids, {}}).find("no tokens to read"), std::string::npos);
   EXPECT_NE(prefill({&a, &b}, {ids, bad}).find("token 1 is 4096"), std::string::npos);
   const std::vector<KvSequence*> twice = {&a, &a};
-  EXPECT_NE(error_of([&] { model_->decode_batch(twice, Tokens{1, 2}); }).find("must differ"),
+  EXPECT_NE(error_of([&] { model_->engine.decode_batch(twice, Tokens{1, 2}); }).find("must differ"),
             std::string::npos);
   EXPECT_EQ(a.length(), 0);
   EXPECT_EQ(b.length(), 0);
@@ -119,14 +120,14 @@ TEST_P(BatchTest, RefusesBatchesThatAreNone) {
 TEST_P(BatchTest, ContinuesPromptsAsEachAlone) {
   std::vector<Tokens> questions;
   for (const char* text : {"What is 10 plus 1?", "Spell the word cat.", "Tell me a story."})
-    questions.push_back(model_->encode_chat(text));
+    questions.push_back(model_->text.encode_chat(text));
   questions.push_back(demo_ids(*model_, "eval_stories.txt", 75));
   SearchOptions options;
   options.max_length = 90;
   std::vector<Tokens> want;
   std::vector<bool> ended;
   for (const Tokens& ids : questions) {
-    Generator generator(*model_, options);
+    Generator generator(model_->engine, options);
     generator.append(ids);
     while (!generator.done()) generator.next();
     want.emplace_back(generator.sequence().begin(), generator.sequence().end());
@@ -138,13 +139,14 @@ TEST_P(BatchTest, ContinuesPromptsAsEachAlone) {
   const Prompts ragged(questions.begin(), questions.end());
   for (const PaddingSide side : {PaddingSide::kLeft, PaddingSide::kRight}) {
     const PaddedBatch padded = pad(ragged, 4093, side);
-    BatchGenerator generator(*model_, unpad(padded.ids, padded.length, padded.mask), options, 4000);
+    Generator generator(model_->engine, options, questions.size(), 4000);
+    generator.append(unpad(padded.ids, padded.length, padded.mask));
     EXPECT_EQ(generator.size(), questions.size());
     std::vector<Tokens> given(questions.size());
     while (!generator.done()) {
       const std::vector<bool> before = {generator.done(0), generator.done(1), generator.done(2),
                                         generator.done(3)};
-      const auto ids = generator.next();
+      const auto ids = generator.next_all();
       ASSERT_EQ(ids.size(), questions.size());
       for (std::size_t r = 0; r < ids.size(); ++r) {
         if (before[r]) {
@@ -156,32 +158,52 @@ TEST_P(BatchTest, ContinuesPromptsAsEachAlone) {
     }
     for (std::size_t r = 0; r < questions.size(); ++r) {
       EXPECT_TRUE(std::ranges::equal(generator.sequence(r), want[r])) << r;
-      EXPECT_EQ(generator.prompt_length(r), static_cast<std::int64_t>(questions[r].size()));
       const std::size_t answer = want[r].size() - questions[r].size();
       EXPECT_EQ(given[r].size(), answer + (ended[r] ? 1 : 0)) << r;
       if (ended[r]) {
         EXPECT_EQ(given[r].back(), 4095);
       }
     }
-    EXPECT_NE(error_of([&] { generator.next(); }).find("all 4 answers have ended"),
+    EXPECT_NE(error_of([&] { generator.next_all(); }).find("all 4 answers have ended"),
               std::string::npos);
   }
-  EXPECT_EQ(BatchGenerator(*model_, ragged, {}).pad(), 4093);
+  EXPECT_EQ(Generator(model_->engine, {}, 2).pad(), 4093);
 }
 
 TEST_P(BatchTest, RefusesPromptsThatDoNotFit) {
   SearchOptions options;
   options.max_length = 10;
   const Prompts all = prompts({10, 11});
+  Generator two(model_->engine, options, 2);
   EXPECT_NE(error_of([&] {
-              BatchGenerator(*model_, all, options);
-            }).find("row 1: expected a prompt of 1 to max_length (10) tokens, got 11"),
+              two.append(all);
+            }).find("row 1: 11 tokens given after 0: the sequence would exceed max_length (10)"),
             std::string::npos);
-  EXPECT_NE(error_of([&] { BatchGenerator(*model_, Prompts{{}}, options); }).find("row 0"),
+  EXPECT_NE(error_of([&] { two.append(Prompts{all[0], {}}); }).find("row 1: append: no tokens"),
             std::string::npos);
-  BatchGenerator full(*model_, std::span(all).first(1), options);
+  EXPECT_NE(error_of([&] { two.append(std::span(all).first(1)); }).find("1 prompts for 2"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { two.next_all(); }).find("append a prompt first"), std::string::npos);
+  EXPECT_TRUE(two.sequence(0).empty());
+  Generator full(model_->engine, options);
+  full.append(std::span(all).first(1));
   EXPECT_TRUE(full.done());
-  EXPECT_TRUE(BatchGenerator(*model_, {}, options).done());
+  EXPECT_NE(error_of([&] { Generator(model_->engine, options, 0); }).find("at least one sequence"),
+            std::string::npos);
+}
+
+// What is of one sequence only says so.
+TEST_P(BatchTest, RefusesToActOnOneOfSeveralSequences) {
+  Generator two(model_->engine, {}, 2);
+  const Prompts all = prompts({10, 11});
+  two.append(all);
+  const std::string only = "expected one sequence, this has 2";
+  EXPECT_NE(error_of([&] { two.rewind(3); }).find("rewind: " + only), std::string::npos);
+  EXPECT_NE(error_of([&] { two.next(); }).find("next: " + only), std::string::npos);
+  EXPECT_NE(error_of([&] { two.append(all[0]); }).find("append: " + only), std::string::npos);
+  EXPECT_EQ(two.sequence(0).size(), 10U);
+  EXPECT_EQ(two.sequence(1).size(), 11U);
+  EXPECT_EQ(two.next_all().size(), 2U);
 }
 
 TEST(LoadModel, RefusesBatchesOfNoSize) {

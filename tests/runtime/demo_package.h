@@ -3,12 +3,13 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "package/build_package.h"
-#include "runtime/loaded_model.h"
+#include "quantize/quantize_model.h"
+#include "runtime/local_model.h"
 #include "support.h"
 
 namespace tandem::testing {
@@ -19,9 +20,10 @@ class DemoPackage {
       : folder_(fs::temp_directory_path() /
                 ("tandem-" + std::to_string(::getpid()) + "-demo-package")) {
     ThreadPool pool(2);
-    Recipe recipe;
-    recipe.samples = 8;
-    build_package(demo_dir(), demo_dir() / "calibration.txt", folder_, recipe, pool);
+    QuantizeOptions options{
+        .checkpoint = demo_dir(), .calibration = demo_dir() / "calibration.txt", .target = folder_};
+    options.recipe.calibration.samples = 8;
+    quantize_model(options, pool, silent());
   }
   ~DemoPackage() {
     std::error_code ignored;
@@ -40,28 +42,40 @@ inline const fs::path& demo_package() {
 
 // Packs weights anew and keeps nothing on disk. One thread unless a test asks for more: hundreds of
 // meetings per token take long while other programs run.
-inline std::unique_ptr<LoadedModel> open_demo(Mode mode, LoadOptions options = {}) {
-  options.mode = mode;
+inline std::unique_ptr<LocalModel> open_alone(const fs::path& path, LoadOptions options = {}) {
   options.cache = fs::path();
-  if (options.threads == 0) options.threads = 1;
-  return LoadedModel::open(mode == Mode::kFloat ? demo_dir() : demo_package(), options);
+  if (options.engine.threads == 0) options.engine.threads = 1;
+  return LocalModel::open(path, options);
 }
 
-inline std::vector<TokenId> demo_ids(LoadedModel& model, const std::string& file,
+inline std::unique_ptr<LocalModel> open_demo(Mode mode, EngineOptions options = {}) {
+  return open_alone(mode == Mode::kFloat ? demo_dir() : demo_package(),
+                    {.mode = mode, .engine = std::move(options)});
+}
+
+inline std::vector<TokenId> demo_ids(LocalModel& model, const std::string& file,
                                      std::size_t most = SIZE_MAX) {
-  std::vector<TokenId> ids = model.tokenizer().encode(read_text_file(demo_dir() / file));
+  std::vector<TokenId> ids = model.text.tokenizer().encode(read_text_file(demo_dir() / file));
   ids.resize(std::min(ids.size(), most));
   return ids;
 }
 
 // The logits of every token, [ids, vocabulary].
-inline std::vector<float> all_logits(LoadedModel& model, std::span<const TokenId> ids) {
+inline std::vector<float> all_logits(Engine& engine, std::span<const TokenId> ids,
+                                     std::optional<Phase> phase = {}) {
   std::vector<float> logits;
-  KvSequence sequence = model.new_sequence();
-  model.prefill_all(sequence, ids, [&](std::int64_t, std::span<const float> rows) {
-    logits.insert(logits.end(), rows.begin(), rows.end());
-  });
+  KvSequence sequence = engine.new_sequence();
+  engine.prefill_all(
+      sequence, ids,
+      [&](std::int64_t, std::span<const float> rows) {
+        logits.insert(logits.end(), rows.begin(), rows.end());
+      },
+      phase);
   return logits;
+}
+inline std::vector<float> all_logits(LocalModel& model, std::span<const TokenId> ids,
+                                     std::optional<Phase> phase = {}) {
+  return all_logits(model.engine, ids, phase);
 }
 
 inline std::vector<float> copy(std::span<const float> logits) {

@@ -1,4 +1,4 @@
-// The protocols of evaluation at their edges, and bad questions and benchmark options.
+// Edge cases of the evaluation protocols, and invalid questions and benchmark options.
 #include "runtime/evaluate.h"
 
 #include <gtest/gtest.h>
@@ -91,7 +91,8 @@ TEST(ScoreText, MeasuresTheDivergenceFromTheReference) {
   const auto p = all_logits(*reference, ids);
   const auto vocabulary = static_cast<std::size_t>(model->info().vocabulary);
   double kl = 0;
-  for (std::size_t t = 0; t < 31; ++t)  // the last has nothing to predict
+  // The last has nothing to predict.
+  for (std::size_t t = 0; t < 31; ++t)
     for (std::size_t i = 0; i < vocabulary; ++i) {
       const auto token = static_cast<TokenId>(i);
       const double log_p = -loss(std::span(p).subspan(t * vocabulary, vocabulary), token);
@@ -103,9 +104,7 @@ TEST(ScoreText, MeasuresTheDivergenceFromTheReference) {
 
 TEST(ScoreText, NeedsAReferenceOfTheSameVocabulary) {
   const auto model = open_demo(Mode::kFloat);
-  LoadOptions options;
-  options.cache = fs::path();
-  const auto other = LoadedModel::open(testing::fixture("models/fixtures/llama_rope"), options);
+  const auto other = testing::open_alone(testing::fixture("models/fixtures/llama_rope"));
   const std::vector<TokenId> ids = {1, 2};
   EXPECT_NE(error_of([&] {
               score_text(*model, other.get(), ids, 2);

@@ -43,7 +43,7 @@ TEST(DemoModel, GivesTheLogitsOfPyTorchWithEveryTable) {
   const std::vector<float> want = tensors.at("logits").to_floats();
   for (const std::string& name : table_names()) {
     const auto model = open_demo(Mode::kFloat, {.kernels = name});
-    EXPECT_EQ(model->kernels().name, name);
+    EXPECT_EQ(model->engine.kernels().name, name);
     EXPECT_LT(worst_difference(all_logits(*model, ids), want), 1e-3) << name;
   }
 }
@@ -52,13 +52,13 @@ TEST(DemoModel, ContinuesAsPyTorchDoes) {
   const Json expected = reference();
   const auto model = open_demo(Mode::kFloat);
   const auto want = expected["greedy_ids"].get<std::vector<TokenId>>();
-  Generator generator(*model, {});
+  Generator generator(model->engine, {});
   generator.append(expected["prompt_ids"].get<std::vector<TokenId>>());
   std::vector<TokenId> got;
   while (!generator.done() && got.size() < want.size()) got.push_back(generator.next());
   EXPECT_EQ(got, want);
-  EXPECT_EQ(model->tokenizer().decode(got, true), expected["greedy_text"].get<std::string>());
-  EXPECT_EQ(model->tokenizer().encode(expected["prompt"].get<std::string>()),
+  EXPECT_EQ(model->text.tokenizer().decode(got, true), expected["greedy_text"].get<std::string>());
+  EXPECT_EQ(model->text.tokenizer().encode(expected["prompt"].get<std::string>()),
             expected["prompt_ids"].get<std::vector<TokenId>>());
 }
 
@@ -66,13 +66,13 @@ TEST(DemoModel, AnswersAsPyTorchDoes) {
   const Json expected = reference();
   const auto model = open_demo(Mode::kFloat);
   for (const char* name : {"seed", "chat"}) {
-    Generator generator(*model, {});
+    Generator generator(model->engine, {});
     generator.append(
-        model->encode_chat(expected[std::string(name) + "_prompt"].get<std::string>()));
+        model->text.encode_chat(expected[std::string(name) + "_prompt"].get<std::string>()));
     const std::size_t prompt = generator.sequence().size();
     while (!generator.done()) generator.next();
     const std::string answer =
-        model->tokenizer().decode(generator.sequence().subspan(prompt), true);
+        model->text.tokenizer().decode(generator.sequence().subspan(prompt), true);
     const std::string want = expected[std::string(name) + "_answer"].get<std::string>();
     EXPECT_EQ(answer, want.substr(0, want.find("<|im_end|>"))) << name;
   }
@@ -92,7 +92,7 @@ TEST(DemoModel, HasThePerplexityOfPyTorchOnRealStories) {
   TANDEM_REQUIRE_SHARED("../demo/checkpoint/eval_tinystories.txt");
   const Json expected = reference()["ppl_tinystories"];
   const auto model = open_demo(Mode::kFloat);
-  const auto ids = model->tokenizer().encode(
+  const auto ids = model->text.tokenizer().encode(
       read_text_file(testing::shared_data() / "../demo/checkpoint/eval_tinystories.txt"));
   const TextScore score = score_text(*model, nullptr, ids, 512);
   EXPECT_EQ(score.tokens, expected[1].get<std::int64_t>());
@@ -109,14 +109,13 @@ TEST(DemoModel, AnswersAsManyQuestionsAsPyTorch) {
               0.01);
 }
 
-constexpr std::size_t kPrompt = 20;  // tokens before the stored continuation
+// Tokens before the stored continuation.
+constexpr std::size_t kPrompt = 20;
 
 class TinyModel : public ::testing::TestWithParam<const char*> {
  protected:
-  std::unique_ptr<LoadedModel> open(LoadOptions options = {}) const {
-    options.cache = fs::path();
-    options.threads = 1;
-    return LoadedModel::open(folder(), options);
+  std::unique_ptr<LocalModel> open(EngineOptions options = {}) const {
+    return testing::open_alone(folder(), {.engine = std::move(options)});
   }
   fs::path folder() const { return testing::fixture("models/fixtures") / GetParam(); }
 };
@@ -142,7 +141,7 @@ TEST_P(TinyModel, ContinuesAsTransformersDoesWithoutACache) {
   const auto prompt = expected.at("ids").as<TokenId>().first(kPrompt);
   const auto want = expected.at("greedy").as<TokenId>();
   const auto model = open();
-  Generator generator(*model, {.eos = {-1}});
+  Generator generator(model->engine, {.eos = {-1}});
   generator.append(prompt);
   for (std::size_t i = 0; i < want.size(); ++i) ASSERT_EQ(generator.next(), want[i]) << i;
 
@@ -155,14 +154,14 @@ TEST_P(TinyModel, DecodesTheBitsThatItReadsWithoutACache) {
   const auto expected = SafetensorsFile::open(folder() / "reference.safetensors").tensors;
   const auto ids = expected.at("ids").as<TokenId>();
   const auto model = open();
-  KvSequence sequence = model->new_sequence();
-  model->prefill(sequence, ids.first(kPrompt));
+  KvSequence sequence = model->engine.new_sequence();
+  model->engine.prefill(sequence, ids.first(kPrompt));
   for (std::size_t i = kPrompt; i < ids.size(); ++i) {
-    const auto logits = model->decode(sequence, ids[i]);
+    const auto logits = model->engine.decode(sequence, ids[i]);
     const std::vector<float> with_cache(logits.begin(), logits.end());
     if (i % 9 != 0 && i + 1 != ids.size()) continue;
-    KvSequence fresh = model->new_sequence();
-    const auto without = model->prefill(fresh, ids.first(i + 1));
+    KvSequence fresh = model->engine.new_sequence();
+    const auto without = model->engine.prefill(fresh, ids.first(i + 1));
     ASSERT_EQ(std::memcmp(with_cache.data(), without.data(), without.size_bytes()), 0) << i;
   }
 }
@@ -179,9 +178,9 @@ TEST_P(TinyModel, ReadsTokenByTokenWhatItReadsAtOnce) {
     // Of a sequence whose length changes the frequencies, the first tokens alone give others.
     if (expected.contains("logits_short")) continue;
     const auto vocabulary = static_cast<std::size_t>(model->info().vocabulary);
-    KvSequence sequence = model->new_sequence();
+    KvSequence sequence = model->engine.new_sequence();
     for (std::size_t i = 0; i < ids.size(); ++i) {
-      const auto one = model->decode(sequence, ids[i]);
+      const auto one = model->engine.decode(sequence, ids[i]);
       ASSERT_EQ(std::memcmp(one.data(), whole.data() + i * vocabulary, one.size_bytes()), 0)
           << name << " token " << i;
     }

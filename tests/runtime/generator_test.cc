@@ -29,7 +29,7 @@ Tokens sequence(const Generator& generator) {
 
 class GeneratorTest : public ::testing::TestWithParam<Mode> {
  protected:
-  std::unique_ptr<LoadedModel> model_ = open_demo(GetParam());
+  std::unique_ptr<LocalModel> model_ = open_demo(GetParam());
 };
 
 INSTANTIATE_TEST_SUITE_P(Modes, GeneratorTest,
@@ -37,7 +37,7 @@ INSTANTIATE_TEST_SUITE_P(Modes, GeneratorTest,
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
 TEST_P(GeneratorTest, AppendsWhatItGenerates) {
-  Generator generator(*model_, {});
+  Generator generator(model_->engine, {});
   EXPECT_FALSE(generator.done());
   EXPECT_TRUE(generator.sequence().empty());
   EXPECT_EQ(generator.options().max_length, 512);
@@ -53,8 +53,8 @@ TEST_P(GeneratorTest, AppendsWhatItGenerates) {
 }
 
 TEST_P(GeneratorTest, ReturnsTheEndTokenWithoutAppendingIt) {
-  Generator generator(*model_, {});
-  generator.append(model_->encode_chat("What is 10 plus 1?"));
+  Generator generator(model_->engine, {});
+  generator.append(model_->text.encode_chat("What is 10 plus 1?"));
   TokenId last = -1;
   std::size_t before = 0;
   while (!generator.done()) {
@@ -66,7 +66,7 @@ TEST_P(GeneratorTest, ReturnsTheEndTokenWithoutAppendingIt) {
   EXPECT_NE(error_of([&] { generator.next(); }).find("[generator] next: the answer has ended"),
             std::string::npos);
   // A second turn begins anew.
-  generator.append(model_->encode_chat("Spell the word cat."));
+  generator.append(model_->text.encode_chat("Spell the word cat."));
   EXPECT_FALSE(generator.done());
   EXPECT_FALSE(take(generator, 3).empty());
 }
@@ -76,7 +76,7 @@ TEST_P(GeneratorTest, StopsAtMaxLength) {
   const auto length = static_cast<std::int64_t>(ids.size());
   SearchOptions options;
   options.max_length = length + 3;
-  Generator generator(*model_, options);
+  Generator generator(model_->engine, options);
   generator.append(ids);
   EXPECT_EQ(take(generator, 100).size(), 3U);
   EXPECT_TRUE(generator.done());
@@ -91,7 +91,7 @@ TEST_P(GeneratorTest, StopsAtMaxLength) {
   generator.rewind(options.max_length - 1);
   EXPECT_EQ(take(generator, 100), Tokens{last});
 
-  Generator full(*model_, options);
+  Generator full(model_->engine, options);
   Tokens longest = ids;
   longest.resize(static_cast<std::size_t>(options.max_length), 5);
   full.append(longest);
@@ -100,12 +100,12 @@ TEST_P(GeneratorTest, StopsAtMaxLength) {
 
 TEST_P(GeneratorTest, EndsNoAnswerBeforeMinLength) {
   SearchOptions options;
-  Generator brief(*model_, options);
-  const Tokens ids = model_->encode_chat("What is 10 plus 1?");
+  Generator brief(model_->engine, options);
+  const Tokens ids = model_->text.encode_chat("What is 10 plus 1?");
   brief.append(ids);
   while (!brief.done()) brief.next();
   options.min_length = static_cast<std::int64_t>(brief.sequence().size()) + 10;
-  Generator lengthy(*model_, options);
+  Generator lengthy(model_->engine, options);
   lengthy.append(ids);
   while (!lengthy.done()) lengthy.next();
   EXPECT_GE(static_cast<std::int64_t>(lengthy.sequence().size()), options.min_length);
@@ -116,14 +116,16 @@ TEST_P(GeneratorTest, EndsNoAnswerBeforeMinLength) {
 
 TEST_P(GeneratorTest, ContinuesAfterARewindAsBefore) {
   const Tokens ids = prompt();
-  Generator generator(*model_, {});
+  Generator generator(model_->engine, {});
   generator.append(ids);
   const Tokens first = take(generator, 12);
-  generator.append(Tokens{633, 463, 258});  // a second turn, read in prefill
+  // A second turn, long enough to be read as a prompt.
+  const Tokens more = {633, 463, 258, 477, 44, 371, 278, 258, 939};
+  generator.append(more);
   const Tokens second = take(generator, 12);
   const Tokens whole = sequence(generator);
   // Into the second answer, to the end of the second prompt, into the first answer, …
-  const std::size_t turn = ids.size() + first.size() + 3;
+  const std::size_t turn = ids.size() + first.size() + more.size();
   for (const std::size_t length : {whole.size(), turn + 5, turn}) {
     generator.rewind(static_cast<std::int64_t>(length));
     EXPECT_EQ(generator.sequence().size(), length);
@@ -150,7 +152,7 @@ TEST_P(GeneratorTest, RewindsToThePromptWithItsVeryLogits) {
   const auto draw = [&](std::int64_t seed, bool rewound) {
     options.seed = seed;
     options.temperature = 2;
-    Generator generator(*model_, options);
+    Generator generator(model_->engine, options);
     generator.append(ids);
     if (rewound) generator.rewind(static_cast<std::int64_t>(ids.size()));
     return generator.next();
@@ -160,16 +162,16 @@ TEST_P(GeneratorTest, RewindsToThePromptWithItsVeryLogits) {
 
 TEST_P(GeneratorTest, DoesNotDisturbItsNeighbour) {
   const Tokens a_ids = prompt();
-  const Tokens b_ids = model_->encode_chat("Spell the word cat.");
+  const Tokens b_ids = model_->text.encode_chat("Spell the word cat.");
   const auto alone = [&](const Tokens& ids) {
-    Generator generator(*model_, {});
+    Generator generator(model_->engine, {});
     generator.append(ids);
     return take(generator, 10);
   };
   const Tokens want_a = alone(a_ids);
   const Tokens want_b = alone(b_ids);
-  Generator a(*model_, {});
-  Generator b(*model_, {});
+  Generator a(model_->engine, {});
+  Generator b(model_->engine, {});
   a.append(a_ids);
   b.append(b_ids);
   Tokens got_a, got_b;
@@ -183,7 +185,7 @@ TEST_P(GeneratorTest, DoesNotDisturbItsNeighbour) {
 
 TEST_P(GeneratorTest, RefusesNonsenseAndGoesOn) {
   const auto makes = [&](SearchOptions options) {
-    return error_of([&] { Generator(*model_, options); });
+    return error_of([&] { Generator(model_->engine, options); });
   };
   SearchOptions options;
   options.max_length = 513;
@@ -194,9 +196,10 @@ TEST_P(GeneratorTest, RefusesNonsenseAndGoesOn) {
   options.temperature = 0;
   EXPECT_NE(makes(options).find("[search] temperature"), std::string::npos);
 
-  Generator generator(*model_, {});
+  Generator generator(model_->engine, {});
   EXPECT_NE(error_of([&] { generator.next(); }).find("append a prompt first"), std::string::npos);
-  EXPECT_NE(error_of([&] { generator.append({}); }).find("no tokens given"), std::string::npos);
+  EXPECT_NE(error_of([&] { generator.append(Tokens{}); }).find("no tokens given"),
+            std::string::npos);
   EXPECT_NE(error_of([&] { generator.append(Tokens(513, 1)); }).find("would exceed max_length"),
             std::string::npos);
   EXPECT_NE(error_of([&] {
@@ -225,7 +228,7 @@ TEST_P(GeneratorTest, RepeatsASampledAnswerForItsSeed) {
     options.do_sample = true;
     options.temperature = 1.5F;
     options.seed = seed;
-    Generator generator(*model_, options);
+    Generator generator(model_->engine, options);
     generator.append(prompt());
     return take(generator, 20);
   };
@@ -238,11 +241,11 @@ TEST_P(GeneratorTest, RepeatsASampledAnswerForItsSeed) {
 TEST(Generator, ReadsAConversationInTurnsAsInOne) {
   for (const Mode mode : {Mode::kFloat, Mode::kCpu}) {
     const auto model = open_demo(mode);
-    Generator turns(*model, {});
+    Generator turns(model->engine, {});
     turns.append(prompt());
     take(turns, 6);
     turns.append(Tokens{633, 463});
-    Generator anew(*model, {});
+    Generator anew(model->engine, {});
     anew.append(sequence(turns));
     EXPECT_EQ(take(turns, 10), take(anew, 10));
     EXPECT_EQ(sequence(turns), sequence(anew));

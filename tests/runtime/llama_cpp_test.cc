@@ -1,4 +1,4 @@
-// GGUF files shared with llama.cpp: what we write it reads, what it quantizes we run.
+// GGUF files shared with llama.cpp: it reads what we write, and we run what it quantizes.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -10,7 +10,7 @@
 #include "base/json.h"
 #include "checkpoint/gguf/gguf_export.h"
 #include "runtime/generator.h"
-#include "runtime/loaded_model.h"
+#include "runtime/local_model.h"
 #include "support.h"
 
 namespace tandem {
@@ -30,23 +30,23 @@ Json questions(const Tokenizer& tokenizer) {
       {"text", text}, {"prompt", tokenizer.encode("Once upon a time")}, {"sentence", kSentence}};
 }
 
-std::unique_ptr<LoadedModel> open_model(const fs::path& path) {
-  return LoadedModel::open(path, {.threads = 1, .cache = fs::path()});
+std::unique_ptr<LocalModel> open_model(const fs::path& path) {
+  return LocalModel::open(path, {.engine = {.threads = 1}, .cache = fs::path()});
 }
 
-std::vector<TokenId> greedy(LoadedModel& model, const std::vector<TokenId>& prompt) {
-  Generator generator(model, {});
+std::vector<TokenId> greedy(LocalModel& model, const std::vector<TokenId>& prompt) {
+  Generator generator(model.engine, {});
   generator.append(prompt);
   std::vector<TokenId> ids;
   while (!generator.done() && ids.size() < 32) ids.push_back(generator.next());
   return ids;
 }
 
-std::vector<TokenId> top_tokens(LoadedModel& model, const std::vector<TokenId>& ids) {
+std::vector<TokenId> top_tokens(LocalModel& model, const std::vector<TokenId>& ids) {
   std::vector<TokenId> top;
-  KvSequence sequence = model.new_sequence();
+  KvSequence sequence = model.engine.new_sequence();
   const auto width = static_cast<std::ptrdiff_t>(model.info().vocabulary);
-  model.prefill_all(sequence, ids, [&](std::int64_t, std::span<const float> rows) {
+  model.engine.prefill_all(sequence, ids, [&](std::int64_t, std::span<const float> rows) {
     for (auto row = rows.begin(); row != rows.end(); row += width)
       top.push_back(static_cast<TokenId>(std::max_element(row, row + width) - row));
   });
@@ -64,7 +64,7 @@ class LlamaCpp : public ::testing::Test {
  protected:
   fs::path write(GgmlType type) {
     const fs::path path = scratch_ / fmt::format("demo-{}.gguf", to_string(type));
-    write_gguf(path, Checkpoint::open(demo_dir()), type, [] {});
+    write_gguf(path, Checkpoint::open(demo_dir()), type);
     return path;
   }
 

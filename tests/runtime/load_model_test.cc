@@ -1,4 +1,4 @@
-// Opening models: options, modes, and folders that are damaged or mean harm.
+// Opening models: options, modes, and damaged or hostile folders.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -15,9 +15,7 @@ using testing::error_of;
 using testing::ScratchFolder;
 
 std::string open_error(const fs::path& folder, LoadOptions options = {}) {
-  options.cache = fs::path();
-  options.threads = 1;
-  return error_of([&] { LoadedModel::open(folder, options); });
+  return error_of([&] { testing::open_alone(folder, options); });
 }
 
 void expect_part(const std::string& error, const std::string& part) {
@@ -35,12 +33,12 @@ TEST(LoadModel, RefusesWhatIsNoModel) {
 }
 
 TEST(LoadModel, RefusesBadOptions) {
-  expect_part(open_error(demo_dir(), {.kernels = "abacus"}),
+  expect_part(open_error(demo_dir(), {.engine = {.kernels = "abacus"}}),
               "[kernels] \"abacus\" is not available here: expected one of ref");
   for (const std::int64_t chunk : {std::int64_t{-1}, std::int64_t{4097}, std::int64_t{1} << 62})
-    expect_part(open_error(demo_dir(), {.chunk = chunk}),
+    expect_part(open_error(demo_dir(), {.engine = {.chunk = chunk}}),
                 fmt::format("[model] chunk: expected 1 to 4096 rows, got {}", chunk));
-  expect_part(error_of([] { LoadedModel::open(demo_dir(), {.threads = 65, .cache = fs::path()}); }),
+  expect_part(open_error(demo_dir(), {.engine = {.threads = 65}}),
               "[thread_pool] expected 1 to 64 threads, got 65");
   expect_part(open_error(demo_dir(), {.mode = Mode::kHybrid}), "mode hybrid needs a package");
   expect_part(open_error(demo_dir(), {.mode = Mode::kCpu}), "mode cpu needs a package");
@@ -53,33 +51,91 @@ TEST(LoadModel, KnowsItsModesByName) {
     EXPECT_EQ(mode_from_string(std::string(to_string(mode))), mode);
   expect_part(error_of([] { mode_from_string("npu"); }),
               "[mode] expected \"hybrid\", \"cpu\" or \"float\", got \"npu\"");
-  EXPECT_EQ(LoadedModel::open(demo_dir(), {.cache = fs::path()})->mode(), Mode::kFloat);
-  EXPECT_EQ(LoadedModel::open(demo_package(), {.cache = fs::path()})->mode(), Mode::kHybrid);
+  EXPECT_EQ(testing::open_alone(demo_dir())->engine.plan().name, "float");
+  EXPECT_EQ(testing::open_alone(demo_package())->engine.plan().name, "hybrid");
+}
+
+TEST(LoadModel, HasAPlanForEachMode) {
+  const std::vector<std::string> cpu = {"cpu"};
+  for (const Mode mode : {Mode::kFloat, Mode::kCpu, Mode::kHybrid}) {
+    const Plan plan = plan_for(mode);
+    const bool is_hybrid = mode == Mode::kHybrid;
+    EXPECT_EQ(plan.name, to_string(mode));
+    EXPECT_EQ(plan.prefill, is_hybrid ? (std::vector<std::string>{"npu", "cpu"}) : cpu);
+    EXPECT_EQ(plan.decode, cpu);
+    EXPECT_EQ(plan.prompt_graph, is_hybrid ? Phase::kPrefill : Phase::kDecode);
+    EXPECT_EQ(plan.kv, mode == Mode::kFloat ? DType::kF32 : DType::kF16);
+  }
+}
+
+// Plans that no mode names, and what they ask in vain.
+TEST(LoadModel, FollowsPlansThatItCan) {
+  ThreadPool pool(1);
+  const auto checkpoint = LoadedModel::open(demo_dir(), pool);
+  const auto package = LoadedModel::open(demo_package(), pool);
+  EXPECT_FALSE(checkpoint->is_package());
+  EXPECT_TRUE(package->is_package());
+  const EngineOptions options{.threads = 1};
+  const auto error = [&](const std::shared_ptr<const LoadedModel>& model, const Plan& plan) {
+    return error_of([&] { Engine(model, plan, options, silent()); });
+  };
+  expect_part(error(checkpoint, plan_for(Mode::kHybrid)),
+              "models/demo: mode hybrid needs a package (see tandem quantize); this is a float "
+              "checkpoint");
+  Plan plan = plan_for(Mode::kHybrid);
+  plan.decode = {"abacus"};
+  expect_part(error(package, plan), "[model] device \"abacus\": expected npu or cpu");
+  plan = plan_for(Mode::kHybrid);
+  plan.prefill = {"npu"};
+  expect_part(error(package, plan), "no device runs");
+  plan = plan_for(Mode::kHybrid);
+  plan.kv = DType::kI8;
+  expect_part(error(package, plan), "expected F16 or F32, got I8");
+  expect_part(error_of([&] {
+                Engine(package, plan_for(Mode::kCpu), {.threads = 1, .kv_limit = 1000}, silent());
+              }),
+              "a limit of 1000 bytes: expected room for at least one block");
+
+  // The prompt's int8 codes give the same bits on the CPU.
+  plan = plan_for(Mode::kHybrid);
+  plan.prefill = {"cpu"};
+  Engine on_cpu(package, plan, options, silent());
+  Engine on_npu(package, plan_for(Mode::kHybrid), options, silent());
+  EXPECT_EQ(on_cpu.placement(Phase::kPrefill).devices, std::vector<std::string>{"cpu"});
+  const std::vector<TokenId> ids = {498, 497, 258, 477, 44, 371, 278, 258, 939, 1027};
+  EXPECT_EQ(testing::all_logits(on_cpu, ids), testing::all_logits(on_npu, ids));
+  // A checkpoint's cache may be of half the size.
+  plan = plan_for(Mode::kFloat);
+  plan.kv = DType::kF16;
+  Engine half(checkpoint, plan, options, silent());
+  Engine full(checkpoint, plan_for(Mode::kFloat), options, silent());
+  EXPECT_EQ(2 * half.kv_pool().block_bytes(), full.kv_pool().block_bytes());
 }
 
 TEST(LoadModel, RefusesBadTokens) {
   const auto model = testing::open_demo(Mode::kFloat);
-  KvSequence sequence = model->new_sequence();
+  KvSequence sequence = model->engine.new_sequence();
   for (const TokenId bad : {-1, 4096, INT32_MIN, INT32_MAX}) {
     const std::vector<TokenId> ids = {0, bad};
     const std::string expected = fmt::format("is {}: expected an id in [0, 4096)", bad);
-    expect_part(error_of([&] { model->prefill(sequence, ids); }), expected);
-    expect_part(error_of([&] { model->prefill_all(sequence, ids, [](auto, auto) {}); }), expected);
-    expect_part(error_of([&] { model->decode(sequence, bad); }), expected);
+    expect_part(error_of([&] { model->engine.prefill(sequence, ids); }), expected);
+    expect_part(error_of([&] { model->engine.prefill_all(sequence, ids, [](auto, auto) {}); }),
+                expected);
+    expect_part(error_of([&] { model->engine.decode(sequence, bad); }), expected);
   }
-  expect_part(error_of([&] { model->prefill(sequence, {}); }), "no tokens to read");
-  model->prefill_all(sequence, {}, [](auto, auto) { ADD_FAILURE() << "no row to give"; });
+  expect_part(error_of([&] { model->engine.prefill(sequence, {}); }), "no tokens to read");
+  model->engine.prefill_all(sequence, {}, [](auto, auto) { ADD_FAILURE() << "no row to give"; });
   EXPECT_EQ(sequence.length(), 0);
 }
 
 TEST(LoadModel, SpellsAConversationAsTheTemplateDoes) {
   const auto model = testing::open_demo(Mode::kFloat);
   const auto decode = [&](const std::vector<TokenId>& ids) {
-    return model->tokenizer().decode(ids);
+    return model->text.tokenizer().decode(ids);
   };
-  const std::string plain = decode(model->encode_chat("Hello"));
+  const std::string plain = decode(model->text.encode_chat("Hello"));
   expect_part(plain, "<|im_start|>user\nHello<|im_end|>\n<|im_start|>assistant\n");
-  const std::string led = decode(model->encode_chat("Hello", "Be brief."));
+  const std::string led = decode(model->text.encode_chat("Hello", "Be brief."));
   EXPECT_EQ(led,
             "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHello<|im_end|>\n"
             "<|im_start|>assistant\n");
@@ -104,10 +160,11 @@ class DamagedModel : public ::testing::Test {
   std::string outcome(const Json& config) {
     write_text_file(scratch_ / "config.json", config.dump());
     try {
-      const auto model = LoadedModel::open(scratch_.path(), {.threads = 1, .cache = fs::path()});
-      KvSequence sequence = model->new_sequence();
+      const auto model =
+          LocalModel::open(scratch_.path(), {.engine = {.threads = 1}, .cache = fs::path()});
+      KvSequence sequence = model->engine.new_sequence();
       const std::vector<TokenId> ids = {0, 0, 0};
-      model->prefill(sequence, ids);
+      model->engine.prefill(sequence, ids);
       return {};
     } catch (const Error& error) {
       return error.what();
@@ -208,29 +265,56 @@ TEST_F(DamagedPackage, NoticesThatAFileWasChanged) {
     expect_part(open_error(folder()), name);
     write_text_file(folder() / name, whole);
   }
-  EXPECT_NO_THROW(LoadedModel::open(folder(), {.threads = 1, .cache = fs::path()}));
+  EXPECT_NO_THROW(LocalModel::open(folder(), {.engine = {.threads = 1}, .cache = fs::path()}));
+}
+
+// What was verified is remembered in the cache, unless every byte is to be read.
+TEST_F(DamagedPackage, ReadsEveryByteWhereAskedTo) {
+  const fs::path cache = scratch_ / "cache";
+  const auto open = [&](bool verify) {
+    LocalModel::open(folder(), {.engine = {.threads = 1}, .cache = cache, .verify = verify});
+  };
+  open(false);
+  std::vector<fs::path> records;
+  for (const auto& entry : fs::directory_iterator(cache))
+    if (entry.path().extension() == ".verified") records.push_back(entry.path());
+  ASSERT_FALSE(records.empty());
+  // What is remembered of the files is true of them no more, as after a change on the disk itself.
+  for (const fs::path& record : records) write_text_file(record, std::string(32, '0'));
+  expect_part(error_of([&] { open(false); }), "content does not match the hash in tandem.json");
+  EXPECT_NO_THROW(open(true));
+  // Now the records are right again, and a changed file shows either way.
+  EXPECT_NO_THROW(open(false));
+  std::string changed = read_text_file(folder() / "prefill.safetensors");
+  changed[changed.size() / 2] ^= 1;
+  write_text_file(folder() / "prefill.safetensors", changed);
+  for (const bool verify : {true, false})
+    expect_part(error_of([&] { open(verify); }), "prefill.safetensors");
 }
 
 // Packed weights come from the folder that LoadOptions names, and give the same bits from there.
 TEST(LoadModel, KeepsPackedWeightsBetweenStarts) {
   const ScratchFolder scratch;
   const auto logits = [&](const fs::path& cache) {
-    const auto model = LoadedModel::open(demo_package(), {.threads = 2, .cache = cache});
-    KvSequence sequence = model->new_sequence();
+    const auto model = LocalModel::open(demo_package(), {.engine = {.threads = 2}, .cache = cache});
+    KvSequence sequence = model->engine.new_sequence();
     const std::vector<TokenId> ids = {498, 497, 258};
-    auto all = testing::copy(model->prefill(sequence, ids));
-    const auto next = model->decode(sequence, 477);
+    auto all = testing::copy(model->engine.prefill(sequence, ids));
+    const auto next = model->engine.decode(sequence, 477);
     all.insert(all.end(), next.begin(), next.end());
     return all;
   };
   const auto want = logits({});
   EXPECT_EQ(logits(scratch / "cache"), want);
-  std::size_t files = 0;
+  std::size_t panels = 0;
   for (const auto& entry : fs::directory_iterator(scratch / "cache")) {
-    EXPECT_EQ(entry.path().extension(), ".panels");
-    ++files;
+    if (entry.path().extension() == ".panels")
+      ++panels;
+    else
+      EXPECT_EQ(entry.path().extension(), ".verified");
   }
-  EXPECT_EQ(files, 2U * 42U + 1U);  // int4 and int8 of each Linear, and the head
+  // Int4 and int8 of each Linear, and the head.
+  EXPECT_EQ(panels, 2U * 42U + 1U);
   EXPECT_EQ(logits(scratch / "cache"), want);
 }
 

@@ -1,13 +1,11 @@
-// Choosing tokens: ties, distributions against plain computation, penalties and bad options.
+// Choosing tokens: ties, the chain of processors and its order, log-probabilities after it, and
+// invalid options.
 #include "runtime/search.h"
 
 #include <gtest/gtest.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
-#include <map>
-#include <numeric>
 
 #include "support.h"
 
@@ -21,7 +19,7 @@ constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 TokenId greedy(const std::vector<float>& logits, SearchOptions options = {},
                const std::vector<TokenId>& sequence = {0}) {
-  return Search(std::move(options)).choose(logits, sequence);
+  return Search(std::move(options)).choose(logits, sequence).id;
 }
 
 SearchOptions sampling(float temperature, std::int64_t top_k, float top_p) {
@@ -41,57 +39,8 @@ TEST(Search, TakesTheLowestIdOfEqualOnes) {
   EXPECT_EQ(greedy({-kInfinity, -5}), 1);
   EXPECT_EQ(greedy({5}), 0);
   // Sampling among one candidate is greedy, with the same ties.
-  EXPECT_EQ(Search(sampling(1, 1, 1)).choose(std::vector<float>{1, 3, 2, 3}, {}), 1);
-  EXPECT_EQ(Search(sampling(1, 0, 1e-6F)).choose(std::vector<float>{1, 3, 2, 3}, {}), 1);
-}
-
-// The distribution by its definition: the k highest (lower ids first), softmax at the temperature,
-// the smallest prefix whose sum reaches p, made whole again.
-std::map<TokenId, double> distribution(const std::vector<float>& logits,
-                                       const SearchOptions& options) {
-  std::vector<TokenId> order(logits.size());
-  std::iota(order.begin(), order.end(), 0);
-  const auto logit = [&](TokenId id) { return logits[static_cast<std::size_t>(id)]; };
-  std::sort(order.begin(), order.end(), [&](TokenId a, TokenId b) {
-    return logit(a) != logit(b) ? logit(a) > logit(b) : a < b;
-  });
-  if (options.top_k > 0)
-    order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
-  double total = 0;
-  for (const TokenId id : order) total += std::exp(logit(id) / options.temperature);
-  std::map<TokenId, double> kept;
-  double sum = 0;
-  for (const TokenId id : order) {
-    const double p = std::exp(logit(id) / options.temperature) / total;
-    kept[id] = p;
-    sum += p;
-    if (sum >= options.top_p) break;
-  }
-  for (auto& [id, p] : kept) p /= sum;
-  return kept;
-}
-
-TEST(Search, DrawsFromTheDistributionOfItsOptions) {
-  const std::vector<float> logits = {0.5F, 2, -1, 2, 1.25F, -3, 0, 1.75F};
-  for (const auto& options :
-       {sampling(1, 0, 1), sampling(0.5F, 0, 1), sampling(3, 0, 1), sampling(1, 3, 1),
-        sampling(1, 1000, 1), sampling(1, 0, 0.6F), sampling(1, 4, 0.8F), sampling(2, 0, 0.95F)}) {
-    const auto expected = distribution(logits, options);
-    Search search(options);
-    std::map<TokenId, int> counts;
-    constexpr int kDraws = 20000;
-    for (int i = 0; i < kDraws; ++i) ++counts[search.choose(logits, {})];
-    double chi_square = 0;
-    for (const auto& [id, p] : expected) {
-      chi_square += std::pow(counts[id] - kDraws * p, 2) / (kDraws * p);
-      counts.erase(id);
-    }
-    EXPECT_TRUE(counts.empty()) << "drew a token that was cut off";
-    // The seed is fixed, so this is no game of chance: 24.3 is exceeded once in a thousand at 7
-    // degrees of freedom, and fewer degrees stay below it more often still.
-    EXPECT_LT(chi_square, 24.3) << options.temperature << ' ' << options.top_k << ' '
-                                << options.top_p;
-  }
+  EXPECT_EQ(Search(sampling(1, 1, 1)).choose(std::vector<float>{1, 3, 2, 3}, {}).id, 1);
+  EXPECT_EQ(Search(sampling(1, 0, 1e-6F)).choose(std::vector<float>{1, 3, 2, 3}, {}).id, 1);
 }
 
 TEST(Search, RepeatsItselfForItsSeed) {
@@ -101,7 +50,7 @@ TEST(Search, RepeatsItselfForItsSeed) {
     options.seed = seed;
     Search search(options);
     std::vector<TokenId> ids;
-    for (int i = 0; i < 20; ++i) ids.push_back(search.choose(logits, ids));
+    for (int i = 0; i < 20; ++i) ids.push_back(search.choose(logits, ids).id);
     return ids;
   };
   EXPECT_EQ(draw(7), draw(7));
@@ -135,9 +84,137 @@ TEST(Search, HoldsEndTokensBackUntilMinLength) {
   sampled.min_length = 3;
   Search search(sampled);
   for (int i = 0; i < 100; ++i) {
-    const TokenId id = search.choose(logits, std::vector<TokenId>{0, 0});
+    const TokenId id = search.choose(logits, std::vector<TokenId>{0, 0}).id;
     EXPECT_TRUE(id == 0 || id == 2);
   }
+}
+
+// As Sampler.DrawsWhatItsSeedAlwaysDrew, through the chain.
+TEST(Search, DrawsWhatItsSeedAlwaysDrew) {
+  std::vector<float> logits;
+  for (int i = 0; i < 50; ++i) logits.push_back(static_cast<float>(i * 37 % 50) * 0.125F - 3);
+  const auto draw = [&](SearchOptions options, float penalty, std::int64_t min_length) {
+    options.repetition_penalty = penalty;
+    options.min_length = min_length;
+    options.seed = 1234;
+    options.eos = {27};
+    Search search(options);
+    std::vector<TokenId> ids;
+    for (int i = 0; i < 16; ++i) ids.push_back(search.choose(logits, ids).id);
+    return ids;
+  };
+  EXPECT_EQ(draw(sampling(2, 0, 0.875F), 1.5F, 0),
+            (std::vector<TokenId>{2, 27, 6, 2, 8, 29, 21, 2, 31, 9, 29, 35, 8, 10, 12, 13}));
+  EXPECT_EQ(draw(sampling(1.5F, 20, 0.75F), 2, 8),
+            (std::vector<TokenId>{24, 4, 28, 4, 8, 5, 4, 8, 27, 47, 8, 31, 43, 43, 35, 8}));
+}
+
+// One search for the rows of a batch, and for a sequence that is rewound, chooses as a search of
+// its own would for every call.
+TEST(Search, RemembersNoSequence) {
+  SearchOptions options;
+  options.repetition_penalty = 2;
+  options.min_length = 3;
+  options.eos = {0};
+  options.with_log_probability = true;
+  const std::vector<float> logits = {9, 8, 7, 6, 5, 4.5F};
+  Search search(options);
+  for (const std::vector<TokenId>& sequence : {std::vector<TokenId>{1},
+                                               {5, 4},
+                                               {1, 2},
+                                               {5, 4, 0},
+                                               {1, 2, 3},
+                                               {5, 4, 0, 1},
+                                               {1},
+                                               {},
+                                               {5},
+                                               {1, 2, 1}}) {
+    const Choice expected = Search(options).choose(logits, sequence);
+    const Choice choice = search.choose(logits, sequence);
+    EXPECT_EQ(choice.id, expected.id);
+    EXPECT_EQ(choice.log_probability, expected.log_probability);
+  }
+  // Not all of them choose alike, or nothing would be shown.
+  EXPECT_EQ(search.choose(logits, std::vector<TokenId>{1}).id, 2);
+  EXPECT_EQ(search.choose(logits, std::vector<TokenId>{5, 4, 0}).id, 1);
+  EXPECT_EQ(search.choose(logits, std::vector<TokenId>{5, 4, 4}).id, 0);
+}
+
+TEST(Search, AppliesAddedProcessorsAfterItsOwnInTheirOrder) {
+  SearchOptions options;
+  options.repetition_penalty = 2;
+  options.min_length = 10;
+  options.eos = {0};
+  Search search(options);
+  const std::vector<float> logits = {9, 8, 6, 5};
+  const std::vector<TokenId> sequence = {1};
+  std::vector<float> seen;
+  search.add([&](std::span<float> scores, std::span<const TokenId> given) {
+    seen.assign(scores.begin(), scores.end());
+    EXPECT_EQ(std::vector<TokenId>(given.begin(), given.end()), sequence);
+    scores[3] += 10;
+  });
+  search.add([](std::span<float> scores, std::span<const TokenId>) { scores[3] *= -1; });
+  EXPECT_EQ(search.choose(logits, sequence).id, 2);
+  // The end token was held back first and is none of the sequence's.
+  EXPECT_EQ(seen, (std::vector<float>{std::numeric_limits<float>::lowest(), 4, 6, 5}));
+  EXPECT_EQ(logits, (std::vector<float>{9, 8, 6, 5}));
+  EXPECT_EQ(search.choose(logits, sequence).id, 2);  // what was added does not pile up
+
+  // Processors reach a search that has none of its own, greedy or not.
+  for (const SearchOptions& plain : {SearchOptions(), sampling(1, 0, 1)}) {
+    Search masked(plain);
+    masked.add([](std::span<float> scores, std::span<const TokenId>) {
+      for (std::size_t id = 0; id < scores.size(); ++id)
+        if (id != 2) scores[id] = -kInfinity;
+    });
+    for (int i = 0; i < 20; ++i) EXPECT_EQ(masked.choose(logits, {}).id, 2);
+  }
+}
+
+TEST(Search, LogProbabilityIsOfTheProcessedScores) {
+  SearchOptions options;
+  options.repetition_penalty = 2;
+  options.min_length = 10;
+  options.eos = {0};
+  const std::vector<float> logits = {9, 4, -1, 3};
+  EXPECT_TRUE(std::isnan(Search(options).choose(logits, {}).log_probability));
+  options.with_log_probability = true;
+  // 9 is held back, 4 / 2 and -1 * 2 are left beside 3.
+  const Choice choice = Search(options).choose(logits, std::vector<TokenId>{1, 2});
+  EXPECT_EQ(choice.id, 3);
+  EXPECT_NEAR(choice.log_probability, 3 - std::log(std::exp(2.0) + std::exp(-2.0) + std::exp(3.0)),
+              1e-6);
+  options.min_length = 0;
+  options.repetition_penalty = 1;
+  const Choice plain = Search(options).choose(logits, std::vector<TokenId>{1, 2});
+  EXPECT_EQ(plain.id, 0);
+  EXPECT_NEAR(plain.log_probability,
+              9 - std::log(std::exp(9.0) + std::exp(4.0) + std::exp(-1.0) + std::exp(3.0)), 1e-6);
+}
+
+// A vocabulary of nothing but end tokens, too early.
+TEST(Search, ChoosesAnEndTokenWhereThereIsNothingElse) {
+  for (SearchOptions options : {SearchOptions(), sampling(1, 0, 1)}) {
+    options.min_length = 5;
+    options.eos = {0, 1};
+    options.with_log_probability = true;
+    const Choice choice = Search(options).choose(std::vector<float>{1, 2}, {});
+    EXPECT_TRUE(choice.id == 0 || choice.id == 1);
+    EXPECT_FLOAT_EQ(choice.log_probability, std::log(0.5F));
+  }
+}
+
+TEST(Search, RefusesProcessorsThatMakeNoSense) {
+  Search search((SearchOptions()));
+  EXPECT_EQ(error_of([&] { search.add({}); }),
+            "[search] add: expected a processor, got an empty function");
+  const std::vector<float> logits = {1, 2};
+  EXPECT_EQ(search.choose(logits, {}).id, 1);
+  search.add([](std::span<float> scores, std::span<const TokenId>) { scores[0] = kNan; });
+  EXPECT_EQ(error_of([&] { search.choose(logits, std::vector<TokenId>{1, 1}); }),
+            "[search] a processed score is not a number after 2 tokens");
+  EXPECT_NE(error_of([&] { search.choose({}, {}); }).find("got 0"), std::string::npos);
 }
 
 TEST(Search, RefusesLogitsThatAreNoNumbers) {
@@ -162,15 +239,16 @@ TEST(Search, RefusesLogitsThatAreNoNumbers) {
   // Tokens ruled out by the model are never drawn.
   Search ruled_out(sampling(1, 0, 1));
   for (int i = 0; i < 50; ++i)
-    EXPECT_EQ(ruled_out.choose(std::vector<float>{-kInfinity, 3, -kInfinity}, {}), 1);
+    EXPECT_EQ(ruled_out.choose(std::vector<float>{-kInfinity, 3, -kInfinity}, {}).id, 1);
 }
 
 TEST(Search, SurvivesExtremeOptions) {
   const std::vector<float> logits = {1, 3e38F, -3e38F, 2};
-  EXPECT_EQ(Search(sampling(1e-38F, 0, 1)).choose(logits, {}), 1);
-  EXPECT_EQ(Search(sampling(1e-45F, 0, 0.5F)).choose(logits, {}), 1);
-  EXPECT_EQ(Search(sampling(1, std::numeric_limits<std::int64_t>::max(), 1)).choose(logits, {}), 1);
-  const TokenId any = Search(sampling(3e38F, 0, 0.999F)).choose(logits, {});
+  EXPECT_EQ(Search(sampling(1e-38F, 0, 1)).choose(logits, {}).id, 1);
+  EXPECT_EQ(Search(sampling(1e-45F, 0, 0.5F)).choose(logits, {}).id, 1);
+  EXPECT_EQ(Search(sampling(1, std::numeric_limits<std::int64_t>::max(), 1)).choose(logits, {}).id,
+            1);
+  const TokenId any = Search(sampling(3e38F, 0, 0.999F)).choose(logits, {}).id;
   EXPECT_TRUE(any >= 0 && any < 4);
 }
 

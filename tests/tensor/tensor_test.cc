@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "base/files.h"
 #include "support.h"
 #include "tensor/half.h"
 
@@ -91,6 +92,71 @@ TEST(Tensor, SharesTheMemoryOfItsOwner) {
   EXPECT_EQ(rows.to_floats(), (std::vector<float>{3, 4, 5, 6}));
   rows = Tensor();
   EXPECT_TRUE(watch.expired());
+}
+
+TEST(Tensor, IsKnownByItsPlaceInAFile) {
+  const testing::ScratchFolder folder;
+  write_text_file(folder / "a", "0123456789abcdef");
+  auto file = MappedFile::open(folder / "a", "name");
+  const MappedFile* mapping = file.get();
+  const auto bytes = file->bytes();
+  const std::weak_ptr<const MappedFile> watch = file;
+  Tensor tensor(DType::kF32, {3, 1}, bytes.subspan(4, 12), file);
+  file.reset();
+  EXPECT_EQ(tensor.file(), mapping);
+  EXPECT_EQ(tensor.identity(), "name@4+12");
+  const Tensor rows = tensor.rows(1, 2);
+  EXPECT_EQ(rows.file(), mapping);
+  EXPECT_EQ(rows.identity(), "name@8+8");
+  // The bytes are named, not what they are taken for.
+  EXPECT_EQ(rows.view_as(DType::kU8, {8}).identity(), rows.identity());
+  EXPECT_EQ(tensor.rows(1, 0).identity(), tensor.rows(2, 0).identity());
+  EXPECT_EQ(tensor.gather_rows(std::vector<std::int64_t>{0, 1}).file(), nullptr);
+  tensor = Tensor();
+  EXPECT_FALSE(watch.expired());
+}
+
+TEST(Tensor, OfItsOwnMemoryIsNamedForTheProcess) {
+  const Tensor tensor = Tensor::from_floats(std::vector<float>{1, 2}, {2});
+  EXPECT_EQ(tensor.file(), nullptr);
+  // Named for as long as the process runs, and never like another.
+  EXPECT_TRUE(tensor.identity().starts_with("memory ")) << tensor.identity();
+  EXPECT_EQ(Tensor(tensor).identity(), tensor.identity());
+  EXPECT_NE(tensor.rows(0, 1).identity(), tensor.identity());
+  EXPECT_NE(Tensor::from_floats(tensor.to_floats(), tensor.shape()).identity(), tensor.identity());
+  tensor.release();
+  EXPECT_EQ(Tensor().identity(), "");
+  const std::array<std::byte, 4> bytes{};
+  EXPECT_EQ(Tensor(DType::kF32, {1}, bytes, nullptr).identity(), "");
+  EXPECT_EQ(Tensor(DType::kF32, {1}, bytes, std::shared_ptr<const MappedFile>()).identity(), "");
+}
+
+TEST(Tensor, RefusesBytesOutsideItsFile) {
+  const testing::ScratchFolder folder;
+  write_text_file(folder / "a", "01234567");
+  const auto file = MappedFile::open(folder / "a");
+  const std::array<std::byte, 4> elsewhere{};
+  EXPECT_NE(
+      error_of([&] { Tensor(DType::kF32, {1}, elsewhere, file); }).find("within the mapped file"),
+      std::string::npos);
+  const std::span beyond(file->bytes().data() + 6, 4);
+  EXPECT_FALSE(error_of([&] { Tensor(DType::kU8, {4}, beyond, file); }).empty());
+  EXPECT_EQ(Tensor(DType::kF32, {0}, {}, file).file(), file.get());
+}
+
+TEST(Tensor, ViewsItsBytesAsOtherElements) {
+  const Tensor tensor = Tensor::from_floats(std::vector<float>{1, 2, 3, 4}, {4});
+  const Tensor square = tensor.view_as(DType::kF32, {2, 2});
+  EXPECT_EQ(square.shape(), (Shape{2, 2}));
+  EXPECT_EQ(square.bytes().data(), tensor.bytes().data());
+  EXPECT_EQ(tensor.view_as(DType::kU16, {8}).as<std::uint16_t>()[1], 0x3f80);
+  EXPECT_NE(error_of([&] { tensor.view_as(DType::kF32, {3}); }).find("do not fill F32 [3]"),
+            std::string::npos);
+  EXPECT_FALSE(error_of([&] { tensor.view_as(DType::kF32, {-4}); }).empty());
+  EXPECT_FALSE(error_of([] { Tensor().view_as(DType::kF32, {0}); }).empty());
+  const Tensor odd = tensor.view_as(DType::kU8, {16}).rows(1, 8);
+  EXPECT_NE(error_of([&] { odd.view_as(DType::kF32, {2}); }).find("is not aligned for F32"),
+            std::string::npos);
 }
 
 TEST(Tensor, RefusesBytesThatDoNotFit) {

@@ -1,6 +1,7 @@
-// Quantized weights: their layout, spelled out by hand, and what is refused.
+// Quantized weights: their layout, spelled out by hand, and what is rejected.
 #include "tensor/weight.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -27,8 +28,9 @@ Tensor tensor_of(DType dtype, const Shape& shape, const std::vector<T>& values) 
 }
 
 struct PlainInt4 {
-  Int4Groups weight;
-  std::vector<float> values;  // [n, k], computed from the unpacked numbers
+  GroupCodes weight;
+  // [n, k], computed from the unpacked numbers
+  std::vector<float> values;
 };
 
 // Random codes, packed here by the rule of ONNX's MatMulNBits: value i sits in byte i / 2, even i
@@ -56,21 +58,19 @@ PlainInt4 random_int4(std::int64_t n, std::int64_t k, std::int64_t group) {
       }
     }
   }
-  result.weight = {n,
-                   k,
-                   group,
-                   tensor_of(DType::kU8, {n, k / 2}, codes),
-                   tensor_of(DType::kF16, {n, groups}, scales),
-                   tensor_of(DType::kU8, {n, zero_bytes}, zeros)};
+  result.weight = {.n = n, .k = k, .group = group};
+  result.weight.codes = tensor_of(DType::kU8, {n, k / 2}, codes);
+  result.weight.scales = tensor_of(DType::kF16, {n, groups}, scales);
+  result.weight.zero_points = tensor_of(DType::kU8, {n, zero_bytes}, zeros);
   return result;
 }
 
-Int8Channels small_int8() {
+ChannelCodes small_int8() {
   return {2, 3, tensor_of<std::int8_t>(DType::kI8, {2, 3}, {1, -2, 3, 127, -127, 0}),
-          tensor_of<float>(DType::kF32, {2}, {0.5f, 2.0f}), 0.25f};
+          tensor_of<float>(DType::kF32, {2}, {0.5f, 2.0f})};
 }
 
-TEST(Weight, DequantizesInt4Groups) {
+TEST(Weight, DequantizesInt4InGroups) {
   for (const auto& [n, k, group] :
        {std::tuple{3, 96, 32}, {2, 64, 64}, {5, 384, 128}, {1, 32, 32}}) {
     const PlainInt4 plain = random_int4(n, k, group);
@@ -85,7 +85,7 @@ TEST(Weight, DequantizesInt4Groups) {
 }
 
 TEST(Weight, DequantizesInt8) {
-  Int8Channels w = small_int8();
+  ChannelCodes w = small_int8();
   validate(w, "w");
   EXPECT_EQ(dequantize_rows(w, 0, 2),
             (std::vector<float>{0.5f, -1.0f, 1.5f, 254.0f, -254.0f, 0.0f}));
@@ -100,6 +100,86 @@ TEST(Weight, DequantizesFloats) {
       FloatWeight{tensor_of<std::uint16_t>(DType::kBF16, {2, 2}, {0x3f80, 0x4000, 0x4040, 0x4080})};
   validate(weight, "w");
   EXPECT_EQ(dequantize_rows(weight, 1, 1), (std::vector<float>{3, 4}));
+}
+
+// Every kind of codes, from numbers that are packed here.
+TEST(Weight, DequantizesEveryKindOfGroup) {
+  std::mt19937 random(9);
+  for (const int bits : {4, 8})
+    for (const bool is_signed : {false, true})
+      for (const bool has_zeros : {false, true})
+        for (const DType dtype : {DType::kF16, DType::kBF16, DType::kF32})
+          for (const auto& [k, group] : {std::pair{15, 5}, {15, 15}, {15, 1}, {64, 32}, {6, 2}}) {
+            SCOPED_TRACE(fmt::format("{} bits, signed {}, zeros {}, {}, k {} g {}", bits, is_signed,
+                                     has_zeros, to_string(dtype), k, group));
+            const std::int64_t n = 3;
+            const std::int64_t groups = k / group;
+            const auto bytes = [&](std::int64_t count) { return (count * bits + 7) / 8; };
+            std::vector<std::uint8_t> codes(static_cast<std::size_t>(n * bytes(k)));
+            std::vector<std::uint8_t> zeros(static_cast<std::size_t>(n * bytes(groups)));
+            const int low = is_signed ? -(1 << (bits - 1)) : 0;
+            const int values = 1 << bits;
+            const auto put = [&](std::vector<std::uint8_t>& to, std::int64_t row,
+                                 std::int64_t row_bytes, std::int64_t i) {
+              const int value = low + static_cast<int>(random() % static_cast<unsigned>(values));
+              const auto at = static_cast<std::size_t>(row * row_bytes + i * bits / 8);
+              const int shift = bits == 4 ? static_cast<int>(i % 2) * 4 : 0;
+              to[at] = static_cast<std::uint8_t>(to[at] | (value & (values - 1)) << shift);
+              return value;
+            };
+            std::vector<float> scales, expected;
+            for (std::int64_t row = 0; row < n; ++row)
+              for (std::int64_t g = 0; g < groups; ++g) {
+                // Exact in every type.
+                scales.push_back(0.125F * static_cast<float>(1 + random() % 100));
+                int zero = is_signed ? 0 : values / 2;
+                if (has_zeros) zero = put(zeros, row, bytes(groups), g);
+                for (std::int64_t c = g * group; c < (g + 1) * group; ++c)
+                  expected.push_back(static_cast<float>(put(codes, row, bytes(k), c) - zero) *
+                                     scales.back());
+              }
+            std::vector<std::uint16_t> halves;
+            for (const float scale : scales)
+              halves.push_back(dtype == DType::kF16 ? float_to_f16(scale) : float_to_bf16(scale));
+            GroupCodes w{.n = n, .k = k, .bits = bits, .is_signed = is_signed, .group = group};
+            w.codes =
+                tensor_of(bits == 8 && is_signed ? DType::kI8 : DType::kU8, {n, bytes(k)}, codes);
+            w.scales = dtype == DType::kF32 ? Tensor::from_floats(scales, {n, groups})
+                                            : tensor_of(dtype, {n, groups}, halves);
+            if (has_zeros) w.zero_points = tensor_of(DType::kU8, {n, bytes(groups)}, zeros);
+            validate(w, "w");
+            EXPECT_EQ(dequantize_rows(w, 0, n), expected);
+            const std::vector<float> last(expected.end() - k, expected.end());
+            EXPECT_EQ(dequantize_rows(slice_rows(w, n - 1, 1), 0, 1), last);
+            EXPECT_EQ(dequantize_rows(gather_rows(w, std::vector<std::int64_t>{2}), 0, 1), last);
+            std::string note;
+            if (!has_zeros) note = " symmetric";
+            if (has_zeros && is_signed) note = " signed";
+            EXPECT_EQ(describe(w), fmt::format("int{} g{}{} [3, {}]", bits, group, note, k));
+          }
+}
+
+TEST(Weight, WritesRowsIntoMemoryOfTheCaller) {
+  const PlainInt4 plain = random_int4(3, 64, 32);
+  std::vector<float> out(2 * 64);
+  dequantize_rows(plain.weight, 1, out);
+  EXPECT_EQ(out, std::vector<float>(plain.values.begin() + 64, plain.values.end()));
+  EXPECT_FALSE(error_of([&] { dequantize_rows(plain.weight, 2, out); }).empty());
+  EXPECT_FALSE(
+      error_of([&] { dequantize_rows(plain.weight, 0, std::span(out).first(63)); }).empty());
+}
+
+TEST(Weight, OfRowsThatAreComputed) {
+  const Rows doubled = scale_columns(
+      stored_rows(tensor_of<std::uint16_t>(DType::kBF16, {2, 2}, {0x3f80, 0x4000, 0x4040, 0x4080})),
+      {2, 3});
+  const Weight weight = FloatWeight(doubled);
+  validate(weight, "w");
+  EXPECT_EQ(describe(weight), "f32 [2, 2]");
+  EXPECT_EQ(stored_bytes(weight), 16);
+  EXPECT_EQ(dequantize_rows(weight, 0, 2), (std::vector<float>{2, 6, 6, 12}));
+  EXPECT_EQ(dequantize_rows(slice_rows(weight, 1, 1), 0, 1), (std::vector<float>{6, 12}));
+  EXPECT_EQ(describe(FloatWeight{}), "no weight");
 }
 
 TEST(Weight, DescribesAndMeasures) {
@@ -120,15 +200,28 @@ TEST(Weight, RefusesRowsThatDoNotExist) {
 }
 
 TEST(Weight, RefusesInt4PartsThatDoNotFit) {
-  const Int4Groups good = random_int4(4, 96, 32).weight;
-  const auto message = [&](const std::function<void(Int4Groups&)>& spoil) {
-    Int4Groups w = good;
+  const GroupCodes good = random_int4(4, 96, 32).weight;
+  const auto message = [&](const std::function<void(GroupCodes&)>& spoil) {
+    GroupCodes w = good;
     spoil(w);
     return error_of([&] { validate(w, "layer.q"); });
   };
-  EXPECT_EQ(message([](auto& w) { w.group = 48; }),
-            "[weight] layer.q: group: expected 32, 64 or 128, got 48");
-  EXPECT_NE(message([](auto& w) { w.group = 128; }).find("not a multiple"), std::string::npos);
+  EXPECT_EQ(message([](auto& w) { w.bits = 5; }),
+            "[weight] layer.q: expected codes of 4 or 8 bits, got 5");
+  EXPECT_EQ(message([](auto& w) { w.group = 0; }),
+            "[weight] layer.q: group: expected 1 to k = 96, got 0");
+  EXPECT_EQ(message([](auto& w) { w.group = 128; }),
+            "[weight] layer.q: group: expected 1 to k = 96, got 128");
+  EXPECT_EQ(message([](auto& w) { w.group = 64; }),
+            "[weight] layer.q: k = 96 is not a multiple of the group 64");
+  EXPECT_NE(message([](auto& w) { w.group = 48; }).find("scales: expected F16 [4, 2]"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& w) { w.bits = 8; }).find("codes: expected U8 [4, 96]"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& w) { w.bits = 8, w.is_signed = true; }).find("codes: expected I8"),
+            std::string::npos);
+  EXPECT_NE(message([](auto& w) { w.scales = Tensor(); }).find("scales are missing"),
+            std::string::npos);
   EXPECT_NE(message([](auto& w) { w.n = 0; }).find("not a matrix"), std::string::npos);
   EXPECT_NE(message([](auto& w) { w.n = -4; }).find("not a matrix"), std::string::npos);
   EXPECT_EQ(message([](auto& w) { w.n = 5; }),
@@ -136,7 +229,7 @@ TEST(Weight, RefusesInt4PartsThatDoNotFit) {
   EXPECT_NE(message([](auto& w) { w.k = 64; }).find("codes: expected"), std::string::npos);
   EXPECT_NE(message([](auto& w) { w.codes = Tensor(); }).find("codes are missing"),
             std::string::npos);
-  EXPECT_NE(message([](auto& w) { w.scales = w.codes; }).find("scales: expected F16 [4, 3]"),
+  EXPECT_NE(message([](auto& w) { w.scales = w.codes; }).find("scales: expected F16, BF16 or F32"),
             std::string::npos);
   EXPECT_NE(
       message([](auto& w) { w.zero_points = w.codes; }).find("zero points: expected U8 [4, 2]"),
@@ -147,20 +240,22 @@ TEST(Weight, RefusesInt4PartsThatDoNotFit) {
               w.scales = tensor_of(DType::kF16, {4, 3}, scales);
             }).find("row 2, group 1 is not finite"),
             std::string::npos);
+  EXPECT_NE(message([](auto& w) {
+              std::vector<float> scales(12, 1.0F);
+              scales[11] = std::numeric_limits<float>::quiet_NaN();
+              w.scales = Tensor::from_floats(scales, {4, 3});
+            }).find("row 3, group 2 is not finite"),
+            std::string::npos);
 }
 
 TEST(Weight, RefusesInt8PartsThatDoNotFit) {
-  const auto message = [&](const std::function<void(Int8Channels&)>& spoil) {
-    Int8Channels w = small_int8();
+  const auto message = [&](const std::function<void(ChannelCodes&)>& spoil) {
+    ChannelCodes w = small_int8();
     spoil(w);
     return error_of([&] { validate(w, "w"); });
   };
   const float nan = std::numeric_limits<float>::quiet_NaN();
   EXPECT_NE(message([](auto& w) { w.k = 2; }).find("codes: expected I8 [2, 2]"), std::string::npos);
-  EXPECT_NE(message([](auto& w) {
-              w.codes = tensor_of<std::int8_t>(DType::kI8, {2, 3}, {0, 0, 0, 0, -128, 0});
-            }).find("got -128"),
-            std::string::npos);
   EXPECT_FALSE(message([&](auto& w) {
                  w.scales = Tensor::from_floats(std::vector{1.0f, nan}, {2});
                }).empty());
@@ -170,8 +265,18 @@ TEST(Weight, RefusesInt8PartsThatDoNotFit) {
   EXPECT_FALSE(message([&](auto& w) {
                  w.scales = Tensor::from_floats(std::vector<float>(3), {3});
                }).empty());
-  EXPECT_FALSE(message([&](auto& w) { w.input_scale = nan; }).empty());
-  EXPECT_FALSE(message([&](auto& w) { w.input_scale = -1; }).empty());
+}
+
+TEST(Weight, FindsCodesThatAreNone) {
+  ChannelCodes w = small_int8();
+  validate_codes(w, "w");
+  w.codes = tensor_of<std::int8_t>(DType::kI8, {2, 3}, {0, 0, 0, 0, -128, 0});
+  // Only the scan looks at codes.
+  validate(w, "w");
+  EXPECT_EQ(error_of([&] { validate_codes(w, "w"); }),
+            "[weight] w: row 1: expected codes in [-127, 127], got -128");
+  validate_codes(random_int4(2, 64, 32).weight, "w");
+  validate_codes(FloatWeight(Tensor::from_floats(std::vector<float>(4), {2, 2})), "w");
 }
 
 TEST(Weight, RefusesFloatsThatAreNoMatrix) {
@@ -198,7 +303,7 @@ TEST(Weight, GivesSomeOfItsRows) {
   const Weight slice = slice_rows(int4.weight, 2, 3);
   validate(slice, "slice");
   for (std::int64_t r = 0; r < 3; ++r) EXPECT_EQ(dequantize_rows(slice, r, 1), row(2 + r));
-  EXPECT_EQ(std::get<Int4Groups>(slice).codes.bytes().data(),
+  EXPECT_EQ(std::get<GroupCodes>(slice).codes.bytes().data(),
             int4.weight.codes.bytes().data() + 2 * 48);
 
   const Weight floats = FloatWeight{tensor_of<float>(DType::kF32, {3, 2}, {1, 2, 3, 4, 5, 6})};
@@ -206,11 +311,10 @@ TEST(Weight, GivesSomeOfItsRows) {
   EXPECT_EQ(dequantize_rows(gather_rows(floats, std::vector<std::int64_t>{2, 0}), 0, 2),
             (std::vector<float>{5, 6, 1, 2}));
 
-  const Int8Channels per_tensor{3, 2,
+  const ChannelCodes per_tensor{3, 2,
                                 tensor_of<std::int8_t>(DType::kI8, {3, 2}, {1, 2, 3, 4, 5, 6}),
-                                tensor_of<float>(DType::kF32, {1}, {2}), 0.5F};
+                                tensor_of<float>(DType::kF32, {1}, {2})};
   EXPECT_EQ(dequantize_rows(slice_rows(per_tensor, 1, 1), 0, 1), (std::vector<float>{6, 8}));
-  EXPECT_EQ(std::get<Int8Channels>(slice_rows(per_tensor, 1, 1)).input_scale, 0.5F);
   EXPECT_THROW(slice_rows(floats, 2, 2), Error);
   EXPECT_THROW(gather_rows(floats, std::vector<std::int64_t>{3}), Error);
 }

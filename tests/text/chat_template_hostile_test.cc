@@ -1,4 +1,4 @@
-// Templates that mean harm or are broken: each ends in one error that names its place, soon and in
+// Hostile or broken templates: each ends in one error that names its location, quickly and in
 // bounded memory.
 #include <gtest/gtest.h>
 

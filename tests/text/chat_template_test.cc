@@ -1,5 +1,5 @@
-// Chat templates against Jinja2: what fixtures/make_chat_template.py wrote with transformers'
-// environment.
+// Chat templates against Jinja2: fixtures/make_chat_template.py wrote the expected results in
+// transformers' environment.
 #include "text/chat_template.h"
 
 #include <gtest/gtest.h>

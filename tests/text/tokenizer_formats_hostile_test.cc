@@ -1,4 +1,4 @@
-// Damaged and hostile files of the formats beside tokenizer.json: one error that names the file, no
+// Damaged and hostile files in formats other than tokenizer.json: one error that names the file, no
 // crash and no large allocation.
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-// What users write stays text, whatever it spells.
+// Untrusted text stays text, whatever it spells.
 #include <gtest/gtest.h>
 
 #include "text/chat_template.h"

@@ -1,4 +1,4 @@
-// Tokens and texts against what the Hugging Face library makes of them.
+// Tokens and texts against the results of the Hugging Face library.
 #include <gtest/gtest.h>
 
 #include <optional>

@@ -1,5 +1,5 @@
-// Models of SentencePiece, trained small, against the ids of that library and of what the Hugging
-// Face library makes of such models.
+// Small trained SentencePiece models, against the ids of that library and of the Hugging Face
+// library's converted models.
 #include <gtest/gtest.h>
 
 #include <functional>

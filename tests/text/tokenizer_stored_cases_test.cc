@@ -1,5 +1,5 @@
-// Byte-level BPE of GPT-2 and BPE with bytes as a last resort of Phi-3, against the ids that
-// llama.cpp stores for its own tests.
+// Byte-level BPE of GPT-2 and BPE with byte fallback of Phi-3, against the ids that llama.cpp
+// stores for its own tests.
 #include <gtest/gtest.h>
 
 #include <sstream>

@@ -1,4 +1,4 @@
-// Blocks to tensors.
+// From blocks to tensors.
 #include "checkpoint/gguf/block_tensors.h"
 
 #include <cassert>
@@ -11,29 +11,30 @@
 namespace tandem {
 namespace {
 
-constexpr std::int64_t kQ4Block = 32;  // elements: an F16 scale and 16 bytes
+// Elements per block: an F16 scale and 16 bytes of codes.
+constexpr std::int64_t kQ4Block = 32;
 constexpr std::int64_t kQ4Bytes = 18;
 
 }  // namespace
 
-Tensor load_plain(DType dtype, const Shape& shape, std::span<const std::byte> bytes,
-                  const std::shared_ptr<const void>& owner) {
+Tensor load_plain(DType dtype, const Shape& shape, const Tensor& raw) {
+  const auto bytes = raw.bytes();
   if (reinterpret_cast<std::uintptr_t>(bytes.data()) % size_of(dtype) == 0)
-    return Tensor(dtype, shape, bytes, owner);
+    return raw.view_as(dtype, shape);
   std::byte* data = nullptr;
   Tensor copy = Tensor::allocate(dtype, shape, &data);
   std::memcpy(data, bytes.data(), bytes.size());
   return copy;
 }
 
-Tensor load_blocks(GgmlType type, const Shape& shape, std::span<const std::byte> bytes,
-                   const std::shared_ptr<const void>& owner, const std::string& place) {
-  if (const auto dtype = plain_dtype(type)) return load_plain(*dtype, shape, bytes, owner);
+Tensor load_blocks(GgmlType type, const Shape& shape, const Tensor& raw, const std::string& place) {
+  if (const auto dtype = plain_dtype(type)) return load_plain(*dtype, shape, raw);
   if (!can_dequantize(type))
     fail(ErrorCode::kUnsupported,
          "{}: type {} is not read here: expected F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or "
          "Q2_K to Q6_K",
          place, to_string(type));
+  const auto bytes = raw.bytes();
   // Block by block, so that the floats of a matrix are never all in memory.
   const GgmlTypeInfo format = ggml_info(type);
   const auto size = static_cast<std::size_t>(format.block_bytes);
@@ -54,7 +55,7 @@ Tensor load_blocks(GgmlType type, const Shape& shape, std::span<const std::byte>
 }
 
 Weight int4_from_q4_0(std::span<const std::byte> bytes, std::int64_t n, std::int64_t k) {
-  Int4Groups w{.n = n, .k = k, .group = kQ4Block};
+  GroupCodes w{.n = n, .k = k, .group = kQ4Block};
   const std::int64_t groups = k / kQ4Block;
   assert(bytes.size() == static_cast<std::size_t>(n * groups * kQ4Bytes));
   std::byte* codes = nullptr;
@@ -67,7 +68,8 @@ Weight int4_from_q4_0(std::span<const std::byte> bytes, std::int64_t n, std::int
   const auto* block = reinterpret_cast<const std::uint8_t*>(bytes.data());
   for (std::int64_t i = 0; i < n * groups; ++i, block += kQ4Bytes) {
     std::memcpy(scales + i * 2, block, 2);
-    // Low nibbles are elements 0 to 15, high nibbles 16 to 31; here neighbours share a byte.
+    // Low nibbles are elements 0 to 15, high nibbles 16 to 31; in GroupCodes neighbours share a
+    // byte.
     const std::uint8_t* nibbles = block + 2;
     for (int j = 0; j < 8; ++j) {
       codes[i * 16 + j] =

@@ -1,7 +1,6 @@
-// Tensors from ggml's blocks, for the formats that hold them (GGUF, .mllm).
+// Tensors from ggml blocks, for the formats that contain them (GGUF, .mllm).
 #pragma once
 
-#include <memory>
 #include <span>
 #include <string>
 
@@ -10,16 +9,16 @@
 
 namespace tandem {
 
-// Plain elements stay where they are, or are copied if not aligned; blocks become F16. kUnsupported
-// for a type that is not read here and for a value beyond F16. `place` begins messages.
-Tensor load_blocks(GgmlType type, const Shape& shape, std::span<const std::byte> bytes,
-                   const std::shared_ptr<const void>& owner, const std::string& place);
+// A tensor from the bytes of its elements or blocks, `raw`, which fill `shape` exactly. Plain
+// elements are used in place, or copied if misaligned; blocks are dequantized to F16. Throws
+// kUnsupported for an unsupported type and for a value beyond the range of F16. `place` starts
+// messages.
+Tensor load_blocks(GgmlType type, const Shape& shape, const Tensor& raw, const std::string& place);
 
 // The same, for elements of a known type.
-Tensor load_plain(DType dtype, const Shape& shape, std::span<const std::byte> bytes,
-                  const std::shared_ptr<const void>& owner);
+Tensor load_plain(DType dtype, const Shape& shape, const Tensor& raw);
 
-// Q4_0 as it is: groups of 32 with zero point 8. `bytes` holds n * k / 32 blocks.
+// Q4_0 without conversion: groups of 32 with zero point 8. `bytes` holds n * k / 32 blocks.
 Weight int4_from_q4_0(std::span<const std::byte> bytes, std::int64_t n, std::int64_t k);
 
 }  // namespace tandem

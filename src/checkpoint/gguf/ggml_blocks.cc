@@ -1,5 +1,5 @@
-// Float values of ggml's blocks. Layouts and the order of operations are those of ggml's reference:
-// a product and a sum are rounded one after the other, never fused.
+// Dequantizing ggml's blocks. Layouts and the order of operations are those of ggml's reference: a
+// product and a sum are rounded one after the other, never fused.
 #include "checkpoint/gguf/ggml_blocks.h"
 
 #include <array>
@@ -43,7 +43,7 @@ void dequantize_q4_1(Bytes block, float* out) {
   }
 }
 
-// Code `i` of 32 with the fifth bits in 4 bytes before the nibbles.
+// Code `i` of 32, whose fifth bits are in the 4 bytes before the nibbles.
 int five_bits(Bytes high, int i) {
   const int nibble = i < 16 ? high[4 + i] & 15 : high[4 + i - 16] >> 4;
   return nibble | ((high[i / 8] >> (i % 8)) & 1) << 4;
@@ -67,14 +67,14 @@ void dequantize_q8_0(Bytes block, float* out) {
     out[i] = static_cast<float>(static_cast<std::int8_t>(block[2 + i])) * d;
 }
 
-// Two bits of 256 elements in 64 bytes: halves of 128, in each of which 32 bytes hold elements i,
-// i + 32, i + 64 and i + 96 from the lowest bits up.
+// Two bits of each of 256 elements in 64 bytes: in each half of 128 elements, 32 bytes hold
+// elements i, i + 32, i + 64 and i + 96 from the lowest bits up.
 int two_bits(Bytes codes, int i) {
   return (codes[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2)) & 3;
 }
 
-// 16 bytes of scale (low nibble) and minimum (high) for 16 elements each, 64 bytes of codes, f16 d,
-// f16 dmin.
+// 16 bytes with the scale (low nibble) and minimum (high nibble) of 16 elements each, 64 bytes of
+// codes, f16 d, f16 dmin.
 void dequantize_q2_k(Bytes block, float* out) {
   const float d = load_half(block + 80);
   const float dmin = load_half(block + 82);
@@ -85,8 +85,8 @@ void dequantize_q2_k(Bytes block, float* out) {
   }
 }
 
-// 32 bytes of third bits, 64 of two bits, 12 of 6-bit scales, f16 d. A third bit that is not set
-// means 4 less.
+// 32 bytes of third bits, 64 bytes of two low bits, 12 bytes of 6-bit scales, f16 d. An unset third
+// bit means 4 less.
 void dequantize_q3_k(Bytes block, float* out) {
   const float d = load_half(block + 108);
   const Bytes scales = block + 96;
@@ -112,7 +112,8 @@ ScaleAndMinimum six_bits(Bytes packed, int s) {
   return {(low & 15) | (packed[s - 4] >> 6) << 4, low >> 4 | (packed[s] >> 6) << 4};
 }
 
-// Low four bits of 256 elements in 128 bytes: 32 bytes hold elements i (low) and i + 32 (high).
+// The low four bits of 256 elements in 128 bytes: 32 bytes hold elements i (low nibble) and i + 32
+// (high).
 int four_bits(Bytes codes, int i) {
   return (codes[i / 64 * 32 + i % 32] >> (i % 64 / 32 * 4)) & 15;
 }
@@ -128,7 +129,7 @@ void dequantize_q4_k(Bytes block, float* out) {
   }
 }
 
-// As Q4_K, with 32 bytes of fifth bits before the codes.
+// Like Q4_K, with 32 bytes of fifth bits before the codes.
 void dequantize_q5_k(Bytes block, float* out) {
   const float d = load_half(block);
   const float dmin = load_half(block + 2);
@@ -141,8 +142,8 @@ void dequantize_q5_k(Bytes block, float* out) {
   }
 }
 
-// 128 bytes of low nibbles (64 bytes hold elements i and i + 64 of a half), 64 of two bits, 16
-// signed scales, f16 d.
+// 128 bytes of low nibbles (64 bytes hold elements i and i + 64 of a half), 64 bytes of two high
+// bits, 16 signed scales, f16 d.
 void dequantize_q6_k(Bytes block, float* out) {
   const float d = load_half(block + 208);
   for (int i = 0; i < kSuperBlock; ++i) {

@@ -1,5 +1,4 @@
-// The element types of ggml: blocks of codes with their scales, as they lie in GGUF and .mllm
-// files.
+// The element types of ggml: blocks of codes with their scales, as stored in GGUF and .mllm files.
 #pragma once
 
 #include <cstddef>
@@ -12,7 +11,7 @@
 
 namespace tandem {
 
-// The numbers are those of the files.
+// The values are those used in files.
 enum class GgmlType : std::uint32_t {
   kF32 = 0,
   kF16 = 1,
@@ -50,34 +49,37 @@ enum class GgmlType : std::uint32_t {
 
 struct GgmlTypeInfo {
   GgmlType type;
-  std::string_view name;        // "Q4_K"
-  std::int64_t block_elements;  // consecutive elements along the innermost dimension
+  // Such as "Q4_K".
+  std::string_view name;
+  // Consecutive elements along the innermost dimension.
+  std::int64_t block_elements;
   std::int64_t block_bytes;
 };
 
-// Nothing for a number that no file of a known version uses.
+// Returns nullopt for a number that no file of a known version uses.
 std::optional<GgmlTypeInfo> find_ggml_type(std::uint32_t number) noexcept;
 GgmlTypeInfo ggml_info(GgmlType type) noexcept;
 inline std::string_view to_string(GgmlType type) noexcept { return ggml_info(type).name; }
 
-// The element type of tensors for those that are no blocks: F32, F16, BF16, F64, I8 to I64.
+// The dtype for types that are not blocks: F32, F16, BF16, F64, I8 to I64.
 std::optional<DType> plain_dtype(GgmlType type) noexcept;
 
-// Bytes of a tensor whose shape comes from a file; nothing if it is not possible: a negative
-// dimension, a product beyond int64, or an innermost dimension that is not a multiple of the block.
+// The size in bytes of a tensor whose shape comes from a file; nullopt for an invalid shape: a
+// negative dimension, a product that overflows int64, or an innermost dimension that is not a
+// multiple of the block size.
 std::optional<std::int64_t> checked_ggml_bytes(GgmlType type, const Shape& shape) noexcept;
 
-// True for the types whose float values are known here: all but the codebook types (IQ, TQ, MXFP4)
-// and those of activations (Q8_1, Q8_K).
+// True for the types that can be dequantized: all but the codebook types (IQ, TQ, MXFP4) and those
+// for activations (Q8_1, Q8_K).
 bool can_dequantize(GgmlType type) noexcept;
 
-// The float32 values of whole blocks, bit for bit those of ggml; `out` has as many elements as
-// `bytes` holds. Only for types that can_dequantize() (and of the plain ones, the floats).
+// Dequantizes whole blocks to float32, bit-exact with ggml; `out` has as many elements as `bytes`
+// holds. Only for types for which can_dequantize() is true (and, of the plain ones, the floats).
 void dequantize_blocks(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
 
-// Whole blocks of F32, F16, BF16, Q8_0, Q4_0 or Q4_1 from finite values, rounded as ggml's
-// reference quantizers do. kUnsupported naming `name` for a value that is not finite or a scale
-// beyond F16.
+// Quantizes finite values to whole blocks of F32, F16, BF16, Q8_0, Q4_0 or Q4_1, rounding as ggml's
+// reference quantizers do. Throws kUnsupported naming `name` for a non-finite value or a scale
+// beyond the range of F16.
 void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std::byte> out,
                      std::string_view name);
 

@@ -1,4 +1,4 @@
-// From floats to ggml's blocks, rounded as ggml's reference quantizers round.
+// From floats to ggml's blocks, with the rounding of ggml's reference quantizers.
 #include <algorithm>
 #include <cassert>
 #include <cmath>
@@ -18,14 +18,14 @@ void store_half(float value, std::uint8_t* at) {
   std::memcpy(at, &half, sizeof half);
 }
 
-// 0 for a scale of 0, and for one so small that F16 makes it 0 and the reciprocal has no float.
+// 0 for a scale of 0, and for one so small that it becomes 0 in F16 and its reciprocal overflows.
 float reciprocal(float d) {
   const float inverse = d == 0 ? 0.0f : 1.0f / d;
   return std::isfinite(inverse) ? inverse : 0.0f;
 }
 
-// Every quotient lies in [0, limit + 1) but for rounding; truncation is the rounding half up of
-// ggml.
+// Apart from rounding errors every quotient is in [0, limit + 1); truncation implements ggml's
+// rounding half up.
 int code(float value, int limit) { return std::min(static_cast<int>(value), limit); }
 
 // The value with the largest magnitude gets code 0, which is -8 times the scale.
@@ -67,8 +67,8 @@ void quantize_q8_0(const float* x, std::uint8_t* block) {
     block[2 + i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(std::round(x[i] * inverse)));
 }
 
-// Every value of F16, every minimum of Q4_1 and every scale must stay finite in F16. Scales are an
-// eighth of the largest value at the most.
+// Every F16 value, every minimum of Q4_1 and every scale must stay finite in F16. Scales are at
+// most an eighth of the largest value.
 void check_range(std::span<const float> values, GgmlType type, std::string_view name) {
   if (type == GgmlType::kF32 || type == GgmlType::kBF16) return;
   constexpr float kLargestHalf = 65504.0f;

@@ -80,8 +80,8 @@ std::optional<DType> plain_dtype(GgmlType type) noexcept {
 
 std::optional<std::int64_t> checked_ggml_bytes(GgmlType type, const Shape& shape) noexcept {
   const GgmlTypeInfo format = ggml_info(type);
-  // As many elements as bytes fit in every type: no block has more than 292 bytes for 256 elements,
-  // and F64 has 8 for one, which is what is checked.
+  // As many elements as bytes is a valid bound for every type: no block has more than 292 bytes for
+  // 256 elements, and F64 has 8 bytes for one element, which is what is checked.
   const auto elements = checked_bytes(DType::kF64, shape);
   if (!elements) return std::nullopt;
   const std::int64_t innermost = shape.empty() ? 1 : shape.back();

@@ -1,4 +1,4 @@
-// Reading GGUF: everything before the tensors' bytes is checked before any of it is used.
+// Reading GGUF: everything before the tensor data is validated before any of it is used.
 #include "checkpoint/gguf/gguf.h"
 
 #include <algorithm>
@@ -15,13 +15,13 @@ namespace {
 
 constexpr std::uint32_t kMagic = 0x46554747;  // "GGUF"
 constexpr std::uint32_t kDefaultAlignment = 32;
-// Of llama.cpp: four dimensions.
+// llama.cpp's limit.
 constexpr std::uint32_t kMaxDimensions = 4;
-// Arrays of arrays are allowed by the format; nobody writes them deeper than one level.
+// The format allows arrays of arrays; no known writer nests them deeper than one level.
 constexpr int kMaxDepth = 4;
 // Values in all arrays of a file. The largest vocabularies have 262,144 tokens with a score, a type
-// and two merges each: about 1.3 million. A value takes 16 bytes here, and may take one in the
-// file.
+// and two merges each: about 1.3 million. A value takes 16 bytes in memory, and may take only one
+// in the file.
 constexpr std::uint64_t kMaxValues = std::uint64_t{1} << 24;
 
 enum ValueType : std::uint32_t {
@@ -90,7 +90,7 @@ class MetadataReader {
            what, kMaxDepth);
     const auto type = reader_.number<std::uint32_t>(what);
     const auto count = reader_.number<std::uint64_t>(what);
-    // Every value has a byte at least.
+    // Every value takes at least one byte.
     if (count > reader_.remaining() || count > kMaxValues - values_)
       fail(ErrorCode::kFormat, "{}: {}: an array of {} values: expected {} at most",
            reader_.place(), what, count, std::min(reader_.remaining(), kMaxValues - values_));
@@ -113,7 +113,7 @@ struct Extent {
 std::uint64_t read_alignment(const Json& metadata, const std::string& place) {
   const auto found = metadata.find("general.alignment");
   if (found == metadata.end()) return kDefaultAlignment;
-  // Eight bytes are the widest element that is read in place.
+  // The widest element that is read in place has eight bytes.
   if (!found->is_number_unsigned() || found->get<std::uint64_t>() < 8 ||
       found->get<std::uint64_t>() > 1 << 20 || !std::has_single_bit(found->get<std::uint64_t>()))
     fail(ErrorCode::kFormat,
@@ -124,7 +124,8 @@ std::uint64_t read_alignment(const Json& metadata, const std::string& place) {
 
 struct Placed {
   GgufTensor tensor;
-  std::uint64_t offset = 0;  // in the data
+  // In the tensor data.
+  std::uint64_t offset = 0;
 };
 
 Placed read_tensor_info(ByteReader& reader, std::string_view name) {
@@ -150,7 +151,7 @@ Placed read_tensor_info(ByteReader& reader, std::string_view name) {
   return placed;
 }
 
-// Finds each tensor's bytes in the data, which begins at `start`.
+// Finds each tensor's bytes in the tensor data, which begins at `start`.
 void place_tensors(std::map<std::string, Placed>& placed, std::span<const std::byte> data,
                    std::uint64_t alignment, const std::string& place) {
   std::vector<Extent> extents;
@@ -223,7 +224,7 @@ GgufFile GgufFile::open(const fs::path& path) {
                         : std::span<const std::byte>();
   place_tensors(placed, data, alignment, place);
   for (auto& [name, entry] : placed) {
-    entry.tensor.owner = file;
+    entry.tensor.file = file;
     result.tensors.emplace(name, std::move(entry.tensor));
   }
   return result;

@@ -16,25 +16,27 @@ namespace tandem {
 
 struct GgufTensor {
   GgmlType type = GgmlType::kF32;
-  Shape shape;                       // outermost first: [n, k] for a matrix with rows of k
-  std::span<const std::byte> bytes;  // mapped
-  std::shared_ptr<const void> owner;
+  // Outermost dimension first: [n, k] for a matrix with rows of k.
+  Shape shape;
+  // Within the mapping of `file`.
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const MappedFile> file;
 };
 
-// One file, mapped, not copied. Everything before the tensors' bytes is checked before anything is
-// used: counts, lengths, nesting, types, shapes, alignment, offsets in range, no overlap, no name
-// twice. Throws kFormat naming the file, the place and what was expected.
+// One file, mapped, not copied. Everything before the tensor data is validated before any of it is
+// used: counts, lengths, nesting, types, shapes, alignment, offsets in range, no overlaps, no
+// duplicate names. Throws kFormat naming the file, the location and what was expected.
 struct GgufFile {
   std::uint32_t version = 0;
-  // One object with the keys of the file ("general.architecture"). Strings keep their bytes, UTF-8
-  // or not: not every part of a vocabulary is text.
+  // A flat object with the keys of the file ("general.architecture"). Strings keep their bytes,
+  // valid UTF-8 or not: some vocabulary entries are not text.
   Json metadata;
   std::map<std::string, GgufTensor> tensors;
 
   static GgufFile open(const fs::path& path);
 };
 
-// True if the file begins as GGUF does; false if it can't be read.
+// True if the file starts with GGUF's magic; false if it can't be read.
 bool is_gguf(const fs::path& path);
 
 }  // namespace tandem

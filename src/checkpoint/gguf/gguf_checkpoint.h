@@ -1,5 +1,5 @@
-// A GGUF file as a checkpoint: its metadata in the spelling of config.json, its tensors under the
-// names and in the layout of Hugging Face transformers.
+// A GGUF file as a checkpoint: its metadata translated to config.json's keys, its tensors with the
+// names and the layout of Hugging Face transformers.
 #pragma once
 
 #include <memory>
@@ -11,18 +11,18 @@
 
 namespace tandem {
 
-// The configuration that `file` describes; `place` names it in messages. kUnsupported for an
-// architecture that is not known here. Sizes are as the file gives them: whoever reads the
+// The configuration described by `file`; `place` names it in messages. Throws kUnsupported for an
+// unknown architecture. Sizes are passed on as they are in the file: the reader of the
 // configuration checks them.
 Json config_from_gguf(const GgufFile& file, const GgufArchitecture& architecture,
                       const std::string& place);
 
-// The architecture of `file`; kUnsupported with the list of all for any other.
+// The architecture of `file`; throws kUnsupported listing the supported ones for any other.
 GgufArchitecture architecture_of(const GgufFile& file, const std::string& place);
 
-// The tensors: rows of q and k put back in the order of transformers, norms without what the
-// converter added. Q4_0 is kept in four bits (Int4Groups of 32 with zero point 8); other blocks
-// become F16 when they are loaded.
+// The tensors: rows of q and k are permuted back to the order of transformers, and the offset that
+// the converter added to norms is removed. Q4_0 stays in four bits (GroupCodes with group size 32
+// and zero point 8); other blocks are dequantized to F16 when loaded.
 std::shared_ptr<const TensorStore> open_gguf_tensors(GgufFile file,
                                                      const GgufArchitecture& architecture,
                                                      const JsonObject& config,

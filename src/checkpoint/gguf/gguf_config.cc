@@ -1,4 +1,4 @@
-// The metadata of a GGUF file in the spelling of Hugging Face's config.json.
+// The metadata of a GGUF file, translated to Hugging Face's config.json.
 #include <algorithm>
 #include <cmath>
 
@@ -38,7 +38,7 @@ class ConfigWriter {
   bool has(const std::string& key) const { return metadata_.has(prefix_ + key); }
   std::int64_t size(const std::string& key) const {
     const Json& value = metadata_.at(prefix_ + key);
-    // One value for each layer where layers may differ.
+    // One value per layer for settings that may differ between layers.
     if (value.is_array() && !value.empty()) {
       const auto differs = [&](const Json& other) { return other != value.front(); };
       if (std::ranges::any_of(value, differs))
@@ -49,7 +49,7 @@ class ConfigWriter {
     }
     return metadata_.get_int(prefix_ + key, 0, kMost);
   }
-  // JSON has finite numbers only, and so have those who read it.
+  // JSON has only finite numbers, and so do its readers.
   double number(const std::string& key) const {
     const double value = metadata_.get_number(prefix_ + key);
     if (!std::isfinite(value))
@@ -59,7 +59,7 @@ class ConfigWriter {
   }
   bool has_tensor(const std::string& name) const { return file_.tensors.contains(name); }
 
-  // The embedding says how many tokens there are; every file has it.
+  // The vocabulary size, from the embedding, which every file has.
   std::int64_t vocabulary() const {
     const auto found = file_.tensors.find("token_embd.weight");
     if (found == file_.tensors.end() || found->second.shape.size() != 2)
@@ -77,7 +77,7 @@ class ConfigWriter {
     config_["num_attention_heads"] = heads;
     config_["num_key_value_heads"] =
         has("attention.head_count_kv") ? size("attention.head_count_kv") : heads;
-    // Where it is the usual quotient, transformers' configurations leave it out.
+    // transformers' configurations omit it if it is the usual quotient.
     if (has("attention.key_length") &&
         size("attention.key_length") * heads != size("embedding_length"))
       config_["head_dim"] = size("attention.key_length");
@@ -100,7 +100,7 @@ class ConfigWriter {
     config_["rope_theta"] = base;
     if (const auto factors = file_.tensors.find("rope_freqs.weight");
         factors != file_.tensors.end()) {
-      // The llama3 scaling, worked out: each inverse frequency is divided by its factor.
+      // The llama3 scaling, already evaluated: each inverse frequency is divided by its factor.
       config_["rope_parameters"] = {{"rope_type", "default"},
                                     {"rope_theta", base},
                                     {"frequency_factors", floats(factors->first)}};
@@ -122,7 +122,7 @@ class ConfigWriter {
     config_["rope_scaling"] = std::move(scaling);
   }
 
-  // A vector of factors; readers check how many there must be.
+  // A vector of factors; readers check their number.
   Json floats(const std::string& name) const {
     const GgufTensor& tensor = file_.tensors.at(name);
     if (tensor.type != GgmlType::kF32 || tensor.shape.size() != 1)
@@ -153,8 +153,8 @@ class ConfigWriter {
     config_.erase("hidden_act");
     config_["hidden_activation"] = "gelu_pytorch_tanh";
     config_["head_dim"] = size("attention.key_length");
-    // llama.cpp tells the 27B model, whose attention is scaled by the hidden size over the heads
-    // and not by the head size, by its 46 layers.
+    // llama.cpp recognises the 27B model, whose attention scale is based on hidden size / heads
+    // instead of the head dim, by its 46 layers.
     config_["query_pre_attn_scalar"] = size("block_count") == 46 && size("attention.head_count") > 0
                                            ? size("embedding_length") / size("attention.head_count")
                                            : size("attention.key_length");
@@ -173,7 +173,7 @@ class ConfigWriter {
     config_["num_attention_heads"] = heads;
     config_["multi_query_attention"] = true;
     config_["multi_query_group_num"] = size("attention.head_count_kv");
-    // Half of a head is turned.
+    // Half of each head is rotated.
     config_["kv_channels"] = has("attention.key_length") ? size("attention.key_length")
                              : has("rope.dimension_count")
                                  ? size("rope.dimension_count") * 2
@@ -190,7 +190,7 @@ class ConfigWriter {
     config_["tie_word_embeddings"] = !has_tensor("output.weight");
   }
 
-  // Chat models end a turn with another token than a text; both end an answer.
+  // Chat models end a turn with a different token than a text; either ends an answer.
   void write_tokens() {
     const auto id = [&](const char* key) -> Json {
       const std::string name = std::string("tokenizer.ggml.") + key + "_token_id";

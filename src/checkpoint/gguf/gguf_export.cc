@@ -1,4 +1,4 @@
-// A checkpoint's tensors in the order, layout and types of GGUF.
+// Writes a checkpoint's tensors in the order, layout and types of GGUF.
 #include "checkpoint/gguf/gguf_export.h"
 
 #include <algorithm>
@@ -34,11 +34,14 @@ std::uint32_t file_type(GgmlType type) {
 }
 
 struct Export {
-  std::string name;  // in the checkpoint; empty for a rope table
+  // In the checkpoint; empty for a rope table.
+  std::string name;
   Shape shape;
   GgmlType type;
-  bool paired = false;    // rows of q and k go in pairs
-  bool plus_one = false;  // of a norm
+  // Rows of q and k are stored in pairs.
+  bool paired = false;
+  // For a norm.
+  bool plus_one = false;
 };
 
 GgmlType choose_type(GgmlType wanted, const std::string& gguf_name, const Shape& shape) {
@@ -50,7 +53,7 @@ GgmlType choose_type(GgmlType wanted, const std::string& gguf_name, const Shape&
   return at_the_ends ? GgmlType::kQ8_0 : wanted;
 }
 
-// Row of the checkpoint that becomes `row` of GGUF, where halves of a head lie side by side.
+// The row of the checkpoint that becomes `row` of GGUF, where the halves of a head are interleaved.
 std::int64_t halves_row(std::int64_t row, std::int64_t head_dim) {
   const std::int64_t head = row / head_dim * head_dim;
   const std::int64_t inside = row - head;
@@ -66,7 +69,7 @@ void write_floats(GgufWriter& writer, GgmlType type, const std::vector<float>& v
   writer.write(bytes);
 }
 
-// A head after another, so that the rows of one can be put in pairs.
+// One head at a time, so that its rows can be interleaved.
 void write_tensor(GgufWriter& writer, const Checkpoint& checkpoint, const Export& tensor,
                   std::int64_t head_dim) {
   const FloatRows source(checkpoint, tensor.name, tensor.shape);
@@ -108,7 +111,7 @@ std::int64_t read_head_dim(const JsonObject& config) {
 }  // namespace
 
 void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
-                const std::function<void()>& written) {
+                Observer& observer) {
   const JsonObject config = checkpoint.config_object();
   const std::string model_type = config.get_string("model_type");
   const auto architecture = find_gguf_architecture_of(model_type);
@@ -124,7 +127,7 @@ void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType typ
   metadata.add_string("general.name", name.empty() ? model_type : name);
   metadata.add_uint32("general.file_type", file_type(type));
   metadata.add_uint32("general.quantization_version", 2);
-  add_gguf_sizes(metadata, *architecture, config);
+  add_gguf_sizes(metadata, *architecture, config, observer);
   add_gguf_vocabulary(metadata, checkpoint.folder(), config);
 
   const auto tables = gguf_rope_tables(*architecture, config);
@@ -134,7 +137,7 @@ void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType typ
   std::vector<Export> exports;
   const bool tied = config.get_bool_or("tie_word_embeddings", false);
   for (const auto& [tensor, shape] : checkpoint.contents()) {
-    // A tied head that is stored all the same, and tables that can be computed.
+    // A tied head that is stored nevertheless, and tables that can be recomputed.
     if ((tied && tensor == "lm_head.weight") || tensor.ends_with("rotary_emb.inv_freq") ||
         tensor.ends_with("rotary_pos_emb.inv_freq"))
       continue;
@@ -156,9 +159,10 @@ void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType typ
 
   GgufWriter writer(path, metadata, entries);
   for (const auto& [table, values] : tables) writer.write(std::as_bytes(std::span(values)));
+  Task task(observer, "convert", static_cast<std::int64_t>(exports.size()), "tensors");
   for (const Export& entry : exports) {
     write_tensor(writer, checkpoint, entry, head_dim);
-    written();
+    task.advance();
   }
   writer.finish();
 }

@@ -1,4 +1,4 @@
-// Tables of architectures and names.
+// The tables of architectures and names.
 #include "checkpoint/gguf/gguf_names.h"
 
 #include <fmt/format.h>
@@ -9,7 +9,8 @@
 namespace tandem {
 namespace {
 
-// chatglm pairs rows in both worlds; the others that turn halves are the same in both.
+// chatglm pairs adjacent rows in both formats; the other architectures that rotate halves are the
+// same in both.
 constexpr std::array kArchitectures = {
     GgufArchitecture{"llama", "llama", true}, GgufArchitecture{"llama", "mistral", true},
     GgufArchitecture{"qwen2", "qwen2"},       GgufArchitecture{"qwen3", "qwen3"},
@@ -23,8 +24,10 @@ struct Pair {
 };
 
 struct Names {
-  std::string_view layers;        // "model.layers."
-  std::span<const Pair> outside;  // of the layers
+  // Such as "model.layers.".
+  std::string_view layers;
+  // Names outside the layers.
+  std::span<const Pair> outside;
   std::span<const Pair> inside;
 };
 
@@ -83,8 +86,8 @@ Names names_of(const GgufArchitecture& architecture) {
   return {"model.layers.", kOutside, kInside};
 }
 
-// Translates `name` from one member of the pairs to the other. The layer's number and the suffix
-// ".weight" or ".bias" stay as they are.
+// Translates `name` from one member of the pairs to the other. The layer number and the suffix
+// ".weight" or ".bias" stay the same.
 std::optional<std::string> translate(std::string_view name, std::string_view Pair::* from,
                                      std::string_view Pair::* to, std::string_view layers_from,
                                      std::string_view layers_to, const Names& names) {

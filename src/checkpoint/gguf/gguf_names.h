@@ -1,4 +1,4 @@
-// What GGUF and Hugging Face transformers call the same tensor.
+// The names of tensors in GGUF and in Hugging Face transformers.
 #pragma once
 
 #include <optional>
@@ -7,23 +7,27 @@
 
 namespace tandem {
 
-// One architecture of GGUF that is read and written here.
+// A GGUF architecture that can be read and written.
 struct GgufArchitecture {
-  std::string_view name;        // general.architecture
-  std::string_view model_type;  // of config.json
-  // q and k have their rows in pairs: rotary embedding turns rows 2i and 2i + 1 of a head there,
-  // and rows i and i + head_dim / 2 in transformers.
+  // The value of general.architecture.
+  std::string_view name;
+  // The model_type of config.json.
+  std::string_view model_type;
+  // q and k store rotation pairs in adjacent rows: GGUF rotates rows 2i and 2i + 1 of a head,
+  // transformers rows i and i + head_dim / 2.
   bool paired_rows = false;
-  bool norms_plus_one = false;  // norm gains are stored as 1 + weight
+  // Norm gains are stored as 1 + weight.
+  bool norms_plus_one = false;
 };
 
-// Nothing for an architecture that is not known here.
+// Returns nullopt for an unknown architecture.
 std::optional<GgufArchitecture> find_gguf_architecture(std::string_view name);
 std::optional<GgufArchitecture> find_gguf_architecture_of(std::string_view model_type);
-std::string gguf_architectures();  // for messages: "llama, qwen2, …"
+// For messages: "llama, qwen2, …".
+std::string gguf_architectures();
 
-// "blk.3.attn_q.weight" <-> "model.layers.3.self_attn.q_proj.weight". Nothing for a tensor that the
-// architecture does not have.
+// "blk.3.attn_q.weight" <-> "model.layers.3.self_attn.q_proj.weight". Return nullopt for a tensor
+// that the architecture does not have.
 std::optional<std::string> name_from_gguf(const GgufArchitecture& architecture,
                                           std::string_view name);
 std::optional<std::string> name_to_gguf(const GgufArchitecture& architecture,

@@ -1,9 +1,8 @@
-// config.json in the keys of GGUF.
+// config.json translated to GGUF's keys.
 #include <cmath>
 #include <numbers>
 
 #include "base/error.h"
-#include "base/log.h"
 #include "base/printable.h"
 #include "checkpoint/gguf/gguf_export.h"
 
@@ -16,7 +15,7 @@ std::uint32_t size_of_key(const JsonObject& config, std::string_view key) {
   return static_cast<std::uint32_t>(config.get_int(key, 1, kMost));
 }
 
-// The rope settings in both spellings: rope_scaling beside rope_theta, and rope_parameters with
+// The rope settings in either spelling: rope_scaling next to rope_theta, or rope_parameters with
 // both.
 struct Rope {
   std::optional<JsonObject> settings;
@@ -59,8 +58,8 @@ std::uint32_t rotary_dim(const JsonObject& config) {
                                     config.get_number_or("partial_rotary_factor", 1.0));
 }
 
-// How much each inverse frequency is divided by in the scaling of Llama 3.1: by 1 for short
-// wavelengths, by `factor` for those beyond the original context, and smoothly in between.
+// The divisor of each inverse frequency in Llama 3.1's scaling: 1 for short wavelengths, `factor`
+// for those beyond the original context, and a smooth transition in between.
 std::vector<float> llama3_factors(const JsonObject& config, const Rope& rope) {
   const double factor = rope.settings->get_number("factor");
   const double low = rope.settings->get_number("low_freq_factor");
@@ -84,8 +83,9 @@ std::vector<float> llama3_factors(const JsonObject& config, const Rope& rope) {
 
 class SizeWriter {
  public:
-  SizeWriter(GgufMetadata& metadata, const GgufArchitecture& architecture, const JsonObject& config)
-      : metadata_(metadata), architecture_(architecture), config_(config) {}
+  SizeWriter(GgufMetadata& metadata, const GgufArchitecture& architecture, const JsonObject& config,
+             Observer& observer)
+      : metadata_(metadata), architecture_(architecture), config_(config), observer_(observer) {}
 
   void write() {
     if (architecture_.name == "chatglm") return write_chatglm();
@@ -101,7 +101,7 @@ class SizeWriter {
     put("attention.value_length", head_dim(config_));
     put("rope.dimension_count", rotary_dim(config_));
     put_float("attention.layer_norm_rms_epsilon", config_.get_number("rms_norm_eps"));
-    // Of Qwen2 and 3 the key counts only where use_sliding_window says so.
+    // In Qwen2 and 3 the key applies only if use_sliding_window is true.
     if (config_.has("sliding_window") && config_.get_bool_or("use_sliding_window", true)) {
       copy("attention.sliding_window", "sliding_window");
       warn_about_window();
@@ -125,8 +125,8 @@ class SizeWriter {
     metadata_.add_string(fmt::format("{}.rope.scaling.type", architecture_.name), type);
   }
 
-  // The format has no place for what attention is scaled by: llama.cpp takes the head size, and for
-  // the 27B model, told by its 46 layers, the hidden size over the heads.
+  // The format cannot store the attention scale: llama.cpp derives it from the head dim and, for
+  // the 27B model, recognised by its 46 layers, from hidden size / heads.
   void check_attention_scale() const {
     const std::uint32_t assumed =
         size_of_key(config_, "num_hidden_layers") == 46
@@ -139,7 +139,7 @@ class SizeWriter {
            assumed, scalar);
   }
 
-  // Nor for which layers turn positions: llama.cpp leaves out every fourth.
+  // Nor can it store which layers rotate positions: llama.cpp skips every fourth.
   void check_rope_layers() const {
     constexpr std::int64_t kInterval = 4;
     bool same = config_.get_int_or("no_rope_layer_interval", kInterval, 1, kMost) == kInterval;
@@ -155,14 +155,14 @@ class SizeWriter {
            kInterval);
   }
 
-  // Of these llama.cpp reads every layer in full.
+  // llama.cpp runs every layer of these with full attention.
   void warn_about_window() const {
     const bool ignored = architecture_.name != "gemma2";
     const std::uint32_t window = size_of_key(config_, "sliding_window");
     if (ignored && window < size_of_key(config_, "max_position_embeddings"))
-      spdlog::warn(
+      observer_.warn(fmt::format(
           "[gguf] {}: llama.cpp has no sliding window for {}: beyond {} tokens its answers differ",
-          config_.where(), architecture_.name, window);
+          config_.where(), architecture_.name, window));
   }
 
   void write_rope() {
@@ -215,13 +215,14 @@ class SizeWriter {
   GgufMetadata& metadata_;
   const GgufArchitecture& architecture_;
   const JsonObject& config_;
+  Observer& observer_;
 };
 
 }  // namespace
 
 void add_gguf_sizes(GgufMetadata& metadata, const GgufArchitecture& architecture,
-                    const JsonObject& config) {
-  SizeWriter(metadata, architecture, config).write();
+                    const JsonObject& config, Observer& observer) {
+  SizeWriter(metadata, architecture, config, observer).write();
 }
 
 std::vector<std::pair<std::string, std::vector<float>>> gguf_rope_tables(

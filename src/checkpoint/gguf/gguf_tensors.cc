@@ -1,4 +1,4 @@
-// The tensors of a GGUF file, undone of what converters do to them.
+// The tensors of a GGUF file, with the converters' changes undone.
 #include <cstring>
 
 #include "base/error.h"
@@ -9,15 +9,15 @@
 namespace tandem {
 namespace {
 
-// Files carry these for llama.cpp; the configuration has taken what they say.
+// Files contain these for llama.cpp; the configuration already includes them.
 bool is_rope_table(std::string_view name) {
   return name == "rope_freqs.weight" || name == "rope_factors_long.weight" ||
          name == "rope_factors_short.weight" || name.ends_with(".rope_freqs.weight") ||
          name.ends_with(".attn_rot_embd.weight");
 }
 
-// Row that transformers puts at `row`: heads of `head_dim` rows, of which GGUF has halves i and
-// i + head_dim / 2 side by side.
+// The GGUF row that becomes `row` in transformers: in heads of `head_dim` rows, GGUF stores rows i
+// and i + head_dim / 2 next to each other.
 std::int64_t paired_row(std::int64_t row, std::int64_t head_dim) {
   const std::int64_t head = row / head_dim * head_dim;
   const std::int64_t half = head_dim / 2;
@@ -47,16 +47,15 @@ class GgufStore : public TensorStore {
 
   Tensor load(const std::string& name) const override {
     const GgufTensor& tensor = stored_.at(name);
-    const GgufTensor rows = in_order(name, tensor);
-    if (is_shifted_norm(name)) return unshifted(name, rows);
-    return load_blocks(rows.type, rows.shape, rows.bytes, rows.owner, place(name));
+    Tensor rows = load_blocks(tensor.type, tensor.shape, in_order(name, tensor), place(name));
+    return is_shifted_norm(name) ? unshifted(rows) : rows;
   }
 
   std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
                                        std::int64_t k) const override {
     const GgufTensor& tensor = stored_.at(name);
     if (tensor.type != GgmlType::kQ4_0) return std::nullopt;
-    return int4_from_q4_0(in_order(name, tensor).bytes, n, k);
+    return int4_from_q4_0(in_order(name, tensor).bytes(), n, k);
   }
 
  private:
@@ -76,33 +75,33 @@ class GgufStore : public TensorStore {
     return architecture_.norms_plus_one && name.ends_with("norm.weight");
   }
 
-  // The tensor with rows in the order of transformers: itself or a copy.
-  GgufTensor in_order(const std::string& name, const GgufTensor& tensor) const {
+  // The tensor's bytes with rows in transformers' order: mapped or a copy.
+  Tensor in_order(const std::string& name, const GgufTensor& tensor) const {
+    const auto size = static_cast<std::int64_t>(tensor.bytes.size());
     if (!architecture_.paired_rows || tensor.shape.empty() ||
         (name.find("self_attn.q_proj.") == std::string::npos &&
          name.find("self_attn.k_proj.") == std::string::npos))
-      return tensor;
+      return Tensor(DType::kU8, {size}, tensor.bytes, tensor.file);
     const std::int64_t rows = tensor.shape[0];
     if (rows % head_dim_ != 0)
       fail(ErrorCode::kFormat, "[gguf] {}: {}: {} rows are not heads of {}", place_,
            printable(name), rows, head_dim_);
-    const auto size = static_cast<std::int64_t>(tensor.bytes.size());
     const auto row_bytes = static_cast<std::size_t>(rows == 0 ? 0 : size / rows);
     std::byte* data = nullptr;
-    const Tensor copy = Tensor::allocate(DType::kU8, {size}, &data);
+    Tensor copy = Tensor::allocate(DType::kU8, {size}, &data);
     for (std::int64_t row = 0; row < rows; ++row) {
       const auto from = static_cast<std::size_t>(paired_row(row, head_dim_)) * row_bytes;
       std::memcpy(data + static_cast<std::size_t>(row) * row_bytes, tensor.bytes.data() + from,
                   row_bytes);
     }
-    return {tensor.type, tensor.shape, copy.bytes(), std::make_shared<Tensor>(copy)};
+    return copy;
   }
 
-  Tensor unshifted(const std::string& name, const GgufTensor& tensor) const {
-    std::vector<float> values =
-        load_blocks(tensor.type, tensor.shape, tensor.bytes, tensor.owner, place(name)).to_floats();
+  // A norm's gain without the offset that converters add.
+  static Tensor unshifted(const Tensor& stored) {
+    std::vector<float> values = stored.to_floats();
     for (float& value : values) value -= 1;
-    return Tensor::from_floats(values, tensor.shape);
+    return Tensor::from_floats(values, stored.shape());
   }
 
   std::string place_;

@@ -1,4 +1,4 @@
-// tokenizer.json and tokenizer_config.json in the keys of GGUF.
+// tokenizer.json and tokenizer_config.json translated to GGUF's keys.
 #include <algorithm>
 #include <array>
 #include <optional>
@@ -21,8 +21,7 @@ enum TokenType : std::int32_t {
   kByte = 6,
 };
 
-// Patterns that tokenizer.json splits at, and what llama.cpp calls a pre-tokenizer that does the
-// same.
+// Patterns that tokenizer.json splits at, with llama.cpp's name for the equivalent pre-tokenizer.
 struct Splitter {
   std::string_view pattern;
   std::string_view name;
@@ -76,7 +75,7 @@ class VocabularyWriter {
 
   void place(std::int64_t id, const std::string& token, std::int32_t type) {
     if (id >= static_cast<std::int64_t>(tokens_.size())) {
-      // Ids without a token, such as those that round a table up.
+      // Ids without a token, such as padding of the table to a round size.
       for (auto unused = static_cast<std::int64_t>(tokens_.size()); unused <= id; ++unused) {
         tokens_.push_back(fmt::format("[PAD{}]", unused));
         types_.push_back(kUnused);
@@ -119,7 +118,7 @@ class VocabularyWriter {
       place(size - 1, fmt::format("[PAD{}]", size - 1), kUnused);
   }
 
-  // Each merge as its two sides.
+  // Each merge as its two halves.
   std::vector<std::pair<std::string, std::string>> read_merges() const {
     const Json& list = model_.at("merges");
     std::vector<std::pair<std::string, std::string>> merges;
@@ -146,8 +145,8 @@ class VocabularyWriter {
     metadata_.add_strings("tokenizer.ggml.merges", merges);
   }
 
-  // llama.cpp merges the pair whose result has the highest score: the order of the merges, made
-  // negative. Single characters are where merging begins, so that their scores don't matter.
+  // llama.cpp merges the pair whose result has the highest score: the negated rank of the merge.
+  // Merging starts from single characters, so their scores don't matter.
   void write_sentencepiece() {
     metadata_.add_string("tokenizer.ggml.model", "llama");
     metadata_.add_string("tokenizer.ggml.pre", "default");
@@ -164,7 +163,8 @@ class VocabularyWriter {
     metadata_.add_bool("tokenizer.ggml.add_space_prefix", adds_space());
   }
 
-  // A "▁" before the text: in the old form by a normalizer, in the new one by a pre-tokenizer.
+  // Whether a "▁" is put before the text: by a normalizer in old files, by a pre-tokenizer in new
+  // ones.
   bool adds_space() const {
     bool found = false;
     for (const char* stage : {"normalizer", "pre_tokenizer"}) {
@@ -212,8 +212,8 @@ class VocabularyWriter {
     reject(fmt::format("a pattern that llama.cpp knows, got \"{}\"", printable(pattern)));
   }
 
-  // The id of a token that tokenizer_config.json names, as a string or as an object with "content";
-  // else the first that config.json gives.
+  // The id of a token named in tokenizer_config.json, as a string or as an object with "content";
+  // else the first id given in config.json.
   std::optional<std::int64_t> special(const char* token_key, const char* id_key) const {
     if (settings_.is_object() && settings_.contains(token_key)) {
       const Json& value = settings_[token_key];
@@ -245,7 +245,7 @@ class VocabularyWriter {
     metadata_.add_bool("tokenizer.ggml.add_eos_token", false);
   }
 
-  // True if the post-processor's template begins with the token.
+  // True if the post-processor's template starts with the token.
   bool adds_bos(const std::optional<std::int64_t>& bos) const {
     bool found = false;
     for_each_stage("post_processor", [&](const JsonObject& part) {
@@ -266,7 +266,7 @@ class VocabularyWriter {
     } else if (settings_.is_object() && settings_.contains("chat_template")) {
       const Json& value = settings_["chat_template"];
       if (value.is_string()) text = value.get<std::string>();
-      // Several templates by name; chat uses "default".
+      // Several templates by name; chats use "default".
       if (value.is_array()) {
         for (const Json& entry : value)
           if (entry.is_object() && entry.contains("name") && entry["name"] == "default" &&

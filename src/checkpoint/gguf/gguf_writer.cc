@@ -1,4 +1,4 @@
-// GGUF's bytes.
+// Writing GGUF's bytes.
 #include "checkpoint/gguf/gguf_writer.h"
 
 #include <algorithm>
@@ -83,14 +83,18 @@ struct GgufWriter::State {
   explicit State(const fs::path& path) : file(path) {}
 
   struct Slot {
-    std::uint64_t offset;  // in the file
+    // In the file.
+    std::uint64_t offset;
     std::uint64_t bytes;
   };
   StagedFile file;
   std::vector<Slot> slots;
-  std::uint64_t size = 0;     // of the file when all is written
-  std::size_t slot = 0;       // that is being written
-  std::uint64_t in_slot = 0;  // bytes of it that are written
+  // Of the whole file.
+  std::uint64_t size = 0;
+  // The index of the current slot.
+  std::size_t slot = 0;
+  // Bytes already written to the current slot.
+  std::uint64_t in_slot = 0;
 };
 
 GgufWriter::GgufWriter(const fs::path& path, const GgufMetadata& metadata,
@@ -152,7 +156,7 @@ void GgufWriter::finish() {
   if (state.slot != state.slots.size())
     fail(ErrorCode::kInvalidArgument, "[gguf] {}: {} of {} tensors were written",
          state.file.target().string(), state.slot, state.slots.size());
-  // The padding after the last tensor, of which readers want all.
+  // The padding after the last tensor, which readers require.
   if (!state.slots.empty()) {
     const auto end = state.slots.back().offset + state.slots.back().bytes;
     const std::vector<std::byte> padding(static_cast<std::size_t>(state.size - end));

@@ -1,4 +1,4 @@
-// Writing GGUF, version 3: metadata value by value, then tensor by tensor.
+// Writes GGUF, version 3: metadata value by value, then tensor by tensor.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace tandem {
 
-// Keys and values in the order in which they are added.
+// Keys and values, in the order in which they are added.
 class GgufMetadata {
  public:
   void add_uint32(std::string_view key, std::uint32_t value);
@@ -40,17 +40,19 @@ class GgufWriter {
   struct Entry {
     std::string name;
     GgmlType type;
-    Shape shape;  // outermost first
+    // Outermost dimension first.
+    Shape shape;
   };
   GgufWriter(const fs::path& path, const GgufMetadata& metadata, const std::vector<Entry>& entries);
   ~GgufWriter();
   GgufWriter(const GgufWriter&) = delete;
   GgufWriter& operator=(const GgufWriter&) = delete;
 
-  // The next bytes of the tensors, which follow each other in the order of the entries. A piece may
-  // not reach from one tensor into the next.
+  // Writes the next bytes of the tensors, which follow each other in the order of the entries. A
+  // piece may not extend from one tensor into the next.
   void write(std::span<const std::byte> bytes);
-  void finish();  // flushes to disk
+  // Flushes to disk.
+  void finish();
 
  private:
   struct State;

@@ -1,75 +1,41 @@
+// Claims every node for the CPU.
 #include "devices/cpu/cpu_device.h"
 
-#include "devices/cpu/steps.h"
+#include "devices/cost.h"
+#include "devices/host/host_program.h"
 
 namespace tandem {
 namespace {
 
-class CpuProgram : public Program {
- public:
-  explicit CpuProgram(std::vector<std::unique_ptr<Step>> steps) : steps_(std::move(steps)) {}
-
-  void run(const RunContext& context) override {
-    for (const auto& step : steps_) step->run(context);
+std::string reason_for(const Graph& graph, const Node& node) {
+  const Value& output = graph.value(node.outputs.front());
+  if (node.op != Op::kLinear) return output.dtype == DType::kF32 ? "float32" : "integers";
+  const Weight& weight = node.as<LinearAttributes>().weight;
+  switch (layout_for(weight, graph.value(node.inputs[0]).dtype).kind) {
+    case PanelKind::kInt4:
+      return "int4 weights, int8 activations by group";
+    case PanelKind::kInt8:
+      return "int8 weights, int8 activations";
+    default:
+      return std::holds_alternative<FloatWeight>(weight) ? "float weights"
+                                                         : "codes computed with as floats";
   }
-
-  std::int64_t weight_bytes() const override {
-    std::int64_t bytes = 0;
-    for (const auto& step : steps_) bytes += step->weight_bytes();
-    return bytes;
-  }
-
- private:
-  std::vector<std::unique_ptr<Step>> steps_;
-};
-
-// Two row-wise nodes may run back to back on the same share of rows only if a row is the same thing
-// in both.
-bool same_rows(const Graph& graph, const Node& a, const Node& b) {
-  return b.op != Op::kSelectRows && graph.value(a.output).rows == graph.value(b.output).rows;
 }
 
 }  // namespace
 
-CpuDevice::CpuDevice(const Kernels& kernels)
-    : kernels_(kernels),
-      scratch_(std::make_shared<Scratch>()),
-      rotary_(std::make_shared<RotaryTables>()) {}
-CpuDevice::~CpuDevice() = default;
-
-Support CpuDevice::supports(const Graph&, const Node& node, Phase) const {
-  if (node.op != Op::kLinear) return {true, "float32"};
-  const Weight& weight = node.as<LinearAttributes>().weight;
-  if (std::holds_alternative<Int4Groups>(weight))
-    return {true, "int4 weights, int8 activations by group"};
-  if (const auto* int8 = std::get_if<Int8Channels>(&weight)) {
-    const std::string refusal = why_not_static(*int8);
-    if (!refusal.empty()) return {false, refusal};
-    return {true, "int8 weights, static int8 activations"};
+Offer CpuDevice::offer(const Graph& graph, const PhaseSpec& spec) const {
+  Offer offer;
+  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
+    const Node& node = graph.node(id);
+    offer.claims.push_back({{id}, {reason_for(graph, node)}, cost_of(node, spec)});
   }
-  return {true, "float weights"};
+  return offer;
 }
 
-std::unique_ptr<Program> CpuDevice::compile(const Graph& graph, NodeId begin, NodeId end,
+std::unique_ptr<Program> CpuDevice::compile(const Graph& segment,
                                             const CompileContext& context) const {
-  const StepContext step_context{graph, kernels_, scratch_, rotary_, context};
-  std::vector<std::unique_ptr<Step>> steps;
-  for (NodeId id = begin; id < end;) {
-    const Node& node = graph.node(id);
-    std::vector<NodeId> run{id++};
-    if (node.op == Op::kLinear) {
-      while (id < end && can_share_input(node, graph.node(id))) run.push_back(id++);
-      steps.push_back(make_linear_step(step_context, run));
-    } else if (node.op == Op::kGroupQueryAttention) {
-      steps.push_back(make_attention_step(step_context, run.front()));
-    } else {
-      while (id < end && is_row_wise(graph.node(id).op) && same_rows(graph, node, graph.node(id))) {
-        run.push_back(id++);
-      }
-      steps.push_back(make_row_wise_step(step_context, run));
-    }
-  }
-  return std::make_unique<CpuProgram>(std::move(steps));
+  return compile_for_host(segment, kernels_, context, RowCount::kGiven);
 }
 
 }  // namespace tandem

@@ -1,3 +1,4 @@
+// Measures int8 throughput and memory bandwidth on all threads.
 #include "devices/cpu/peaks.h"
 
 #include <algorithm>
@@ -16,8 +17,8 @@ double seconds(const auto& body) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-// Reads a buffer far larger than any cache share of ours, in order, as a decode step reads its
-// weights.
+// Reads a buffer far larger than this process's share of the caches, in order, as a decode step
+// reads its weights.
 double measure_read(ThreadPool& pool) {
   constexpr std::int64_t kBytes = std::int64_t{1} << 30;
   std::byte* data = nullptr;
@@ -32,7 +33,7 @@ double measure_read(ThreadPool& pool) {
       pool.run([&](int thread) {
         const Range range = partition(kBytes / 8, thread, pool.threads(), 512);
         const auto* words = reinterpret_cast<const std::uint64_t*>(data);
-        // Eight independent sums: the loop waits for memory, not for itself.
+        // Eight independent sums, so that the loop waits for memory and not for its own additions.
         std::uint64_t sum[8] = {};
         for (std::int64_t i = range.begin; i + 8 <= range.end; i += 8) {
           for (int lane = 0; lane < 8; ++lane) sum[lane] += words[i + lane];
@@ -62,8 +63,8 @@ double measure_int8_gops(const Kernels& kernels, ThreadPool& pool) {
     std::int64_t total = 0;
     for (const std::int64_t n : operations) total += n;
     best = std::max(best, static_cast<double>(total) / time * 1e-9);
-    if (time < 0.02)
-      iterations *= 4;  // grow until a round is long enough for the clock and the frequency
+    // Grow until a round is long enough for the clock's resolution and a stable CPU frequency.
+    if (time < 0.02) iterations *= 4;
   }
   return best;
 }

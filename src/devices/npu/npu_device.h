@@ -1,42 +1,38 @@
-// The NPU as a device, executed by this machine's integer kernels ("npu/host").
+// The NPU as a device, emulated by this machine's integer kernels ("npu/host").
 //
-// The contract of an NPU program, which host keeps to the letter: a fixed number of rows a run (the
-// chunk; a shorter run is padded with zero codes), static symmetric int8 activations with one scale
-// per tensor, int8 weights with a scale per output channel, exact int32 sums. Target `host`: a
-// segment takes and gives float32; each Linear's output is its sum times its scales. Norms, RoPE,
-// attention and the residual stream stay on the CPU.
+// The contract of an NPU program, which the emulation follows to the letter: a fixed number of rows
+// per run (a shorter run is padded with zero codes), static symmetric int8 activations with one
+// scale per tensor, int8 weights with one scale per output channel, exact int32 sums. Target
+// `host`: a segment's inputs and outputs are float32; each Linear's output is its sum times its
+// scales. Norms, RoPE, attention and the residual stream stay on the CPU.
 #pragma once
 
 #include <memory>
 #include <string_view>
 
 #include "devices/device.h"
-#include "devices/packed_linear.h"
 #include "kernels/kernels.h"
 
 namespace tandem {
 
-// Prompt tokens that a program reads at once unless a recipe says otherwise.
+// Prompt tokens that a program reads per run unless a recipe says otherwise.
 inline constexpr std::int64_t kDefaultChunk = 128;
 
 class NpuHostDevice : public Device {
  public:
-  NpuHostDevice(const Kernels& kernels, std::int64_t chunk);
-  ~NpuHostDevice() override;
+  // `kernels` must outlive the device and its programs.
+  explicit NpuHostDevice(const Kernels& kernels) : kernels_(kernels) {}
 
   std::string_view name() const noexcept override { return "npu"; }
-  std::int64_t chunk() const noexcept { return chunk_; }
-  // Linears with static int8 weights, and the activation and product between gate, up and down.
-  Support supports(const Graph& graph, const Node& node, Phase phase) const override;
-  // context.max_rows must be at least the chunk: padding rows of outputs are written, and mean
-  // nothing.
-  std::unique_ptr<Program> compile(const Graph& graph, NodeId begin, NodeId end,
+  // Claims int8 Linears with static activations together with the Quantize before and the
+  // Dequantize after them, and the activation functions and products in between: one claim per
+  // connected part.
+  Offer offer(const Graph& graph, const PhaseSpec& spec) const override;
+  std::unique_ptr<Program> compile(const Graph& segment,
                                    const CompileContext& context) const override;
 
  private:
   const Kernels& kernels_;
-  std::int64_t chunk_;
-  std::shared_ptr<Scratch> scratch_;
 };
 
 }  // namespace tandem

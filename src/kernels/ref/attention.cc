@@ -33,7 +33,7 @@ void store(std::byte* to, std::int64_t index, float value, DType dtype) {
   std::memcpy(to + 2 * index, &half, sizeof(half));
 }
 
-// One row of one head over tokens [first, last], `accumulator` being head_dim floats.
+// One row of one head over tokens [first, last]; `accumulator` holds head_dim floats.
 void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std::int64_t first,
             std::int64_t last, float* accumulator, float* out) {
   const std::int64_t dim = args.head_dim;
@@ -42,7 +42,7 @@ void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std
   std::fill_n(accumulator, dim, 0.0F);
   for (std::int64_t b = first / kTokens; b <= last / kTokens; ++b) {
     const auto head_bytes = dim * kTokens * static_cast<std::int64_t>(size_of(args.kv_dtype));
-    const std::byte* keys = args.blocks[b] + kv_head * head_bytes;
+    const std::byte* keys = args.blocks[b] + args.block_offset + kv_head * head_bytes;
     const std::byte* values = keys + args.kv_heads * head_bytes;
     const std::int64_t begin = std::max<std::int64_t>(first - b * kTokens, 0);
     const std::int64_t end = std::min<std::int64_t>(last - b * kTokens + 1, kTokens);

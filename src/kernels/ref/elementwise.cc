@@ -1,4 +1,5 @@
-// Norm, rotary embedding, activation and sums of rows; sums in double.
+// Norm, rotary embedding, activation, sums and Hadamard transforms of rows; the norm's sum is in
+// double.
 #include <cmath>
 
 #include "kernels/ref/ref.h"
@@ -50,6 +51,19 @@ void softcap(const float* x, float cap, std::int64_t n, float* y) noexcept {
 
 void add(const float* a, const float* b, std::int64_t n, float* y) noexcept {
   for (std::int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
+}
+
+void hadamard(float* x, std::int64_t n) noexcept {
+  for (std::int64_t stride = 1; stride < n; stride *= 2)
+    for (std::int64_t block = 0; block < n; block += 2 * stride)
+      for (std::int64_t i = block; i < block + stride; ++i) {
+        const float a = x[i];
+        const float b = x[i + stride];
+        x[i] = a + b;
+        x[i + stride] = a - b;
+      }
+  const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(n)));
+  for (std::int64_t i = 0; i < n; ++i) x[i] *= scale;
 }
 
 void mul(const float* a, const float* b, std::int64_t n, float* y) noexcept {

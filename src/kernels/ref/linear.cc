@@ -1,4 +1,4 @@
-// Matrix products over panels, one output at a time in the order that kernels.h states.
+// Matrix products over panels, one output at a time in the order stated in kernels.h.
 #include <cmath>
 #include <cstring>
 
@@ -9,7 +9,8 @@ namespace tandem::ref {
 
 namespace {
 
-// Calls visit(column, panel, column in the panel) for the real output channels of panels [range).
+// Calls visit(column, panel, column in the panel) for the output channels of panels [range),
+// without padding.
 template <typename Visit>
 void for_columns(const PanelLayout& layout, const std::byte* panels, Range range, Visit&& visit) {
   const std::int64_t bytes = layout.panel_bytes();
@@ -40,8 +41,9 @@ std::int32_t int8_sum(const std::byte* panel, std::int64_t column, const std::in
                       std::int64_t k) {
   std::int32_t sum = 0;
   for (std::int64_t i = 0; i < k; ++i) {
-    const auto code = load<std::uint8_t>(panel, (i / 4 * kPanelColumns + column) * 4 + i % 4);
-    sum += (code - 128) * x[i];
+    const auto code = load<std::uint8_t>(
+        panel, i / kInt8StepK * kStepBytes + column * kInt8StepK + i % kInt8StepK);
+    sum += (code - kInt8Offset) * x[i];
   }
   return sum;
 }
@@ -64,7 +66,7 @@ void linear_float(const PanelLayout& layout, const std::byte* panels, Range rang
 void linear_int8(const PanelLayout& layout, const std::byte* panels, Range range,
                  const StaticInt8Rows& x, std::int64_t rows, const LinearOutput& out) noexcept {
   for_columns(layout, panels, range, [&](std::int64_t column, const std::byte* panel, auto c) {
-    const float scale = x.scale * load<float>(panel, padded_k(layout.k) * kPanelColumns / 4 + c);
+    const float scale = x.scale * load<float>(panel + int8_code_bytes(layout.k), c);
     for (std::int64_t r = 0; r < rows; ++r) {
       const std::int32_t sum = int8_sum(panel, c, x.codes + r * x.stride, layout.k);
       store(out, r, column, static_cast<float>(sum) * scale);
@@ -84,22 +86,20 @@ void linear_int8_sums(const PanelLayout& layout, const std::byte* panels, Range 
 void linear_int4(const PanelLayout& layout, const std::byte* panels, Range range,
                  const GroupInt8Rows& x, std::int64_t rows, const LinearOutput& out) noexcept {
   const std::int64_t groups = layout.k / layout.group;
-  const std::int64_t code_bytes = layout.group / 2 * kPanelColumns;
-  const std::int64_t group_bytes = layout.panel_bytes() / groups;
   for_columns(layout, panels, range, [&](std::int64_t column, const std::byte* panel, auto c) {
     for (std::int64_t r = 0; r < rows; ++r) {
       float result = 0;
       for (std::int64_t g = 0; g < groups; ++g) {
-        const std::byte* codes = panel + g * group_bytes;
+        const std::byte* codes = panel + g * int4_group_bytes(layout.group);
+        const std::byte* end = codes + int4_code_bytes(layout.group);
         const std::int8_t* activations = x.codes + r * x.stride + g * layout.group;
         std::int32_t sum = 0;
         for (std::int64_t i = 0; i < layout.group; ++i) {
-          const auto pair = load<std::uint8_t>(codes, (i / 8 * kPanelColumns + c) * 4 + i % 4);
-          sum += (i % 8 < 4 ? pair & 15 : pair >> 4) * activations[i];
+          const auto pair = load<std::uint8_t>(codes, i / kInt4StepK * kStepBytes + c * 4 + i % 4);
+          sum += (i % kInt4StepK < 4 ? pair & 15 : pair >> 4) * activations[i];
         }
-        const float scale = f16_to_float(load<std::uint16_t>(codes + code_bytes, c));
-        const std::int32_t zero_point =
-            load<std::uint8_t>(codes + code_bytes, 2 * kPanelColumns + c);
+        const float scale = f16_to_float(load<std::uint16_t>(int4_scales(end), c));
+        const std::int32_t zero_point = load<std::uint8_t>(int4_zeros(end), c);
         sum -= zero_point * x.sums[r * groups + g];
         result = std::fma(static_cast<float>(sum), x.scales[r * groups + g] * scale, result);
       }

@@ -1,6 +1,9 @@
-// Activations to int8: one static scale, or one scale per row and group found from the values.
+// Quantizes activations to int8, with one static scale or one computed scale per row and group, and
+// int32 sums back to floats or to codes of another scale.
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
+#include <limits>
 
 #include "kernels/ref/ref.h"
 
@@ -8,11 +11,49 @@ namespace tandem::ref {
 
 namespace {
 
-// Not a number takes the lower bound, as it does in the vector kernels.
+// NaN clamps to the lower bound, as in the vector kernels.
 std::int8_t clamp_round(float value, float low) {
   value = value > low ? value : low;
   value = value < 127.0F ? value : 127.0F;
   return static_cast<std::int8_t>(std::nearbyint(value));
+}
+
+// Codes, scale and sum of one group.
+void quantize_group(const float* x, std::int64_t count, std::int8_t* codes, float* scale,
+                    std::int32_t* sum) {
+  float largest = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float magnitude = std::fabs(x[i]);
+    largest = magnitude > largest ? magnitude : largest;
+  }
+  // A scale below the normal floats has no finite inverse; such a group is treated as zeros.
+  const float step = largest / 127.0F;
+  const bool zero = step < FLT_MIN;
+  const float inverse = zero ? 0.0F : 1.0F / step;
+  std::int32_t total = 0;
+  for (std::int64_t i = 0; i < count; ++i) {
+    codes[i] = zero ? std::int8_t{0} : clamp_round(x[i] * inverse, -127.0F);
+    total += codes[i];
+  }
+  *scale = zero ? 0.0F : step;
+  *sum = total;
+}
+
+// Larger shifts have the same result: nothing is left of an int32, or any non-zero value saturates.
+constexpr int kLargestRightShift = 33;
+constexpr int kLargestLeftShift = 31;
+
+template <typename Code>
+void requantize(const std::int32_t* sums, std::int64_t n, int shift, Code* y) {
+  const int right = std::clamp(shift, 0, kLargestRightShift);
+  const int left = shift < -kLargestLeftShift ? kLargestLeftShift : shift < 0 ? -shift : 0;
+  const std::int64_t half = right > 0 ? std::int64_t{1} << (right - 1) : 0;
+  const std::int64_t factor = std::int64_t{1} << left;
+  for (std::int64_t i = 0; i < n; ++i) {
+    const std::int64_t value = (sums[i] * factor + half) >> right;
+    y[i] = static_cast<Code>(std::clamp<std::int64_t>(value, std::numeric_limits<Code>::min(),
+                                                      std::numeric_limits<Code>::max()));
+  }
 }
 
 }  // namespace
@@ -30,26 +71,31 @@ void quantize_static(const float* x, std::int64_t k, float scale, std::int8_t* c
 
 void quantize_groups(const float* x, std::int64_t k, std::int64_t group, std::int8_t* codes,
                      float* scales, std::int32_t* sums) noexcept {
-  for (std::int64_t g = 0; g < k / group; ++g) {
-    const float* values = x + g * group;
-    float largest = 0;
-    for (std::int64_t i = 0; i < group; ++i) {
-      const float magnitude = std::fabs(values[i]);
-      largest = magnitude > largest ? magnitude : largest;
-    }
-    // A scale below the normal floats has no finite inverse: such a group counts as zeros.
-    const float scale = largest / 127.0F;
-    const bool zero = scale < FLT_MIN;
-    const float inverse = zero ? 0.0F : 1.0F / scale;
-    std::int32_t total = 0;
-    for (std::int64_t i = 0; i < group; ++i) {
-      const std::int8_t code = zero ? std::int8_t{0} : clamp_round(values[i] * inverse, -127.0F);
-      codes[g * group + i] = code;
-      total += code;
-    }
-    scales[g] = zero ? 0.0F : scale;
-    sums[g] = total;
-  }
+  for (std::int64_t g = 0; g < k / group; ++g)
+    quantize_group(x + g * group, group, codes + g * group, scales + g, sums + g);
+}
+
+void quantize_dynamic(const float* x, std::int64_t k, std::int8_t* codes, float* scale,
+                      std::int32_t* sum) noexcept {
+  quantize_group(x, k, codes, scale, sum);
+  std::fill(codes + k, codes + padded_k(k), std::int8_t{0});
+}
+
+void dequantize(const std::int32_t* sums, std::int64_t n, const float* scales, bool per_channel,
+                float row_scale, const float* bias, float* y) noexcept {
+  for (std::int64_t c = 0; c < n; ++c)
+    y[c] = static_cast<float>(sums[c]) * (row_scale * scales[per_channel ? c : 0]);
+  if (bias)
+    for (std::int64_t c = 0; c < n; ++c) y[c] += bias[c];
+}
+
+void requantize_int8(const std::int32_t* sums, std::int64_t n, int shift, std::int8_t* y) noexcept {
+  requantize(sums, n, shift, y);
+}
+
+void requantize_int16(const std::int32_t* sums, std::int64_t n, int shift,
+                      std::int16_t* y) noexcept {
+  requantize(sums, n, shift, y);
 }
 
 }  // namespace tandem::ref

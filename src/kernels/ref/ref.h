@@ -1,5 +1,5 @@
-// The scalar kernels: what every other table is tested against, and what runs where nothing else
-// can.
+// The scalar kernels: the reference that every other table is tested against, and the fallback on
+// any other processor.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -21,7 +21,15 @@ void quantize_static(const float* x, std::int64_t k, float scale, std::int8_t* c
                      std::int32_t* sum) noexcept;
 void quantize_groups(const float* x, std::int64_t k, std::int64_t group, std::int8_t* codes,
                      float* scales, std::int32_t* sums) noexcept;
+void quantize_dynamic(const float* x, std::int64_t k, std::int8_t* codes, float* scale,
+                      std::int32_t* sum) noexcept;
+void dequantize(const std::int32_t* sums, std::int64_t n, const float* scales, bool per_channel,
+                float row_scale, const float* bias, float* y) noexcept;
+void requantize_int8(const std::int32_t* sums, std::int64_t n, int shift, std::int8_t* y) noexcept;
+void requantize_int16(const std::int32_t* sums, std::int64_t n, int shift,
+                      std::int16_t* y) noexcept;
 
+void hadamard(float* x, std::int64_t n) noexcept;
 void rms_norm(const float* x, const float* weight, float epsilon, std::int64_t n,
               float* y) noexcept;
 void rope(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rotary_dim,

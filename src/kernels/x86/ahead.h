@@ -1,5 +1,5 @@
-// Reading ahead: while the rows of one panel are computed, their tiles fetch the next panel from
-// memory, a little in each step, so that its first tile does not wait.
+// Prefetching: while the rows of one panel are computed, their tiles fetch the next panel from
+// memory, a little in each step, so that its first tile does not have to wait.
 #pragma once
 
 #include <cstddef>
@@ -13,14 +13,14 @@ namespace {
 
 inline constexpr std::int64_t kFarBytes = 8192;
 
-// For a panel that is read once: asks for what its stream holds 8 KiB later. The processor's own
-// prefetchers stop at every page, which cost a fifth of the speed.
+// For a panel that is read once: prefetches the data 8 KiB further along its stream. The hardware
+// prefetchers stop at every page, which costs a fifth of the speed.
 TANDEM_INLINE inline void fetch_far(const void* p) {
   _mm_prefetch(static_cast<const char*>(p) + kFarBytes, _MM_HINT_T1);
 }
 
-// What a tile asks for: in step i, the line at from + i * stride. A stride of 0 asks for nothing
-// new.
+// What a tile prefetches: in step i, the cache line at from + i * stride. A stride of 0 prefetches
+// nothing new.
 struct Ahead {
   const std::byte* from;
   std::int64_t stride;
@@ -30,10 +30,10 @@ struct Ahead {
   }
 };
 
-// For the tile that starts at row `first` of `rows`, cut in blocks of at most `most`: its share of
-// what lies at `next`, which is as large as what it reads itself, `steps` * `step_bytes` at
-// `current`. One or two blocks wait for memory all the time, and look further along their own
-// stream.
+// For the tile that starts at row `first` of `rows`, split into blocks of at most `most`: its share
+// of the data at `next`, which is as large as what it reads itself, `steps` * `step_bytes` at
+// `current`. With only one or two blocks, which are memory-bound throughout, it prefetches further
+// along its own stream instead.
 TANDEM_INLINE inline Ahead ahead_of(const std::byte* current, const std::byte* next,
                                     std::int64_t steps, std::int64_t step_bytes, std::int64_t first,
                                     std::int64_t rows, std::int64_t most) {

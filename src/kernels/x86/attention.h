@@ -2,9 +2,9 @@
 //
 // A tile is a few rows with all query heads that share one KV head. For every block of 64 tokens it
 // computes scores (register tiles of rows x columns over the keys [head_dim][64]), the online
-// softmax of each row, and adds the weighted values. Only a row's own tokens take part in its
-// arithmetic, and always in the same order, so that a row's result depends neither on the tile nor
-// on what else a block holds.
+// softmax of each row, and adds the weighted values. Only the tokens that a row attends to take
+// part in its arithmetic, and always in the same order, so that a row's result depends neither on
+// the tile nor on what else is in a block.
 #pragma once
 
 #include "kernels/tables.h"
@@ -22,19 +22,25 @@ struct Attention {
   static constexpr int kVectors = V::kTileVectors;
   static constexpr std::int64_t kTokens = kKvBlockTokens;
 
-  // Tokens of one block that a row attends to; empty where the block is none of its own.
+  // The tokens of a block that a row attends to; empty if there are none.
   struct Tokens {
     std::int64_t begin, end;
   };
 
   struct Tile {
     const AttentionArgs* args;
-    std::int64_t kv_head, group;          // group: query heads per KV head
-    std::int64_t first_query, rows;       // rows = queries * group
-    std::int64_t dim;                     // head_dim rounded up to 16
-    float *keys, *values;                 // [head_dim][64] and [64][dim], converted
-    float *acc, *scores;                  // [rows][dim], [rows][64]
-    float *largest, *total, *correction;  // [rows]
+    // group: query heads per KV head.
+    std::int64_t kv_head, group;
+    // rows = queries * group.
+    std::int64_t first_query, rows;
+    // head_dim rounded up to 16.
+    std::int64_t dim;
+    // [head_dim][64] and [64][dim], converted.
+    float *keys, *values;
+    // [rows][dim], [rows][64].
+    float *acc, *scores;
+    // [rows] each.
+    float *largest, *total, *correction;
 
     std::int64_t position(std::int64_t row) const {
       return args->first_position + first_query + row / group;
@@ -54,7 +60,7 @@ struct Attention {
     }
   };
 
-  // A block's keys or values, converted to float32 or as they are.
+  // A block's keys or values, either converted to float32 or in place.
   TANDEM_INLINE static Float load(const float* p) { return V::load(p); }
   TANDEM_INLINE static Float load(const std::uint16_t* p) { return V::load_f16(p); }
   TANDEM_INLINE static Float load_part(const float* p, std::int64_t count) {
@@ -98,8 +104,8 @@ struct Attention {
     }
   }
 
-  // Scores to weights e^(s - largest so far), zero outside `own`; moves the row's sum to the new
-  // largest score.
+  // Turns scores into weights e^(s - largest so far), zero outside `own`; rescales the row's sum to
+  // the new largest score.
   static void softmax_row(const Tile& tile, std::int64_t row, Tokens own) {
     constexpr int kParts = static_cast<int>(kTokens) / kWidth;
     float* scores = tile.scores + row * kTokens;
@@ -123,7 +129,7 @@ struct Attention {
       V::store(scores + i * kWidth, p);
       sum = V::add(sum, p);
     });
-    // In the row's first block: e^-inf, taken as e^-87, times zeros.
+    // In the row's first block this is e^-inf, computed as e^-87, and multiplies zeros.
     float correction[kWidth];
     V::store(correction, exp<V>(V::set1(tile.largest[row] - largest)));
     tile.correction[row] = correction[0];
@@ -131,7 +137,8 @@ struct Attention {
     tile.total[row] = tile.total[row] * correction[0] + V::sum(sum);
   }
 
-  // acc = acc * correction + weights x values for rows with the same tokens, one piece of head_dim.
+  // acc = acc * correction + weights x values for rows with the same tokens, for one piece of
+  // head_dim.
   template <int kCount, int kPiece, typename T>
   static void value_rows(const Tile& tile, const T* values, std::int64_t row, std::int64_t column,
                          Tokens own) {
@@ -162,7 +169,7 @@ struct Attention {
 
   template <typename T>
   static void add_block(const Tile& tile, std::int64_t block, const T* keys, const T* values) {
-    // Rows are in the order of positions: those of this block are neighbours.
+    // Rows are ordered by position, so those with tokens in this block are contiguous.
     std::int64_t begin = 0;
     std::int64_t end = tile.rows;
     const auto none = [&](std::int64_t row) {
@@ -200,7 +207,7 @@ struct Attention {
     }
   }
 
-  // Tokens [0, count) of a block to float32.
+  // Converts tokens [0, count) of a block to float32.
   template <typename T>
   static void convert_block(const Tile& tile, const T* keys, const T* values, std::int64_t count) {
     const std::int64_t head_dim = tile.args->head_dim;
@@ -214,7 +221,7 @@ struct Attention {
                                         : V::zero());
   }
 
-  // T: what the blocks hold, float16 (as its bits) or float32.
+  // T: the element type of the blocks, float16 (as its bits) or float32.
   template <typename T>
   static void run_tile(const Tile& tile) {
     const AttentionArgs& args = *tile.args;
@@ -223,12 +230,12 @@ struct Attention {
       tile.largest[r] = -__builtin_inff();
       tile.total[r] = 0;
     }
-    // Converting pays where several register tiles use the result; whole vectors need no padding.
+    // Converting pays off if several register tiles use the result; whole vectors need no padding.
     const bool direct = tile.rows <= kRows && tile.dim == args.head_dim;
     const std::int64_t last = tile.position(tile.rows - 1);
     const std::int64_t head_elements = args.head_dim * kTokens;
     for (std::int64_t b = tile.first_token(0) / kTokens; b <= last / kTokens; ++b) {
-      const auto* block = reinterpret_cast<const T*>(args.blocks[b]);
+      const auto* block = reinterpret_cast<const T*>(args.blocks[b] + args.block_offset);
       const T* keys = block + tile.kv_head * head_elements;
       const T* values = keys + args.kv_heads * head_elements;
       if (direct) {

@@ -1,4 +1,4 @@
-// Norm, rotary embedding, activation, sums of rows and the quantizers of activations, on vectors V.
+// Norm, rotary embedding, activation, row sums and the activation quantizers, on vectors V.
 #pragma once
 
 #include <cfloat>
@@ -16,7 +16,7 @@ struct Elementwise {
   using Float = typename V::Float;
   static constexpr std::int64_t kWidth = V::kWidth;
 
-  // body(offset, count): whole vectors, then what is left.
+  // Calls body(offset, count) for whole vectors, then for the remainder.
   template <typename Body>
   TANDEM_INLINE static void for_vectors(std::int64_t n, const Body& body) {
     std::int64_t i = 0;
@@ -104,7 +104,7 @@ struct Elementwise {
     }
   }
 
-  // Not a number takes the lower bound.
+  // NaN clamps to the lower bound.
   TANDEM_INLINE static typename V::Int clamp_round(Float value, float low) {
     return V::to_int(V::min(V::max(value, V::set1(low)), V::set1(127.0F)));
   }
@@ -126,24 +126,41 @@ struct Elementwise {
 
   static void quantize_groups(const float* x, std::int64_t k, std::int64_t group,
                               std::int8_t* codes, float* scales, std::int32_t* sums) noexcept {
-    for (std::int64_t g = 0; g < k / group; ++g, x += group, codes += group) {
-      Float magnitudes = V::zero();
-      for (std::int64_t i = 0; i < group; i += kWidth)
-        magnitudes = V::max(V::abs(V::load(x + i)), magnitudes);
-      const float scale = V::largest(magnitudes) / 127.0F;
-      // A scale below the normal floats has no finite inverse: such a group counts as zeros.
-      const bool zero = scale < FLT_MIN;
-      const Float inverse = V::set1(zero ? 0.0F : 1.0F / scale);
-      auto total = V::zero_int();
-      for (std::int64_t i = 0; i < group; i += kWidth) {
-        const Float scaled = V::mul(V::load(x + i), inverse);
-        const auto code = clamp_round(zero ? V::zero() : scaled, -127.0F);
-        total = V::add_int(total, code);
-        V::store_int8_part(codes + i, code, kWidth);
-      }
-      scales[g] = zero ? 0.0F : scale;
-      sums[g] = V::sum_int(total);
-    }
+    for (std::int64_t g = 0; g < k / group; ++g, x += group, codes += group)
+      quantize_group(x, group, codes, scales + g, sums + g);
+  }
+
+  static void quantize_dynamic(const float* x, std::int64_t k, std::int8_t* codes, float* scale,
+                               std::int32_t* sum) noexcept {
+    quantize_group(x, k, codes, scale, sum);
+    for (std::int64_t i = k; i < padded_k(k); ++i) codes[i] = 0;
+  }
+
+  // A whole vector needs no mask; the branch is resolved when this is inlined into for_vectors().
+  TANDEM_INLINE static Float load(const float* p, std::int64_t count) {
+    return count == kWidth ? V::load(p) : V::load_part(p, count);
+  }
+
+  // Codes, scale and sum of one group, which may end in the middle of a vector.
+  TANDEM_INLINE static void quantize_group(const float* x, std::int64_t count, std::int8_t* codes,
+                                           float* scale, std::int32_t* sum) {
+    Float magnitudes = V::zero();
+    for_vectors(count, [&](std::int64_t i, std::int64_t part) TANDEM_INLINE {
+      magnitudes = V::max(V::abs(load(x + i, part)), magnitudes);
+    });
+    const float step = V::largest(magnitudes) / 127.0F;
+    // A scale below the normal floats has no finite inverse; such a group is treated as zeros.
+    const bool zero = step < FLT_MIN;
+    const Float inverse = V::set1(zero ? 0.0F : 1.0F / step);
+    auto total = V::zero_int();
+    for_vectors(count, [&](std::int64_t i, std::int64_t part) TANDEM_INLINE {
+      const Float scaled = V::mul(load(x + i, part), inverse);
+      const auto code = clamp_round(zero ? V::zero() : scaled, -127.0F);
+      total = V::add_int(total, code);
+      V::store_int8_part(codes + i, code, part);
+    });
+    *scale = zero ? 0.0F : step;
+    *sum = V::sum_int(total);
   }
 };
 
@@ -158,6 +175,7 @@ void use_elementwise(Kernels& table) noexcept {
   table.rope = Elementwise<V>::rope;
   table.quantize_static = Elementwise<V>::quantize_static;
   table.quantize_groups = Elementwise<V>::quantize_groups;
+  table.quantize_dynamic = Elementwise<V>::quantize_dynamic;
 }
 
 }  // namespace

@@ -6,9 +6,9 @@
 namespace tandem {
 namespace {
 
-// Within 2 units in the last place for x in [-87, 88]; below it stays at e^-87 (1.6e-38), above at
-// e^88. Cody and Waite's reduction x = n ln 2 + r with ln 2 in two parts, |r| <= ln 2 / 2, then the
-// Taylor series to r^7, whose remainder is 4e-9 of the value.
+// Within 2 units in the last place for x in [-87, 88]; clamped to e^-87 (1.6e-38) below and e^88
+// above. Cody and Waite's reduction x = n ln 2 + r with ln 2 in two parts, |r| <= ln 2 / 2, then
+// the Taylor series to r^7, whose remainder is 4e-9 of the value.
 template <typename V>
 TANDEM_INLINE inline typename V::Float exp(typename V::Float x) {
   x = V::max(V::set1(-87.0F), V::min(V::set1(88.0F), x));
@@ -26,7 +26,7 @@ TANDEM_INLINE inline typename V::Float exp(typename V::Float x) {
   return V::scale_by_power(p, n);
 }
 
-// 1 - 2 / (e^2x + 1): within 2e-7, absolute.
+// 1 - 2 / (e^2x + 1), with an absolute error below 2e-7.
 template <typename V>
 TANDEM_INLINE inline typename V::Float tanh(typename V::Float x) {
   const auto power = exp<V>(V::add(x, x));

@@ -1,6 +1,6 @@
 // linear_float on vectors V (vec256.h, vec512.h): register tiles over blocks of k, so that a block
-// of the panel is read by all rows while it is in the second-level cache. Accumulators rest in
-// memory between blocks, which does not change their value: each output stays one chain of fused
+// of the panel is read by all rows while it is in the L2 cache. Between blocks the accumulators are
+// in memory, which does not change their value: each output is still one chain of fused
 // multiply-adds in the order of k.
 #pragma once
 
@@ -14,8 +14,10 @@ namespace {
 template <typename V>
 struct FloatLinear {
   static constexpr int kWidth = V::kWidth;
-  static constexpr std::int64_t kChunkRows = 126;      // 32 KiB of accumulators on the stack
-  static constexpr std::int64_t kStepsPerBlock = 512;  // 128 KiB of an F32 panel
+  // 32 KiB of accumulators on the stack.
+  static constexpr std::int64_t kChunkRows = 126;
+  // 128 KiB of an F32 panel.
+  static constexpr std::int64_t kStepsPerBlock = 512;
 
   template <PanelKind kKind>
   TANDEM_INLINE static typename V::Float load(const std::byte* panel, std::int64_t index) {
@@ -61,7 +63,8 @@ struct FloatLinear {
                             const float* x, std::int64_t x_stride, std::int64_t rows, float* acc) {
     constexpr std::int64_t kStepBytes = kPanelColumns * (kKind == PanelKind::kF32 ? 4 : 2);
     constexpr int kAll = static_cast<int>(kPanelColumns) / kWidth;
-    if (rows == 1) {  // reads the panel in one pass
+    // Reads the panel in one pass.
+    if (rows == 1) {
       tile<kKind, 1, kAll>(panel, 0, begin, end, x, x_stride, acc,
                            {panel + begin * kStepBytes + kFarBytes, kStepBytes});
       return;

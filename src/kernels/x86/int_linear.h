@@ -1,6 +1,6 @@
-// The parts of the integer matrix products that all instruction sets share: walking over panels and
-// rows, and turning sums into results. Plain loops over 64 columns, which the compiler turns into
-// vectors.
+// The parts of the integer matrix products that all instruction sets share: iterating over panels
+// and rows, and converting sums to results. Plain loops over 64 columns, which the compiler
+// vectorises.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -12,23 +12,24 @@ namespace {
 
 inline constexpr std::int64_t kColumns = kPanelColumns;
 
-// Weights are stored with 128 added, so the sum of a row's codes times 128 is too much.
+// Weights are stored with an offset, so each sum is too large by the offset times the sum of the
+// row's codes.
 TANDEM_INLINE inline void store_int8_sums(const std::int32_t* raw, std::int32_t row_sum,
                                           std::int64_t count, std::int32_t* out) {
-  for (std::int64_t c = 0; c < count; ++c) out[c] = raw[c] - 128 * row_sum;
+  for (std::int64_t c = 0; c < count; ++c) out[c] = raw[c] - kInt8Offset * row_sum;
 }
 
 TANDEM_INLINE inline void store_int8_row(const std::int32_t* raw, std::int32_t row_sum,
                                          float x_scale, const float* scales, const float* bias,
                                          std::int64_t count, float* y) {
   for (std::int64_t c = 0; c < count; ++c)
-    y[c] = static_cast<float>(raw[c] - 128 * row_sum) * (x_scale * scales[c]);
+    y[c] = static_cast<float>(raw[c] - kInt8Offset * row_sum) * (x_scale * scales[c]);
   if (bias)
     for (std::int64_t c = 0; c < count; ++c) y[c] += bias[c];
 }
 
-// Runs Tile::sums<rows>(panel, steps of four k, codes, stride, raw [rows][64], what to read ahead),
-// rows up to Tile::kRows, over panels and rows.
+// Runs Tile::sums<rows>(panel, steps of four k, codes, stride, raw [rows][64], prefetch) over
+// panels and rows, with up to Tile::kRows rows at a time.
 template <typename Tile>
 struct Int8Linear {
   template <typename Store>
@@ -36,17 +37,17 @@ struct Int8Linear {
                                       Range range, const StaticInt8Rows& x, std::int64_t rows,
                                       const Store& store) {
     const std::int64_t panel_bytes = layout.panel_bytes();
-    const std::int64_t steps = padded_k(layout.k) / 4;
+    const std::int64_t steps = padded_k(layout.k) / kInt8StepK;
     alignas(64) std::int32_t raw[Tile::kRows * kColumns];
     for (std::int64_t p = range.begin; p < range.end; ++p) {
       const auto* panel = reinterpret_cast<const std::uint8_t*>(panels + p * panel_bytes);
-      const auto* scales = reinterpret_cast<const float*>(panel + steps * 4 * kColumns);
+      const auto* scales = reinterpret_cast<const float*>(panel + int8_code_bytes(layout.k));
       const std::byte* next = panels + (p + 1 < range.end ? p + 1 : p) * panel_bytes;
       const std::int64_t left = layout.n - p * kColumns;
       const std::int64_t count = left < kColumns ? left : kColumns;
       for_row_blocks(rows, Tile::kRows, [&](std::int64_t first, std::int64_t block) {
         const Ahead ahead =
-            ahead_of(panels + p * panel_bytes, next, steps, 4 * kColumns, first, rows, Tile::kRows);
+            ahead_of(panels + p * panel_bytes, next, steps, kStepBytes, first, rows, Tile::kRows);
         with_constant<Tile::kRows>(block, [&](auto constant) {
           Tile::template sums<constant>(panel, steps, x.codes + first * x.stride, x.stride, raw,
                                         ahead);
@@ -79,7 +80,7 @@ struct Int8Linear {
   }
 };
 
-// Rows of float accumulators [64] to y.
+// Stores rows of float accumulators [64] to y.
 TANDEM_INLINE inline void store_rows(const float* acc, std::int64_t rows, std::int64_t column,
                                      std::int64_t n, const LinearOutput& out, float* y) {
   const std::int64_t count = n - column < kColumns ? n - column : kColumns;
@@ -96,10 +97,12 @@ TANDEM_INLINE inline void store_rows(const float* acc, std::int64_t rows, std::i
 // Activations of one group of k for some rows.
 struct GroupRows {
   const std::int8_t* codes;
-  std::int64_t stride;  // bytes between rows
+  // Bytes between rows.
+  std::int64_t stride;
   const float* scales;
   const std::int32_t* sums;
-  std::int64_t groups;  // elements between rows of scales and sums
+  // Elements between rows of scales and sums, i.e. groups per row.
+  std::int64_t groups;
 };
 
 TANDEM_INLINE inline GroupRows group_rows(const GroupInt8Rows& x, std::int64_t row, std::int64_t g,

@@ -1,5 +1,5 @@
-// The compiler's vector intrinsics. GCC 12 warns about its own undefined pass-through operands in
-// them.
+// The compiler's vector intrinsics, without GCC 12's warnings about the undefined pass-through
+// operands in its own headers.
 #pragma once
 
 #if defined(__GNUC__) && !defined(__clang__)

@@ -1,5 +1,5 @@
-// Each function puts the kernels of one file into a table. It is compiled for that file's
-// instruction set, so it may only be called where the processor has it.
+// Each function adds the kernels of one file to a table. It is compiled for that file's instruction
+// set, so it may only be called on a processor that supports it.
 #pragma once
 
 #include "kernels/kernels.h"
@@ -15,7 +15,7 @@ void use_attention_avx512(Kernels& table) noexcept;
 
 void use_linear_vnni(Kernels& table) noexcept;
 
-// The products of use_linear_vnni(), which other layers call for few rows.
+// The products of use_linear_vnni(), which other layers fall back to for few rows.
 void vnni_linear_int8(const PanelLayout&, const std::byte* panels, Range range,
                       const StaticInt8Rows&, std::int64_t rows, const LinearOutput&) noexcept;
 void vnni_linear_int8_sums(const PanelLayout&, const std::byte* panels, Range range,

@@ -1,10 +1,10 @@
 // Integer matrix products with AMX tiles: tdpbsud multiplies 16 rows x 64 signed activations by 64
-// x 16 columns of unsigned weights, which lie in a panel as a tile wants them (rows of 4 k x 16
-// columns, 256 bytes apart).
+// x 16 columns of unsigned weights, whose layout in a panel is already that of a tile (rows of 4 k
+// x 16 columns, 256 bytes apart).
 //
 // Two tiles of activations and two of weights make four tiles of sums, 32 rows x 32 columns, so
-// that each load feeds two multiplications. Rows that are no multiple of 32 are covered by tiles
-// that overlap: what is computed twice comes out the same.
+// that each load feeds two multiplications. A number of rows that is not a multiple of 32 is
+// covered by overlapping tiles: rows computed twice give the same result.
 #include "kernels/x86/ahead.h"
 #include "kernels/x86/int4_groups.h"
 #include "kernels/x86/layers.h"
@@ -16,10 +16,10 @@ namespace {
 constexpr std::int64_t kTileRows = 16;
 constexpr std::int64_t kTileBytes = 64;
 constexpr std::int64_t kBlockRows = 2 * kTileRows;
-// Fewer rows than a tile holds are left to vpdpbusd.
+// Fewer rows than a tile holds are left to the VNNI kernels.
 constexpr std::int64_t kFewestRows = kTileRows;
 
-// The tiles of this file, configured for `k_bytes` of k in a step; given back at the end of the
+// The tile configuration of this file for `k_bytes` of k per step; released at the end of the
 // scope.
 class Tiles {
  public:
@@ -46,12 +46,12 @@ class Tiles {
   Tiles& operator=(const Tiles&) = delete;
 };
 
-// Where the two tiles of activations of a block begin.
+// Where the two activation tiles of a block begin.
 struct BlockRows {
   std::int64_t first, second;
 };
 
-// Calls body(rows) for blocks that cover [0, rows), rows at least 16.
+// Calls body(rows) for blocks that cover [0, rows); rows must be at least 16.
 template <typename Body>
 TANDEM_INLINE inline void for_blocks(std::int64_t rows, const Body& body) {
   for (std::int64_t r = 0; r < rows; r += kBlockRows) {
@@ -64,24 +64,25 @@ TANDEM_INLINE inline void for_blocks(std::int64_t rows, const Body& body) {
   }
 }
 
-// raw [2][16][64] = codes x weights (u8 [steps * k_bytes / 4][64][4]) for the two tiles of rows.
-// Each step fetches `lines` lines of what comes next.
+// raw [2][16][64] = codes x weights (u8 [steps * k_bytes / 4][64][4], steps of four k) for the two
+// tiles of rows. Each step prefetches `lines` cache lines of the data that comes next.
 void multiply(const std::uint8_t* weights, std::int64_t steps, std::int64_t k_bytes,
               const std::int8_t* codes, std::int64_t stride, const BlockRows& rows,
               std::int32_t* raw, const std::byte* next, std::int64_t lines) {
   const std::int8_t* first = codes + rows.first * stride;
   const std::int8_t* second = codes + rows.second * stride;
+  const std::int64_t step_bytes = k_bytes / kInt8StepK * kStepBytes;
   for (std::int64_t c = 0; c < kColumns; c += 32) {
     _tile_zero(0);
     _tile_zero(1);
     _tile_zero(2);
     _tile_zero(3);
     for (std::int64_t i = 0; i < steps; ++i) {
-      const std::uint8_t* w = weights + i * k_bytes * kColumns + c * 4;
+      const std::uint8_t* w = weights + i * step_bytes + c * kInt8StepK;
       _tile_loadd(4, first + i * k_bytes, static_cast<long>(stride));
-      _tile_loadd(6, w, 4 * kColumns);
+      _tile_loadd(6, w, kStepBytes);
       _tile_loadd(5, second + i * k_bytes, static_cast<long>(stride));
-      _tile_loadd(7, w + 64, 4 * kColumns);
+      _tile_loadd(7, w + kTileBytes, kStepBytes);
       _tile_dpbsud(0, 4, 6);
       _tile_dpbsud(1, 4, 7);
       _tile_dpbsud(2, 5, 6);
@@ -97,7 +98,7 @@ void multiply(const std::uint8_t* weights, std::int64_t steps, std::int64_t k_by
   }
 }
 
-// Lines that each of the `steps` of a block, in two halves, fetches of the `bytes` that come next.
+// Cache lines that each of the `steps` of a block, in two halves, prefetches of the next `bytes`.
 std::int64_t lines_ahead(std::int64_t bytes, std::int64_t steps, std::int64_t rows) {
   const std::int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   return (bytes / 64 + 2 * steps * blocks - 1) / (2 * steps * blocks);
@@ -116,7 +117,7 @@ TANDEM_INLINE inline void for_int8_blocks(const PanelLayout& layout, const std::
     const std::byte* panel = panels + p * panel_bytes;
     const std::byte* next = panel + panel_bytes;
     const bool last = p + 1 == range.end;
-    const auto* scales = reinterpret_cast<const float*>(panel + steps * kTileBytes * kColumns);
+    const auto* scales = reinterpret_cast<const float*>(panel + int8_code_bytes(layout.k));
     const std::int64_t left = layout.n - p * kColumns;
     const std::int64_t count = left < kColumns ? left : kColumns;
     for_blocks(rows, [&](const BlockRows& block) {
@@ -159,7 +160,7 @@ void linear_int8_sums(const PanelLayout& layout, const std::byte* panels, Range 
                   });
 }
 
-// acc += one group's sums for rows [first, first + 16).
+// acc += the sums of one group for rows [first, first + 16).
 void add_tile(const std::int32_t* raw, const GroupEnd& end, const GroupRows& a, float* acc) {
   for (std::int64_t r = 0; r < kTileRows; ++r)
     unroll<4>([&](auto v) TANDEM_INLINE {
@@ -170,21 +171,21 @@ void add_tile(const std::int32_t* raw, const GroupEnd& end, const GroupRows& a, 
     });
 }
 
-// All of one panel for up to kChunkRows rows. Rows in two blocks would count a group twice here, so
-// the last block's accumulators are its own: acc has room for whole blocks, and blocks overlap only
-// in what they read.
+// One whole panel for up to kChunkRows rows. Rows covered by two blocks would count a group twice
+// here, so the last block has its own accumulators: acc has room for whole blocks, and blocks
+// overlap only in what they read.
 void int4_panel(const std::uint8_t* panel, std::int64_t groups, std::int64_t group,
                 const GroupInt8Rows& x, std::int64_t row, std::int64_t rows, float* acc) {
   const std::int64_t k_bytes = group < kTileBytes ? group : kTileBytes;
   const std::int64_t steps = group / k_bytes;
-  const std::int64_t group_bytes = group * 32 + 192;
+  const std::int64_t group_bytes = int4_group_bytes(group);
   const std::int64_t lines = lines_ahead(group_bytes, steps, rows);
   alignas(64) std::uint8_t unpacked[kMaxGroup * kColumns];
   alignas(64) std::int32_t raw[kBlockRows * kColumns];
   for (std::int64_t g = 0; g < groups; ++g, panel += group_bytes) {
     unpack_group(panel, group, unpacked);
     __asm__ volatile("" : : "r"(unpacked) : "memory");  // tile loads don't say what they read
-    const GroupEnd end(panel + group * 32);
+    const GroupEnd end(panel + int4_code_bytes(group));
     const auto* next = reinterpret_cast<const std::byte*>(panel + group_bytes);
     float* to = acc;
     for_blocks(rows, [&](const BlockRows& block) {
@@ -239,7 +240,7 @@ std::int64_t peak_loop(std::int64_t iterations, std::int32_t* sink) noexcept {
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  // Four chains are enough: a multiplication takes 16 cycles, and its result 52.
+  // Four chains are enough: a multiplication issues every 16 cycles and has a latency of 52.
   for (std::int64_t i = 0; i < iterations; ++i) {
     _tile_dpbsud(0, 4, 6);
     _tile_dpbsud(1, 4, 7);

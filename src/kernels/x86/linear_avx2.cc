@@ -1,5 +1,5 @@
-// Integer matrix products with AVX2. vpmaddubsw saturates for codes of eight bits, so int8 weights
-// are widened to 16 bits and multiplied with vpmaddwd; nibbles are small enough for vpmaddubsw.
+// Integer matrix products with AVX2. vpmaddubsw saturates for 8-bit codes, so int8 weights are
+// widened to 16 bits and multiplied with vpmaddwd; nibbles are small enough for vpmaddubsw.
 #include "kernels/x86/int_linear.h"
 #include "kernels/x86/intrinsics.h"
 #include "kernels/x86/layers.h"
@@ -18,7 +18,7 @@ TANDEM_INLINE inline std::int32_t load4(const std::int8_t* p) {
   return four;
 }
 
-// Two rows x 16 columns; a lane holds half of a column's sum, since vpmaddwd adds two products and
+// Two rows x 16 columns; a lane holds half of a column's sum, because vpmaddwd adds two products,
 // not four.
 struct Int8Tile {
   static constexpr int kRows = 2;
@@ -35,19 +35,19 @@ struct Int8Tile {
         ahead.fetch(i);
         __m256i w[4];
         unroll<4>([&](auto v) TANDEM_INLINE {
-          const std::uint8_t* from = panel + i * 4 * kColumns + c * 4 + v * 16;
+          const std::uint8_t* from = panel + i * kStepBytes + c * kInt8StepK + v * 16;
           w[v] = _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
         });
         unroll<kCount>([&](auto r) TANDEM_INLINE {
           const __m256i a = _mm256_broadcastq_epi64(
-              _mm_cvtepi8_epi16(_mm_cvtsi32_si128(load4(codes + r * stride + i * 4))));
+              _mm_cvtepi8_epi16(_mm_cvtsi32_si128(load4(codes + r * stride + i * kInt8StepK))));
           unroll<4>([&](auto v) TANDEM_INLINE {
             sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(w[v], a));
           });
         });
       }
-      // hadd leaves columns 0 1 4 5 2 3 6 7 of each pair of registers; the permutation puts them in
-      // order.
+      // hadd leaves columns in the order 0 1 4 5 2 3 6 7 in each pair of registers; the permutation
+      // restores it.
       unroll<kCount>([&](auto r) TANDEM_INLINE {
         unroll<2>([&](auto half) TANDEM_INLINE {
           const __m256i mixed = _mm256_hadd_epi32(sums[r][2 * half], sums[r][2 * half + 1]);
@@ -60,7 +60,7 @@ struct Int8Tile {
 };
 
 // All of k for up to four rows and 16 columns. Products of nibbles and codes are at most 15 * 128,
-// so sixteen of them, four steps of two pairs, fit 16 bits.
+// so sixteen of them, four steps of two pairs, fit in 16 bits.
 constexpr int kInt4Rows = 4;
 
 template <int kRows>
@@ -78,7 +78,7 @@ void int4_tile(const std::uint8_t* panel, std::int64_t column, std::int64_t grou
     unroll<kRows>([&](auto r) TANDEM_INLINE {
       unroll<2>([&](auto v) TANDEM_INLINE { sums[r][v] = _mm256_setzero_si256(); });
     });
-    for (std::int64_t i = 0; i < group / 8; i += 4) {
+    for (std::int64_t i = 0; i < group / kInt4StepK; i += 4) {
       __m256i words[kRows][2];
       unroll<kRows>([&](auto r) TANDEM_INLINE {
         unroll<2>([&](auto v) TANDEM_INLINE { words[r][v] = _mm256_setzero_si256(); });
@@ -86,12 +86,12 @@ void int4_tile(const std::uint8_t* panel, std::int64_t column, std::int64_t grou
       for (std::int64_t j = i; j < i + 4; ++j) {
         __m256i w[2], high[2];
         unroll<2>([&](auto v) TANDEM_INLINE {
-          const __m256i pair = load_codes(panel + (j * kColumns + column) * 4 + v * 32);
+          const __m256i pair = load_codes(panel + j * kStepBytes + column * 4 + v * 32);
           w[v] = _mm256_and_si256(pair, low);
           high[v] = _mm256_and_si256(_mm256_srli_epi16(pair, 4), low);
         });
         unroll<kRows>([&](auto r) TANDEM_INLINE {
-          const std::int8_t* from = a.codes + r * a.stride + j * 8;
+          const std::int8_t* from = a.codes + r * a.stride + j * kInt4StepK;
           const __m256i x0 = _mm256_set1_epi32(load4(from));
           const __m256i x1 = _mm256_set1_epi32(load4(from + 4));
           unroll<2>([&](auto v) TANDEM_INLINE {
@@ -106,12 +106,12 @@ void int4_tile(const std::uint8_t* panel, std::int64_t column, std::int64_t grou
         });
       });
     }
-    const std::uint8_t* end = panel + group * 32;
+    const std::uint8_t* end = panel + int4_code_bytes(group);
     unroll<2>([&](auto v) TANDEM_INLINE {
-      const __m256 scale = _mm256_cvtph_ps(
-          _mm_loadu_si128(reinterpret_cast<const __m128i*>(end + (column + v * 8) * 2)));
+      const __m256 scale = _mm256_cvtph_ps(_mm_loadu_si128(
+          reinterpret_cast<const __m128i*>(int4_scales(end) + (column + v * 8) * 2)));
       const __m256i zero = _mm256_cvtepu8_epi32(
-          _mm_loadl_epi64(reinterpret_cast<const __m128i*>(end + 128 + column + v * 8)));
+          _mm_loadl_epi64(reinterpret_cast<const __m128i*>(int4_zeros(end) + column + v * 8)));
       unroll<kRows>([&](auto r) TANDEM_INLINE {
         const __m256i minus = _mm256_mullo_epi32(zero, _mm256_set1_epi32(a.sums[r * a.groups]));
         const __m256 sum = _mm256_cvtepi32_ps(_mm256_sub_epi32(sums[r][v], minus));
@@ -119,7 +119,7 @@ void int4_tile(const std::uint8_t* panel, std::int64_t column, std::int64_t grou
         acc[r][v] = _mm256_fmadd_ps(sum, factor, acc[r][v]);
       });
     });
-    panel = end + 192;
+    panel = end + kInt4EndBytes;
   }
   unroll<kRows>([&](auto r) TANDEM_INLINE {
     unroll<2>([&](auto v) TANDEM_INLINE {
@@ -145,7 +145,7 @@ void linear_int4(const PanelLayout& layout, const std::byte* panels, Range range
   }
 }
 
-// The loop of linear_int8: two multiply-adds of sixteen bits and their sum for every 32 weights.
+// The loop of linear_int8: two 16-bit multiply-adds and their sum for every 32 weights.
 std::int64_t peak_loop(std::int64_t iterations, std::int32_t* sink) noexcept {
   constexpr int kChains = 12;
   __m256i sums[kChains];

@@ -18,8 +18,8 @@ TANDEM_INLINE inline __m512i broadcast4(const std::int8_t* p) {
   return _mm512_set1_epi32(four);
 }
 
-// sums + four products of u8 x s8 in each lane. Written as an instruction since GCC 12 copies and
-// spills the accumulators of the intrinsic, whose result and operand are two values to it.
+// sums + four products of u8 x s8 in each lane. Inline assembly, because GCC 12 copies and spills
+// the accumulators of the intrinsic, whose result and operand it treats as two values.
 TANDEM_INLINE inline __m512i dots(__m512i sums, __m512i weights, __m512i codes) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(sums) : "v"(weights), "v"(codes));
   return sums;
@@ -33,9 +33,9 @@ TANDEM_INLINE inline void add_products(const std::uint8_t* weights, std::int64_t
   for (std::int64_t i = 0; i < steps; ++i) {
     ahead.fetch(i);
     __m512i w[4];
-    unroll<4>([&](auto v) TANDEM_INLINE { w[v] = load_codes(weights + i * 256 + v * 64); });
+    unroll<4>([&](auto v) TANDEM_INLINE { w[v] = load_codes(weights + i * kStepBytes + v * 64); });
     unroll<kRows>([&](auto r) TANDEM_INLINE {
-      const __m512i a = broadcast4(codes + r * stride + i * 4);
+      const __m512i a = broadcast4(codes + r * stride + i * kInt8StepK);
       unroll<4>([&](auto v) TANDEM_INLINE { sums[r][v] = dots(sums[r][v], w[v], a); });
     });
   }
@@ -79,8 +79,8 @@ TANDEM_INLINE inline void add_groups(const __m512i (&sums)[kRows][4], const std:
   });
 }
 
-// All of k for up to six rows, straight from the nibbles: the panel is read once. acc: [rows][64]
-// in memory.
+// All of k for up to six rows, directly from the nibbles, so that the panel is read once. acc:
+// [rows][64] in memory.
 template <int kRows>
 void int4_few_rows(const std::uint8_t* panel, std::int64_t groups, std::int64_t group,
                    const GroupInt8Rows& x, std::int64_t row, float* acc) {
@@ -90,49 +90,53 @@ void int4_few_rows(const std::uint8_t* panel, std::int64_t groups, std::int64_t 
     const GroupRows a = group_rows(x, row, g, group, groups);
     __m512i sums[kRows][4];
     clear<kRows>(sums);
-    for (std::int64_t i = 0; i < group / 8; ++i) {
-      unroll<4>([&](auto v) TANDEM_INLINE { fetch_far(panel + i * 256 + v * 64); });
+    for (std::int64_t i = 0; i < group / kInt4StepK; ++i) {
+      unroll<4>([&](auto v) TANDEM_INLINE { fetch_far(panel + i * kStepBytes + v * 64); });
       __m512i w[4];
       unroll<4>([&](auto v) TANDEM_INLINE {
-        w[v] = _mm512_and_si512(load_codes(panel + i * 256 + v * 64), low);
+        w[v] = _mm512_and_si512(load_codes(panel + i * kStepBytes + v * 64), low);
       });
       unroll<kRows>([&](auto r) TANDEM_INLINE {
-        const __m512i x4 = broadcast4(a.codes + r * a.stride + i * 8);
+        const __m512i x4 = broadcast4(a.codes + r * a.stride + i * kInt4StepK);
         unroll<4>([&](auto v) TANDEM_INLINE { sums[r][v] = dots(sums[r][v], w[v], x4); });
       });
       unroll<4>([&](auto v) TANDEM_INLINE {
-        w[v] = _mm512_and_si512(_mm512_srli_epi16(load_codes(panel + i * 256 + v * 64), 4), low);
+        w[v] = _mm512_and_si512(_mm512_srli_epi16(load_codes(panel + i * kStepBytes + v * 64), 4),
+                                low);
       });
       unroll<kRows>([&](auto r) TANDEM_INLINE {
-        const __m512i x4 = broadcast4(a.codes + r * a.stride + i * 8 + 4);
+        const __m512i x4 = broadcast4(a.codes + r * a.stride + i * kInt4StepK + 4);
         unroll<4>([&](auto v) TANDEM_INLINE { sums[r][v] = dots(sums[r][v], w[v], x4); });
       });
     }
-    panel += group * 32;
+    panel += int4_code_bytes(group);
     add_groups<kRows>(sums, panel, a, acc);
-    panel += 192;
+    panel += kInt4EndBytes;
   }
 }
 
-// One unpacked group for up to six rows; acc [rows][64] in memory.
+// One unpacked group for up to six rows; acc: [rows][64] in memory.
 template <int kRows>
 void int4_group(const std::uint8_t* unpacked, const std::uint8_t* end, std::int64_t group,
                 const GroupRows& a, float* acc, const Ahead& ahead) {
   __m512i sums[kRows][4];
   clear<kRows>(sums);
-  add_products<kRows>(unpacked, group / 4, a.codes, a.stride, sums, ahead);
+  add_products<kRows>(unpacked, group / kInt8StepK, a.codes, a.stride, sums, ahead);
   add_groups<kRows>(sums, end, a, acc);
 }
 
-// From here up, nibbles are unpacked once per group for all rows.
+// From this many rows, nibbles are unpacked once per group for all rows.
 constexpr std::int64_t kUnpackRows = 13;
+// Bytes of the panel per step of unpacked codes.
+constexpr std::int64_t kUnpackedFrom = kStepBytes * kInt8StepK / kInt4StepK;
 
 void linear_int4(const PanelLayout& layout, const std::byte* panels, Range range,
                  const GroupInt8Rows& x, std::int64_t rows, const LinearOutput& out) noexcept {
   const std::int64_t panel_bytes = layout.panel_bytes();
   const std::int64_t group = layout.group;
   const std::int64_t groups = layout.k / group;
-  const std::int64_t group_bytes = group * 32 + 192;
+  const std::int64_t code_bytes = int4_code_bytes(group);
+  const std::int64_t group_bytes = int4_group_bytes(group);
   alignas(64) float acc[kChunkRows * kColumns];
   alignas(64) std::uint8_t unpacked[kMaxGroup * kColumns];
   for (std::int64_t p = range.begin; p < range.end; ++p) {
@@ -150,14 +154,14 @@ void linear_int4(const PanelLayout& layout, const std::byte* panels, Range range
       for (std::int64_t i = 0; i < chunk_rows * kColumns; ++i) acc[i] = 0;
       for (std::int64_t g = 0; g < groups; ++g) {
         unpack_group(panel + g * group_bytes, group, unpacked);
-        // The next group, in this panel or the one after it.
+        // The next group, in this panel or in the next one.
         const std::byte* next = panels + p * panel_bytes + (g + 1) * group_bytes;
         for_row_blocks(chunk_rows, kTileRows, [&](std::int64_t first, std::int64_t count) {
           const GroupRows a = group_rows(x, chunk + first, g, group, groups);
-          const Ahead ahead =
-              ahead_of(next - group_bytes, next, group / 4, 128, first, chunk_rows, kTileRows);
+          const Ahead ahead = ahead_of(next - group_bytes, next, group / kInt8StepK, kUnpackedFrom,
+                                       first, chunk_rows, kTileRows);
           with_constant<kTileRows>(count, [&](auto constant) {
-            int4_group<constant>(unpacked, panel + g * group_bytes + group * 32, group, a,
+            int4_group<constant>(unpacked, panel + g * group_bytes + code_bytes, group, a,
                                  acc + first * kColumns, ahead);
           });
         });

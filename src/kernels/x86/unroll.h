@@ -1,6 +1,6 @@
-// Loops unrolled by the compiler's front end: an array of accumulators that only constants index
-// becomes registers. Like all headers of this folder: everything is local to the file that includes
-// it, so that no function compiled for one instruction set can replace another's at link time.
+// Loops unrolled at compile time: an array of accumulators indexed only by constants is kept in
+// registers. As in all headers of this folder, everything is local to the including file, so that
+// no function compiled for one instruction set can replace another's at link time.
 #pragma once
 
 #include <cstdint>
@@ -16,13 +16,13 @@ TANDEM_INLINE inline void unroll_over(std::integer_sequence<int, kIndex...>, con
   (body(std::integral_constant<int, kIndex>{}), ...);
 }
 
-// body(0), …, body(kCount - 1), each with its index as a constant.
+// Calls body(0), …, body(kCount - 1), each with its index as a constant.
 template <int kCount, typename Body>
 TANDEM_INLINE inline void unroll(const Body& body) {
   unroll_over(std::make_integer_sequence<int, kCount>{}, body);
 }
 
-// body(constant) for the constant in [1, kMax] that equals `count`.
+// Calls body(constant) with the constant in [1, kMax] that equals `count`.
 template <int kMax, typename Body>
 TANDEM_INLINE inline void with_constant(std::int64_t count, const Body& body) {
   unroll<kMax>([&](auto i) TANDEM_INLINE {
@@ -30,8 +30,8 @@ TANDEM_INLINE inline void with_constant(std::int64_t count, const Body& body) {
   });
 }
 
-// Calls body(first row, count) for [0, rows) cut in the fewest pieces of at most `most` rows, sizes
-// within one.
+// Calls body(first row, count) for [0, rows), split into the fewest pieces of at most `most` rows,
+// with sizes that differ by at most one.
 template <typename Body>
 TANDEM_INLINE inline void for_row_blocks(std::int64_t rows, std::int64_t most, const Body& body) {
   const std::int64_t blocks = (rows + most - 1) / most;

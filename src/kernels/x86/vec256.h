@@ -1,4 +1,4 @@
-// Eight floats: the operations that the float kernels are written in, for AVX2 with FMA and F16C.
+// Eight floats: the vector operations that the float kernels use, for AVX2 with FMA and F16C.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,10 @@ namespace {
 
 struct Vec256 {
   static constexpr int kWidth = 8;
-  static constexpr int kTileRows = 6;  // register tile of a matrix product: 6 x 2 accumulators, …
-  static constexpr int kTileVectors = 2;  // … 2 weights and a broadcast are 15 of 16 registers
+  // Register tile of a matrix product: 6 x 2 accumulators, …
+  static constexpr int kTileRows = 6;
+  // … 2 weights and a broadcast are 15 of 16 registers.
+  static constexpr int kTileVectors = 2;
   using Float = __m256;
   using Int = __m256i;
 
@@ -20,7 +22,7 @@ struct Vec256 {
   TANDEM_INLINE static Float set1(float v) { return _mm256_set1_ps(v); }
   TANDEM_INLINE static Float load(const float* p) { return _mm256_loadu_ps(p); }
   TANDEM_INLINE static void store(float* p, Float v) { _mm256_storeu_ps(p, v); }
-  // The first `count` (1…8) elements; the others read as zero and are not written.
+  // The first `count` (1…8) elements; the others are read as zero and not written.
   TANDEM_INLINE static Float load_part(const float* p, std::int64_t count) {
     return _mm256_maskload_ps(p, mask(0, count));
   }
@@ -58,7 +60,7 @@ struct Vec256 {
   TANDEM_INLINE static Float fma(Float a, Float b, Float c) { return _mm256_fmadd_ps(a, b, c); }
   // c - a * b
   TANDEM_INLINE static Float fnma(Float a, Float b, Float c) { return _mm256_fnmadd_ps(a, b, c); }
-  // The second operand where either is not a number.
+  // The second operand if either is NaN.
   TANDEM_INLINE static Float max(Float a, Float b) { return _mm256_max_ps(a, b); }
   TANDEM_INLINE static Float min(Float a, Float b) { return _mm256_min_ps(a, b); }
   TANDEM_INLINE static Float abs(Float a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), a); }

@@ -1,4 +1,4 @@
-// Sixteen floats: the operations that the float kernels are written in, for AVX-512.
+// Sixteen floats: the vector operations that the float kernels use, for AVX-512.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,10 @@ namespace {
 
 struct Vec512 {
   static constexpr int kWidth = 16;
-  static constexpr int kTileRows = 6;  // register tile of a matrix product: 6 x 4 accumulators, …
-  static constexpr int kTileVectors = 4;  // … 4 weights and a broadcast are 29 of 32 registers
+  // Register tile of a matrix product: 6 x 4 accumulators, …
+  static constexpr int kTileRows = 6;
+  // … 4 weights and a broadcast are 29 of 32 registers.
+  static constexpr int kTileVectors = 4;
   using Float = __m512;
   using Int = __m512i;
 
@@ -20,7 +22,7 @@ struct Vec512 {
   TANDEM_INLINE static Float set1(float v) { return _mm512_set1_ps(v); }
   TANDEM_INLINE static Float load(const float* p) { return _mm512_loadu_ps(p); }
   TANDEM_INLINE static void store(float* p, Float v) { _mm512_storeu_ps(p, v); }
-  // The first `count` (1…16) elements; the others read as zero and are not written.
+  // The first `count` (1…16) elements; the others are read as zero and not written.
   TANDEM_INLINE static Float load_part(const float* p, std::int64_t count) {
     return _mm512_maskz_loadu_ps(mask(count), p);
   }
@@ -50,7 +52,7 @@ struct Vec512 {
   TANDEM_INLINE static Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
   // c - a * b
   TANDEM_INLINE static Float fnma(Float a, Float b, Float c) { return _mm512_fnmadd_ps(a, b, c); }
-  // The second operand where either is not a number.
+  // The second operand if either is NaN.
   TANDEM_INLINE static Float max(Float a, Float b) { return _mm512_max_ps(a, b); }
   TANDEM_INLINE static Float min(Float a, Float b) { return _mm512_min_ps(a, b); }
   TANDEM_INLINE static Float abs(Float a) { return _mm512_abs_ps(a); }
@@ -96,7 +98,7 @@ struct Vec512 {
   }
 
  private:
-  // The lowest `count` lanes; none below 1, all from 16 up.
+  // A mask of the lowest `count` lanes; none for count < 1, all for count >= 16.
   TANDEM_INLINE static __mmask16 mask(std::int64_t count) {
     if (count <= 0) return 0;
     return static_cast<__mmask16>(count >= kWidth ? 0xFFFFU : (1U << count) - 1U);

@@ -10,7 +10,7 @@ namespace {
 
 [[noreturn]] void fail_undefined(const Value& value) { fail_here("{}", value.undefined_message()); }
 
-// Methods that would change a list or dictionary; transformers' sandbox refuses them as well.
+// Methods that would modify a list or dictionary; transformers' sandbox refuses them, too.
 bool changes_value(const Value& value, std::string_view name) {
   const auto is_any = [&](std::initializer_list<std::string_view> names) {
     return std::find(names.begin(), names.end(), name) != names.end();
@@ -68,7 +68,7 @@ std::int64_t slice_bound(const Value& bound, std::int64_t fallback, std::int64_t
   return std::clamp(value, low, high);
 }
 
-// Which of `size` items a slice takes, in order.
+// The indices of the items that a slice selects from `size` items, in order.
 std::vector<std::size_t> slice_indices(Runtime& runtime, std::int64_t size, const Value& start,
                                        const Value& stop, const Value& step) {
   if (!step.is_none() && !step.is_integral()) fail_here("slice step must be an integer");

@@ -19,8 +19,10 @@ using ExprPtr = std::unique_ptr<const Expr>;
 struct CallArguments {
   std::vector<ExprPtr> positional;
   std::vector<std::pair<std::string, ExprPtr>> named;
-  ExprPtr more_positional;  // *args, or null
-  ExprPtr more_named;       // **kwargs, or null
+  // *args, or null.
+  ExprPtr more_positional;
+  // **kwargs, or null.
+  ExprPtr more_named;
 };
 
 struct LiteralExpr {
@@ -46,14 +48,16 @@ struct ItemExpr {
 };
 struct SliceExpr {
   ExprPtr object;
-  ExprPtr start, stop, step;  // each may be null
+  // Each may be null.
+  ExprPtr start, stop, step;
 };
 struct CallExpr {
   ExprPtr callee;
   CallArguments arguments;
 };
 struct FilterExpr {
-  ExprPtr value;  // null: the body of a filter block or block set
+  // Null: the input is the body of a filter block or block set.
+  ExprPtr value;
   std::string name;
   CallArguments arguments;
 };
@@ -81,18 +85,21 @@ struct LogicExpr {
   ExprPtr left, right;
 };
 enum class CompareOp { kEqual, kNotEqual, kLess, kLessEqual, kGreater, kGreaterEqual, kIn, kNotIn };
-struct CompareExpr {  // a < b <= c
+// Such as a < b <= c.
+struct CompareExpr {
   ExprPtr first;
   std::vector<std::pair<CompareOp, ExprPtr>> rest;
 };
 struct ConditionalExpr {
   ExprPtr condition, then;
-  ExprPtr otherwise;  // null: undefined
+  // Null: undefined.
+  ExprPtr otherwise;
 };
 
 struct Expr {
   Place place;
-  int depth;  // of the tree below and including this node
+  // Depth of the tree rooted at this node.
+  int depth;
   std::variant<LiteralExpr, NameExpr, ListExpr, DictExpr, AttributeExpr, ItemExpr, SliceExpr,
                CallExpr, FilterExpr, TestExpr, UnaryExpr, BinaryExpr, ConcatExpr, LogicExpr,
                CompareExpr, ConditionalExpr>
@@ -102,28 +109,34 @@ struct Expr {
 struct Statement;
 using Body = std::vector<Statement>;
 
-// What "set" and "for" assign to: a name, an attribute of a namespace, or several targets.
+// The target of "set" and "for": a name, an attribute of a namespace, or several targets.
 struct Target {
   Place place;
   std::string name;
-  std::string attribute;  // not empty: name.attribute
-  bool is_tuple = false;  // unpacked into the parts; the name means nothing
+  // If not empty, the target is name.attribute.
+  std::string attribute;
+  // The value is unpacked into the parts; the name is unused.
+  bool is_tuple = false;
   std::vector<Target> parts;
 };
 
 struct Parameter {
   std::string name;
-  ExprPtr fallback;  // or null
+  // May be null.
+  ExprPtr fallback;
 };
 
-// A macro, or the body of a call block as its macro sees it.
+// A macro, or the body of a call block, which is also a macro.
 struct MacroDefinition {
   std::string name;
   std::vector<Parameter> parameters;
   std::unique_ptr<const Body> body;
-  bool takes_more = false;    // the body reads varargs
-  bool takes_named = false;   // the body reads kwargs
-  bool takes_caller = false;  // the body reads caller
+  // The body reads varargs.
+  bool takes_more = false;
+  // The body reads kwargs.
+  bool takes_named = false;
+  // The body reads caller.
+  bool takes_caller = false;
 };
 
 struct TextStatement {
@@ -138,26 +151,31 @@ struct SetStatement {
 };
 struct BlockSetStatement {
   Target target;
-  ExprPtr filter;  // or null
+  // May be null.
+  ExprPtr filter;
   std::unique_ptr<const Body> body;
 };
 struct IfStatement {
   std::vector<std::pair<ExprPtr, std::unique_ptr<const Body>>> branches;
-  std::unique_ptr<const Body> otherwise;  // or null
+  // May be null.
+  std::unique_ptr<const Body> otherwise;
 };
 struct ForStatement {
   Target target;
   ExprPtr iterable;
-  ExprPtr condition;  // or null
+  // May be null.
+  ExprPtr condition;
   std::unique_ptr<const Body> body;
-  std::unique_ptr<const Body> otherwise;  // or null
+  // May be null.
+  std::unique_ptr<const Body> otherwise;
   bool recursive;
 };
 struct MacroStatement {
   std::shared_ptr<const MacroDefinition> macro;
 };
 struct CallStatement {
-  ExprPtr call;  // a CallExpr
+  // A CallExpr.
+  ExprPtr call;
   std::shared_ptr<const MacroDefinition> caller;
 };
 struct FilterStatement {
@@ -168,7 +186,8 @@ struct WithStatement {
   std::vector<std::pair<Target, ExprPtr>> assignments;
   std::unique_ptr<const Body> body;
 };
-struct ScopeStatement {  // a generation block or a named one: its content, in a scope of its own
+// A generation block or a named block: its content, in a scope of its own.
+struct ScopeStatement {
   std::unique_ptr<const Body> body;
 };
 struct BreakStatement {};

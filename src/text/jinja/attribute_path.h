@@ -7,11 +7,11 @@
 
 namespace tandem::jinja {
 
-// `path` is a string, or an integer that is the path itself. Undefined inside the path fails, at
-// its end does not.
+// `path` is a string, or an integer that is itself the whole path. Undefined in the middle of the
+// path is an error, at its end it is not.
 Value follow_path(Runtime& runtime, const Value& value, const Value& path);
 
-// What a filter sorts and compares by: the attribute if one is given, in lower case unless
+// The key that a filter sorts and compares by: the attribute if one is given, in lower case unless
 // `case_sensitive`.
 Value sort_key(Runtime& runtime, const Value& value, const Value& path, bool case_sensitive);
 

@@ -1,5 +1,5 @@
-// What a template may use, and the error of an operation that does not know where in the template
-// it stands.
+// Resource limits of a template, and the error thrown by operations that do not know their location
+// in the template.
 #pragma once
 
 #include <cstddef>
@@ -11,18 +11,21 @@
 
 namespace tandem::jinja {
 
-// Work is 1 for each step of the evaluator and for each kBytesPerWork bytes made or searched.
+// Work is 1 for each step of the evaluator and for each kBytesPerWork bytes produced or searched.
 inline constexpr std::size_t kBytesPerWork = 16;
-inline constexpr std::size_t kMaxTextBytes = std::size_t{64}
-                                             << 20;  // of one string, and of the output
-inline constexpr int kMaxValueDepth = 200;           // lists in lists
-inline constexpr int kMaxExpressionDepth = 200;      // of the tree; people write less than 20
+// Size of one string, and of the output.
+inline constexpr std::size_t kMaxTextBytes = std::size_t{64} << 20;
+// For nesting, such as lists in lists.
+inline constexpr int kMaxValueDepth = 200;
+// Depth of the expression tree; real templates use less than 20.
+inline constexpr int kMaxExpressionDepth = 200;
 inline constexpr int kMaxStatementDepth = 60;
-inline constexpr int kMaxEvaluationDepth =
-    1000;  // nested evaluator calls, macros included; about 1 KiB of stack each
-inline constexpr std::int64_t kMaxRange = 100000;  // as in Jinja's sandbox
+// Nested evaluator calls, including macros; about 1 KiB of stack each.
+inline constexpr int kMaxEvaluationDepth = 1000;
+// As in Jinja's sandbox.
+inline constexpr std::int64_t kMaxRange = 100000;
 
-// Thrown by operations on values; the evaluator adds the place and makes it an Error.
+// Thrown by operations on values; the evaluator adds the location and turns it into an Error.
 struct Failure {
   std::string message;
   ErrorCode code = ErrorCode::kFormat;
@@ -43,7 +46,7 @@ class Budget {
     left_ -= static_cast<std::int64_t>(work);
   }
   void spend_bytes(std::size_t bytes) { spend(1 + bytes / kBytesPerWork); }
-  // For a string that will have `bytes`: call it before making the string.
+  // For a string of `bytes`: must be called before creating the string.
   void spend_text(std::size_t bytes) {
     if (bytes > kMaxTextBytes) fail_here("a text of {} bytes, limit {}", bytes, kMaxTextBytes);
     spend_bytes(bytes);

@@ -1,4 +1,4 @@
-// Expressions.
+// Evaluates expressions.
 #include "text/jinja/evaluator.h"
 
 #include "text/jinja/operators.h"
@@ -109,7 +109,7 @@ Arguments Evaluator::evaluate_arguments(const CallArguments& arguments) {
 
 Value Evaluator::evaluate(const CallExpr& node) { return call(node, Value()); }
 
-// `caller` is what a call block adds, None otherwise.
+// `caller` is the macro of a call block, None otherwise.
 Value Evaluator::call(const CallExpr& node, Value caller) {
   const Value callee = evaluate(*node.callee);
   Arguments arguments = evaluate_arguments(node.arguments);
@@ -147,7 +147,8 @@ Value Evaluator::evaluate(const TestExpr& node) {
 Value Evaluator::evaluate(const UnaryExpr& node) {
   const Value operand = evaluate(*node.operand);
   if (node.op == UnaryOp::kNot) return Value(!is_true(operand));
-  const Value negative = negate(operand);  // refuses what is no number
+  // Throws unless the operand is a number.
+  const Value negative = negate(operand);
   if (node.op == UnaryOp::kNegate) return negative;
   return operand.is_bool() ? Value(operand.integer()) : operand;
 }

@@ -1,5 +1,4 @@
-// Walks the tree of a template: expressions in evaluator.cc, statements in
-// statements.cc.
+// Walks the tree of a template: expressions are in evaluator.cc, statements in statements.cc.
 #pragma once
 
 #include <memory>
@@ -13,8 +12,7 @@
 
 namespace tandem::jinja {
 
-// Names that are visible together. A loop's iteration, a macro's call and the like get one of their
-// own.
+// A scope of variable names. Each loop iteration, macro call etc. has its own.
 struct Scope {
   std::shared_ptr<Scope> parent;
   std::vector<std::pair<std::string, Value>> values;
@@ -25,7 +23,7 @@ struct Scope {
 
 class Evaluator {
  public:
-  // `name` appears in errors.
+  // `name` is used in errors.
   Evaluator(std::string_view name, Runtime& runtime);
   ~Evaluator();
   Evaluator(const Evaluator&) = delete;
@@ -34,7 +32,7 @@ class Evaluator {
   void define(std::string_view name, Value value) { scope_->set(name, std::move(value)); }
   Text render(const Body& body);
 
-  // What a macro and a recursive loop need of the evaluator.
+  // The interface for macros and recursive loops.
   Value call_macro(const MacroDefinition& macro, const std::shared_ptr<Scope>& scope,
                    Arguments arguments);
   Value run_recursively(const ForStatement& loop, const std::shared_ptr<Scope>& scope,
@@ -42,8 +40,10 @@ class Evaluator {
 
  private:
   enum class Flow { kNext, kBreak, kContinue };
-  class NewScope;  // makes a scope current while it lives
-  class Capture;   // collects the output while it lives
+  // RAII: makes a scope current.
+  class NewScope;
+  // RAII: captures the output.
+  class Capture;
 
   [[noreturn]] void fail_at(const Place& place, const Failure& failure) const;
 
@@ -67,7 +67,7 @@ class Evaluator {
   bool compare(CompareOp op, const Value& a, const Value& b);
   Arguments evaluate_arguments(const CallArguments& arguments);
   Value call(const CallExpr& node, Value caller);
-  // A chain of filters without a value, as of a filter block, applied to `body`.
+  // Applies a chain of filters without an operand, as in a filter block, to `body`.
   Value filter_body(const Expr& filter, const Value& body);
 
   Flow execute(const Body& body);
@@ -89,7 +89,7 @@ class Evaluator {
   void run_loop(const ForStatement& loop, const Value& iterable, int depth);
   void assign(const Target& target, const Value& value);
   void write(const Text& text);
-  // The output of a body in a scope of its own.
+  // The output of a body, evaluated in its own scope.
   Value capture(const Body& body);
   Value make_macro(std::shared_ptr<const MacroDefinition> definition);
 
@@ -97,13 +97,14 @@ class Evaluator {
   Runtime& runtime_;
   std::shared_ptr<Scope> scope_;
   Text* output_ = nullptr;
-  // Scopes that macros hold and that may hold those macros: emptied at the end.
+  // Scopes that are kept alive by macros and may in turn hold those macros: emptied at the end to
+  // break the cycles.
   std::vector<std::shared_ptr<Scope>> held_scopes_;
 };
 
 class Evaluator::NewScope {
  public:
-  // Inside `parent`, which need not be the current scope.
+  // The new scope is inside `parent`, which need not be the current scope.
   NewScope(Evaluator& evaluator, std::shared_ptr<Scope> parent)
       : evaluator_(evaluator), previous_(evaluator.scope_) {
     evaluator.scope_ = std::make_shared<Scope>(Scope{std::move(parent), {}});

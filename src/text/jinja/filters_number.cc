@@ -1,4 +1,4 @@
-// Filters that make numbers, and the one for missing values.
+// Filters that produce numbers, and the one for missing values.
 #include <array>
 #include <charconv>
 #include <cmath>
@@ -11,11 +11,11 @@
 namespace tandem::jinja {
 namespace {
 
-// Enough for any number; a longer text is none.
+// Enough for any number; a longer string is not a number.
 constexpr std::size_t kMaxNumberText = 400;
 
-// A number as Python's int() and float() read it: white space around it and single underscores
-// between digits.
+// A number as accepted by Python's int() and float(): surrounding white space and single
+// underscores between digits are allowed.
 std::optional<std::string> number_text(const Text& text) {
   std::string bytes = strip(text, nullptr, Side::kBoth).bytes();
   if (bytes.empty() || bytes.size() > kMaxNumberText) return std::nullopt;

@@ -71,7 +71,7 @@ Value filter_dictsort(const Call& call) {
   return items_of(call.runtime(), std::move(keyed));
 }
 
-// The first item that no other is before.
+// The first item that no other item precedes.
 Value extreme(const Call& call, bool largest) {
   const auto items = iterate(call.runtime(), call[0]);
   if (items.empty()) return Value::undefined("no item, sequence was empty");

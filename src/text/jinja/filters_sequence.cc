@@ -1,4 +1,4 @@
-// Filters that go through lists.
+// Filters that iterate over lists.
 #include <algorithm>
 #include <array>
 #include <charconv>
@@ -60,7 +60,8 @@ Value filter_items(const Call& call) {
 Value filter_attr(const Call& call) {
   const Value& value = call[0];
   const std::string& name = call.string(1).bytes();
-  // Attributes only, no keys: of what templates see, objects and methods.
+  // Only attributes, no keys: among the values that templates see, objects and methods have
+  // attributes.
   if (value.is_dict() && value.dict().find(name) != nullptr &&
       find_builtin(dict_methods(), name) == nullptr)
     return Value::undefined(fmt::format("'dict object' has no attribute '{}'", name));
@@ -98,8 +99,8 @@ Value filter_map(const Call& call) {
   return call.runtime().list(std::move(result));
 }
 
-// The items whose truth, or that of a test, is `wanted`; of an attribute of theirs if
-// `by_attribute`.
+// The items for which the truth value, or the result of a test, is `wanted`; applied to an
+// attribute of the items if `by_attribute`.
 Value filtered(const Call& call, bool wanted, bool by_attribute) {
   const std::size_t test_at = by_attribute ? 1 : 0;
   if (call.more().size() < test_at) fail_here("{}() needs an attribute", call.function());
@@ -130,7 +131,7 @@ Value filter_reject(const Call& call) { return filtered(call, false, false); }
 Value filter_selectattr(const Call& call) { return filtered(call, true, true); }
 Value filter_rejectattr(const Call& call) { return filtered(call, false, true); }
 
-// Lists of `count` items each, the last filled up with the second argument if it is given.
+// Lists of `count` items each; the last one is padded with the second argument if given.
 Value filter_batch(const Call& call) {
   const std::int64_t count = call.integer(1, 0);
   if (count < 1 || count > kMaxRange)
@@ -149,8 +150,7 @@ Value filter_batch(const Call& call) {
   return call.runtime().list(std::move(result));
 }
 
-// `count` lists of about the same size, the shorter ones filled up with the second argument if it
-// is given.
+// `count` lists of about equal size; the shorter ones are padded with the second argument if given.
 Value filter_slice(const Call& call) {
   const std::int64_t count = call.integer(1, 0);
   if (count < 1 || count > kMaxRange)

@@ -1,4 +1,4 @@
-// Filters that make strings.
+// Filters that produce strings.
 #include <array>
 #include <cctype>
 #include <cstring>
@@ -26,7 +26,7 @@ Value filter_trim(const Call& call) {
   return Value(strip(text, &chars, Side::kBoth));
 }
 
-// Applies a function of one text, whose result is about as long.
+// Applies a function of one string whose result has about the same length.
 template <typename Function>
 Value mapped(const Call& call, Function function) {
   const Text text = call.text(0);
@@ -46,7 +46,7 @@ Value filter_capitalize(const Call& call) {
   return mapped(call, [](const Text& text) { return capitalize(text); });
 }
 
-// Jinja's own: a word starts after white space, a hyphen or an opening bracket.
+// Jinja's own rule: a word starts after white space, a hyphen or an opening bracket.
 Value filter_title(const Call& call) {
   return mapped(call, [](const Text& text) {
     std::string result;
@@ -103,7 +103,7 @@ Value filter_indent(const Call& call) {
       call[1].is_text() ? call[1].text() : pad(Text(), width, " ", Side::kLeft, call.budget());
   const bool first = call.flag(2, false);
   const bool blank = call.flag(3, false);
-  // A newline at the end starts one more, empty line.
+  // A trailing newline starts one more, empty line.
   Text ended = text;
   ended.append("\n");
   std::vector<Text> lines = split_lines(ended, false, call.budget());
@@ -128,8 +128,7 @@ Value filter_center(const Call& call) {
   return Value(pad(call.text(0), call.integer(1, 80), " ", Side::kBoth, call.budget()));
 }
 
-// At most `length` characters, of which the last are `end`; at the end of a word unless
-// `killwords`.
+// At most `length` characters, ending with `end`; cut at a word boundary unless `killwords`.
 Value filter_truncate(const Call& call) {
   const Text text = call.text(0);
   const std::int64_t limit = call.integer(1, 255);
@@ -165,7 +164,7 @@ Value filter_wordcount(const Call& call) {
   return Value(count);
 }
 
-// As Python's quote(), or quote_plus() for the parts of a query.
+// Like Python's quote(), or quote_plus() for the parts of a query.
 Text quoted(const Call& call, const Value& value, bool of_query) {
   const Text text = print(value, call.budget());
   call.budget().spend_text(3 * text.size());

@@ -1,4 +1,4 @@
-// Patterns: a field of either kind becomes a Spec, which one function writes.
+// Format strings: a field of either kind becomes a Spec, which one function formats.
 #include "text/jinja/format.h"
 
 #include <charconv>
@@ -16,10 +16,13 @@ constexpr int kMaxPrecision = 300;
 
 struct Spec {
   std::string fill = " ";
-  char align = 0;   // '<' '>' '^' '=', 0: by type
-  char sign = '-';  // '+' and ' ' show one for positive numbers too
+  // '<' '>' '^' '='; 0: depends on the type.
+  char align = 0;
+  // '+' and ' ' show a sign for positive numbers too.
+  char sign = '-';
   bool alternate = false;
-  bool group = false;  // thousands separated by commas
+  // Thousands separated by commas.
+  bool group = false;
   int width = 0;
   int precision = -1;
   char type = 0;
@@ -44,7 +47,7 @@ void group_thousands(std::string& digits) {
   }
 }
 
-// fmt's "e" and "g" write what Python's do.
+// fmt's "e" and "g" match Python's output.
 std::string float_digits(double number, const Spec& spec) {
   const int precision = spec.precision < 0 ? 6 : spec.precision;
   const double size = std::abs(number);
@@ -226,7 +229,7 @@ Spec parse_brace_spec(std::string_view rest) {
   return spec;
 }
 
-// "name.attribute[item]" of a field, by position where the name is empty or a number.
+// Looks up "name.attribute[item]" of a field; by position if the name is empty or a number.
 Value find_field(Runtime& runtime, std::string_view name, const Arguments& arguments,
                  std::size_t& automatic) {
   const std::size_t end = std::min(name.find_first_of(".["), name.size());

@@ -1,4 +1,4 @@
-// Python's two ways to fill in a pattern: '%s of %d' % (…) and '{} of {}'.format(…).
+// Python's two ways of formatting strings: '%s of %d' % (…) and '{} of {}'.format(…).
 #pragma once
 
 #include "text/jinja/runtime.h"

@@ -1,4 +1,4 @@
-// Functions that every template can call.
+// Functions that are available in every template.
 #include <array>
 #include <ctime>
 
@@ -10,10 +10,10 @@
 namespace tandem::jinja {
 namespace {
 
-// Attributes of a namespace are searched in order.
+// Attributes of a namespace are searched linearly.
 constexpr std::size_t kMaxNamespaceSize = 256;
 
-// dict(mapping or pairs, name=value, …), of which namespace() is made as well.
+// dict(mapping or pairs, name=value, …), also used for namespace().
 Dict dict_of(const Call& call) {
   Dict result;
   if (call.more().size() > 1)
@@ -78,7 +78,7 @@ Value global_strftime_now(const Call& call) {
   return call.runtime().text(Text(format_time(call.runtime().now(), format, call.budget())));
 }
 
-// cycler(a, b, …): next() gives them in turn.
+// cycler(a, b, …): next() returns them in turn.
 class Cycler : public Object, public std::enable_shared_from_this<Cycler> {
  public:
   explicit Cycler(Value items) : items_(std::move(items)) {}
@@ -128,7 +128,7 @@ Value global_cycler(const Call& call) {
   return Value(std::shared_ptr<Object>(std::make_shared<Cycler>(call.runtime().list(call.more()))));
 }
 
-// joiner(separator): "" when first called, then the separator.
+// joiner(separator): "" on the first call, then the separator.
 class Joiner : public Object {
  public:
   explicit Joiner(Text separator) : separator_(std::move(separator)) {}

@@ -35,7 +35,7 @@ Value convert(const OrderedJson& json, bool from_chat, Budget& budget, int depth
     }
     case OrderedJson::value_t::object: {
       Dict dict;
-      // Keys are marked too: a tool's argument names are as foreign as its values.
+      // Keys are marked too: a tool's argument names are as untrusted as its values.
       for (const auto& [key, value] : json.items())
         dict.set(budget, Value(Text(key, from_chat)), convert(value, from_chat, budget, depth + 1));
       return make_dict(std::move(dict));
@@ -173,7 +173,7 @@ class Writer {
       out += c;
   }
 
-  // Beyond 16 bits as two surrogates.
+  // Characters beyond 16 bits become a surrogate pair.
   static void escape_unicode(std::string& out, char32_t code) {
     auto value = static_cast<unsigned>(code);
     if (value >= 0x10000) {

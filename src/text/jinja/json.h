@@ -1,4 +1,4 @@
-// JSON to values and values to JSON, the latter as Python's json.dumps writes it.
+// Conversion from JSON to values and back, the latter in the format of Python's json.dumps.
 #pragma once
 
 #include <optional>
@@ -9,11 +9,12 @@
 
 namespace tandem::jinja {
 
-// `from_chat` marks every string in it, keys as well, as someone's text.
+// `from_chat` marks every string, keys included, as untrusted text from the chat.
 Value from_json(const OrderedJson& json, bool from_chat, Budget& budget);
 
 struct JsonStyle {
-  std::optional<std::string> indent;  // of one level; empty: all in one line
+  // Indentation per level; empty: everything on one line.
+  std::optional<std::string> indent;
   std::string item_separator = ", ";
   std::string key_separator = ": ";
   bool ascii_only = false;

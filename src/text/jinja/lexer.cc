@@ -1,4 +1,4 @@
-// The lexer. What lies between tags follows Jinja 3.1's rules for "-", "+", trim_blocks and
+// The lexer. Text between tags follows Jinja 3.1's rules for "-", "+", trim_blocks and
 // lstrip_blocks.
 #include "text/jinja/lexer.h"
 
@@ -17,7 +17,7 @@ namespace {
 // Real templates stay under 64 KiB.
 constexpr std::size_t kMaxSourceBytes = std::size_t{4} << 20;
 
-// Longest first, so that the first that fits is the right one.
+// Longest first, so that the first match is the right one.
 constexpr std::array<std::string_view, 26> kOperators = {
     "//", "**", "==", "!=", "<=", ">=", "+", "-", "/", "*", "%", "~", "[",
     "]",  "(",  ")",  "{",  "}",  ">",  "<", "=", ".", ":", "|", ",", ";"};
@@ -58,7 +58,7 @@ class Lexer {
     fail(ErrorCode::kFormat, "[chat template] {}:{}:{}: {}", name_, place.line, place.column, what);
   }
 
-  // Positions are asked for in ascending order but for errors, so lines are counted once.
+  // Except for errors, positions are requested in ascending order, so lines are counted only once.
   Place place_of(std::size_t position) {
     if (position < counted_) {
       counted_ = 0;
@@ -93,7 +93,7 @@ class Lexer {
     }
   }
 
-  // End of the text before a tag whose sign is '-', '+' or 0.
+  // The end of the text before a tag whose sign is '-', '+' or 0.
   std::size_t data_end(std::size_t begin, std::size_t tag, char sign, bool is_variable) const {
     std::size_t end = tag;
     if (sign == '-') {
@@ -103,7 +103,7 @@ class Lexer {
         end -= c.size;
       }
     } else if (sign != '+' && !is_variable) {
-      // lstrip_blocks: a tag that is first in its line takes the spaces before it along.
+      // lstrip_blocks: a tag that is first on its line removes the spaces before it.
       while (end > begin && source_[end - 1] != '\n') {
         const CodePoint c = decode_before(source_, end);
         if (!is_space(c.code)) return tag;
@@ -114,7 +114,7 @@ class Lexer {
     return end;
   }
 
-  // Text up to the next tag, then the tag.
+  // Lexes text up to the next tag, then the tag.
   void lex_data() {
     const std::size_t begin = position_;
     std::size_t tag = begin;
@@ -149,8 +149,8 @@ class Lexer {
     }
   }
 
-  // Past the end of a block or comment that starts at position_: "-%}" takes all space after it,
-  // "%}" one newline.
+  // Skips to after the end of a block or comment that starts at position_: "-%}" removes all white
+  // space after it, "%}" one newline.
   bool skip_block_end(std::string_view end) {
     const bool minus = starts("-");
     const bool plus = starts("+");
@@ -173,7 +173,7 @@ class Lexer {
     skip_block_end("#}");
   }
 
-  // "{% raw %} … {% endraw %}" as text; false if the block at position_ is none.
+  // Lexes "{% raw %} … {% endraw %}" as text; false if the block at position_ is not a raw block.
   bool lex_raw(std::size_t tag) {
     const std::size_t start = position_;
     skip_space();
@@ -206,7 +206,7 @@ class Lexer {
     fail_at(tag, "raw block has no end, expected '{% endraw %}'");
   }
 
-  // What is inside a tag. Inside brackets "}}" and "%}" are operators.
+  // Lexes the inside of a tag. Within brackets "}}" and "%}" are operators.
   void lex_tag(std::size_t tag, std::string_view end, TokenKind end_kind) {
     std::vector<std::pair<char, std::size_t>> open;
     while (true) {
@@ -329,7 +329,7 @@ class Lexer {
                                  source_.substr(start, position_ - start)));
   }
 
-  // "e+5", or nothing if position_ starts no exponent.
+  // "e+5", or "" if there is no exponent at position_.
   std::string lex_exponent() {
     if (!starts("e") && !starts("E")) return {};
     std::size_t at = position_ + 1;
@@ -357,7 +357,7 @@ class Lexer {
     add(TokenKind::kString, std::move(value), start);
   }
 
-  // What follows a backslash, as in a Python string; an unknown escape stands for itself.
+  // The character after a backslash, as in a Python string; an unknown escape stands for itself.
   void lex_escape(std::size_t start, std::string& value) {
     if (position_ >= source_.size()) fail_at(start, "string has no end");
     const char c = source_[position_++];
@@ -425,7 +425,7 @@ class Lexer {
     return code;
   }
 
-  // A pair of surrogates is one character.
+  // A surrogate pair is one character.
   char32_t unicode_escape() {
     const char32_t high = hex_escape(4);
     if (high < 0xD800 || high > 0xDBFF || !starts("\\u")) return high;
@@ -441,7 +441,8 @@ class Lexer {
   std::string_view name_;
   std::size_t position_ = 0;
   std::vector<Token> tokens_;
-  std::size_t counted_ = 0;  // counted_place_ is the place of this byte
+  // counted_place_ is the position of this byte.
+  std::size_t counted_ = 0;
   Place counted_place_;
 };
 

@@ -1,5 +1,5 @@
-// Template text to tokens: text between tags with Jinja's whitespace control already applied, and
-// what is in the tags.
+// From template text to tokens: text outside tags, with Jinja's whitespace control already applied,
+// and the contents of tags.
 #pragma once
 
 #include <cstdint>
@@ -9,17 +9,20 @@
 
 namespace tandem::jinja {
 
-// Where something stands in a template, counted from 1 in lines and characters.
+// A position in a template; lines and characters are counted from 1.
 struct Place {
   std::uint32_t line = 1;
   std::uint32_t column = 1;
 };
 
 enum class TokenKind {
-  kData,           // text outside tags
-  kVariableBegin,  // {{
+  // Text outside tags.
+  kData,
+  // "{{".
+  kVariableBegin,
   kVariableEnd,
-  kBlockBegin,  // {%
+  // "{%".
+  kBlockBegin,
   kBlockEnd,
   kName,
   kString,
@@ -31,17 +34,18 @@ enum class TokenKind {
 
 struct Token {
   TokenKind kind = TokenKind::kEnd;
-  std::string text;  // data, name, operator, or the string's value with escapes resolved
+  // For data, names and operators their text; for strings their value with escapes resolved.
+  std::string text;
   std::int64_t integer = 0;
   double number = 0;
   Place place;
 };
 
-// Tokens of a template under trim_blocks and lstrip_blocks, as transformers sets them; the last is
-// kEnd. `name` appears in errors. Throws kFormat.
+// The tokens of a template under trim_blocks and lstrip_blocks, as transformers sets them; the last
+// one is kEnd. `name` is used in errors. Throws kFormat.
 std::vector<Token> tokenize(std::string_view source, std::string_view name);
 
-// A token as it is called in an error.
+// A token's description in error messages.
 std::string describe(const Token& token);
 
 }  // namespace tandem::jinja

@@ -1,4 +1,4 @@
-// Methods of dictionaries and lists that don't change them.
+// Methods of dictionaries and lists that don't modify them.
 #include <array>
 
 #include "text/jinja/operators.h"
@@ -27,7 +27,7 @@ Value dict_items(const Call& call) {
   return call.runtime().list(std::move(result));
 }
 
-// What never changes is its own copy.
+// Values are immutable, so a value is its own copy.
 Value copy(const Call& call) { return call[0]; }
 
 Value list_index(const Call& call) {

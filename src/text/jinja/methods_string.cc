@@ -59,7 +59,8 @@ Value texts(const Call& call, const std::vector<Text>& parts) {
   return call.runtime().list(std::move(items));
 }
 
-// At runs of white space, without empty parts. `limit` cuts at most; negative: no limit.
+// Splits at runs of white space, without empty parts. `limit` is the maximum number of splits;
+// negative: no limit.
 std::vector<Text> split_words(const Text& text, std::int64_t limit, bool from_right) {
   std::vector<Text> result;
   Text rest = strip(text, nullptr, from_right ? Side::kRight : Side::kLeft);
@@ -205,7 +206,7 @@ Value method_zfill(const Call& call) {
 
 // ------------------------------------------------------------ searching
 
-// The part of a text between two optional character indices, as bytes.
+// The part of a text between two optional character indices, as byte offsets.
 struct Window {
   std::size_t begin;
   std::size_t end;
@@ -246,7 +247,7 @@ bool matches_side(const Call& call, bool at_start) {
 Value method_startswith(const Call& call) { return Value(matches_side(call, true)); }
 Value method_endswith(const Call& call) { return Value(matches_side(call, false)); }
 
-// Index in characters, -1 if there is none.
+// Index in characters; -1 if not found.
 std::int64_t find(const Call& call, bool from_right) {
   const Window part = window(call, 2);
   if (part.begin > part.end) return -1;
@@ -304,7 +305,7 @@ Value method_isalnum(const Call& call) {
   return all_are(call, [](char32_t c) { return is_alpha(c) || is_numeric(c); });
 }
 
-// Superscripts are digits in Python, though no decimals.
+// Superscripts are digits in Python, but not decimals.
 Value method_isdigit(const Call& call) {
   return all_are(call, [](char32_t c) {
     return is_decimal(c) || c == 0xB2 || c == 0xB3 || c == 0xB9 ||

@@ -66,7 +66,7 @@ Value integer_binary(BinaryOp op, std::int64_t a, std::int64_t b) {
         if (__builtin_sub_overflow(std::int64_t{0}, a, &result)) fail_overflow();
         return Value(result);
       }
-      // Rounded towards minus infinity, and the remainder takes the sign of b.
+      // Rounded towards negative infinity; the remainder has the sign of b.
       const bool adjust = a % b != 0 && (a < 0) != (b < 0);
       if (op == BinaryOp::kModulo) return Value(a % b + (adjust ? b : 0));
       return Value(a / b - (adjust ? 1 : 0));
@@ -106,7 +106,7 @@ Value float_binary(BinaryOp op, double a, double b) {
   fail_here("unknown operator");
 }
 
-// A string or list `count` times.
+// Repeats a string or list `count` times.
 Value repeat(Runtime& runtime, const Value& value, std::int64_t count) {
   const std::size_t times = count > 0 ? static_cast<std::size_t>(count) : 0;
   if (value.is_text()) {
@@ -138,11 +138,11 @@ Value join_lists(Runtime& runtime, const List& a, const List& b) {
                     : runtime.list(std::move(items));
 }
 
-// -1, 0, 1; nothing for values that have no order, such as NaN.
+// -1, 0 or 1; nullopt for values that have no order, such as NaN.
 std::optional<int> compare_numbers(const Value& a, const Value& b) {
   if (a.is_integral() && b.is_integral())
     return a.integer() < b.integer() ? -1 : a.integer() > b.integer() ? 1 : 0;
-  // long double holds every 64-bit integer and every double where it has 64 bits of mantissa.
+  // Where long double has a 64-bit mantissa, it holds every 64-bit integer and every double.
   const auto wide = [](const Value& v) {
     return v.is_float() ? static_cast<long double>(v.number())
                         : static_cast<long double>(v.integer());
@@ -242,7 +242,7 @@ bool is_same(const Value& a, const Value& b) {
   if (a.is_none()) return true;
   if (a.is_integral()) return a.integer() == b.integer();
   if (a.is_float()) return a.number() == b.number();
-  // Python keeps equal short strings once, more or less; equality is what templates mean.
+  // Python interns some equal short strings; templates mean equality.
   if (a.is_text()) return a.text().bytes() == b.text().bytes();
   return a.address() != nullptr && a.address() == b.address();
 }

@@ -1,4 +1,4 @@
-// Python's operators on values. All of them throw Failure.
+// Python's operators on values. They all throw Failure.
 #pragma once
 
 #include <functional>
@@ -13,25 +13,27 @@
 namespace tandem::jinja {
 
 bool is_true(const Value& value);
-std::size_t length(const Value& value);  // characters of a string, items of the rest
+// Characters of a string, items of other containers.
+std::size_t length(const Value& value);
 
 bool equal(const Value& a, const Value& b, Budget& budget);
 bool less(const Value& a, const Value& b, Budget& budget);
 bool contains(const Value& container, const Value& value, Budget& budget);
-bool is_same(const Value& a, const Value& b);  // Python's "is"
+// Python's "is".
+bool is_same(const Value& a, const Value& b);
 
 Value negate(const Value& value);
 Value binary(Runtime& runtime, BinaryOp op, const Value& a, const Value& b);
 
-// value.name and value[key], each falling back to the other as in Jinja; undefined if there is
-// neither.
+// value.name and value[key], each falling back to the other as in Jinja; undefined if neither
+// exists.
 Value get_attribute(Runtime& runtime, const Value& value, std::string_view name);
 Value get_item(Runtime& runtime, const Value& value, const Value& key);
 Value get_slice(Runtime& runtime, const Value& value, const Value& start, const Value& stop,
                 const Value& step);
 
-// The items that "for" goes through: of lists, characters of strings, keys of dictionaries, none of
-// undefined.
+// The items that "for" iterates over: items of lists, characters of strings, keys of dictionaries,
+// none for undefined.
 std::vector<Value> iterate(Runtime& runtime, const Value& value);
 
 }  // namespace tandem::jinja

@@ -10,7 +10,7 @@
 namespace tandem::jinja {
 
 Parser::Level::Level(Parser& parser) : parser_(parser) {
-  // Thrown from a constructor, so the count is undone here and not by the destructor.
+  // Thrown from a constructor, so the count is restored here, as the destructor will not run.
   if (++parser_.level_ > kMaxExpressionDepth) {
     --parser_.level_;
     parser_.fail_at(parser_.current().place,
@@ -214,7 +214,7 @@ ExprPtr Parser::parse_power() {
   return left;
 }
 
-// Jinja binds a filter looser than a sign: -5|abs is (-5)|abs.
+// In Jinja a filter binds more loosely than a sign: -5|abs is (-5)|abs.
 ExprPtr Parser::parse_unary(bool with_filters) {
   const Level level(*this);
   const Place place = current().place;

@@ -1,4 +1,4 @@
-// Statements: text, {{ … }} and {% … %} with what they enclose.
+// Statements: text, {{ … }} and {% … %} with their bodies.
 #include <algorithm>
 #include <utility>
 
@@ -26,8 +26,8 @@ void Parser::expect_block_end() {
   next();
 }
 
-// Statements up to a tag named in `ends`, whose name is then the current token; up to the end of
-// the template if `ends` is empty.
+// Parses statements up to a tag named in `ends`, whose name is then the current token; up to the
+// end of the template if `ends` is empty.
 Body Parser::parse_body(std::initializer_list<std::string_view> ends) {
   if (++statement_level_ > kMaxStatementDepth)
     fail_at(current().place,
@@ -64,14 +64,14 @@ Body Parser::parse_body(std::initializer_list<std::string_view> ends) {
   }
 }
 
-// The rest of the current tag, then its body.
+// Parses the rest of the current tag, then its body.
 std::unique_ptr<const Body> Parser::parse_block(std::initializer_list<std::string_view> ends) {
   skip_operator(":");
   expect_block_end();
   return std::make_unique<const Body>(parse_body(ends));
 }
 
-// A tag whose name is the current token.
+// Parses a tag whose name is the current token.
 Statement Parser::parse_statement(const Token& tag) {
   const Place place = tag.place;
   if (current().kind != TokenKind::kName) fail_expected("the name of a tag");

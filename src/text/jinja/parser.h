@@ -1,5 +1,4 @@
-// Tokens to tree. Expressions are in parse_expression.cc, statements in
-// parse_statement.cc.
+// From tokens to a tree. Expressions are in parse_expression.cc, statements in parse_statement.cc.
 #pragma once
 
 #include <initializer_list>
@@ -11,7 +10,7 @@
 
 namespace tandem::jinja {
 
-// Parses a template; `name` appears in errors. Throws kFormat with the place.
+// Parses a template; `name` is used in errors. Throws kFormat with the location.
 Body parse(std::string_view source, std::string_view name);
 
 class Parser {
@@ -21,7 +20,7 @@ class Parser {
   Body parse_template();
 
  private:
-  // Counts how deep the parser is in itself; throws at the limit.
+  // Tracks the parser's recursion depth; throws at the limit.
   class Level;
 
   [[noreturn]] void fail_at(const Place& place, const std::string& what) const;
@@ -29,7 +28,8 @@ class Parser {
 
   const Token& current() const { return tokens_[position_]; }
   const Token& ahead() const { return tokens_[std::min(position_ + 1, tokens_.size() - 1)]; }
-  Token next();  // never moves past kEnd
+  // Never advances past kEnd.
+  Token next();
   bool is_operator(std::string_view text) const;
   bool is_name(std::string_view text) const;
   bool skip_operator(std::string_view text);
@@ -39,13 +39,14 @@ class Parser {
   void expect_block_end();
   std::string expect_identifier();
 
-  // A node above `children`, each of which may be null.
+  // Makes a node with `children`, each of which may be null.
   template <typename Node>
   ExprPtr make(const Place& place, Node node, std::initializer_list<const Expr*> children = {});
   int depth_of(const CallArguments& arguments) const;
   ExprPtr finish(const Place& place, Expr expr, int depth) const;
 
-  ExprPtr parse_expression();  // with "a if b else c"
+  // Includes "a if b else c".
+  ExprPtr parse_expression();
   ExprPtr parse_or();
   ExprPtr parse_and();
   ExprPtr parse_not();
@@ -63,8 +64,10 @@ class Parser {
   ExprPtr parse_subscript(ExprPtr value);
   ExprPtr parse_call(ExprPtr callee);
   ExprPtr parse_filters_and_tests(ExprPtr value);
-  ExprPtr parse_filter(ExprPtr value);  // after "|"
-  ExprPtr parse_test(ExprPtr value);    // after "is"
+  // After "|".
+  ExprPtr parse_filter(ExprPtr value);
+  // After "is".
+  ExprPtr parse_test(ExprPtr value);
   CallArguments parse_arguments();
   // One expression, or a tuple of them without parentheses. `conditional` allows "a if b".
   ExprPtr parse_tuple(bool conditional = true);
@@ -90,8 +93,10 @@ class Parser {
   std::size_t position_ = 0;
   int level_ = 0;
   int statement_level_ = 0;
-  int loops_ = 0;                         // around the current statement
-  std::vector<MacroDefinition*> macros_;  // around the current expression
+  // Number of loops around the current statement.
+  int loops_ = 0;
+  // The macros around the current expression.
+  std::vector<MacroDefinition*> macros_;
 };
 
 class Parser::Level {

@@ -70,7 +70,7 @@ class Printer {
     out_.append("}");
   }
 
-  // In single quotes unless the text has those and no double ones.
+  // In single quotes, unless the text contains them and no double quotes.
   void quoted(const Text& text) {
     const std::string& bytes = text.bytes();
     budget_.spend_text(bytes.size());

@@ -1,4 +1,4 @@
-// Values as text: as str() and repr() of Python write them.
+// Values as text, in the format of Python's str() and repr().
 #pragma once
 
 #include <string>
@@ -7,9 +7,11 @@
 
 namespace tandem::jinja {
 
-Text print(const Value& value, Budget& budget);       // str(value)
-Text print_repr(const Value& value, Budget& budget);  // strings in quotes
-// The shortest digits that read back as `number`, written as Python does: 1.0, 0.1, 1e+16, inf.
+// str(value).
+Text print(const Value& value, Budget& budget);
+// repr(value): strings in quotes.
+Text print_repr(const Value& value, Budget& budget);
+// The shortest digits that read back as `number`, in Python's format: 1.0, 0.1, 1e+16, inf.
 std::string print_float(double number);
 
 }  // namespace tandem::jinja

@@ -1,4 +1,4 @@
-// Binding of arguments, and finding and calling built-ins.
+// Binding of arguments, and looking up and calling built-ins.
 #include "text/jinja/runtime.h"
 
 #include <algorithm>

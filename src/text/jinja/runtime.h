@@ -1,4 +1,4 @@
-// What built-in functions see of a rendering, and how their arguments reach them.
+// What built-in functions can access of a rendering, and how arguments are passed to them.
 #pragma once
 
 #include <ctime>
@@ -13,7 +13,7 @@
 
 namespace tandem::jinja {
 
-// One rendering's state beyond scopes.
+// The state of one rendering apart from scopes.
 class Runtime {
  public:
   Runtime(std::tm now, std::int64_t max_work) : budget_(max_work), now_(now) {}
@@ -23,13 +23,13 @@ class Runtime {
 
   Budget& budget() noexcept { return budget_; }
   const std::tm& now() const noexcept { return now_; }
-  // Namespaces may hold themselves, so the rendering owns and empties them.
+  // Namespaces may contain themselves, so the rendering owns them and empties them at the end.
   Value new_namespace(std::shared_ptr<Namespace> created);
 
   Value text(Text text) { return make_text(budget_, std::move(text)); }
   Value list(std::vector<Value> items) { return make_list(budget_, std::move(items)); }
 
-  // While it lives, the evaluator is one level deeper in itself; throws at the limit.
+  // RAII: counts one level of evaluator recursion; throws at the limit.
   class Depth {
    public:
     explicit Depth(Runtime& runtime);
@@ -48,8 +48,8 @@ class Runtime {
   std::vector<std::shared_ptr<Namespace>> namespaces_;
 };
 
-// The arguments of a built-in by its parameters, given as "value chars? *": names in order, "?" for
-// those that may be missing, "*" at the end if more may follow.
+// The arguments of a built-in, bound to its parameters, which are given as "value chars? *": names
+// in order, "?" for optional ones, "*" at the end if more may follow.
 class Call {
  public:
   Call(Runtime& runtime, std::string_view function, std::string_view parameters,
@@ -60,12 +60,16 @@ class Call {
   std::string_view function() const noexcept { return function_; }
 
   bool has(std::size_t index) const noexcept { return present_[index]; }
-  const Value& operator[](std::size_t index) const { return bound_[index]; }  // None if missing
+  // None if missing.
+  const Value& operator[](std::size_t index) const { return bound_[index]; }
   bool has_value(std::size_t index) const { return present_[index] && !bound_[index].is_none(); }
-  std::int64_t integer(std::size_t index, std::int64_t fallback) const;  // if missing or None
+  // `fallback` if missing or None.
+  std::int64_t integer(std::size_t index, std::int64_t fallback) const;
   bool flag(std::size_t index, bool fallback) const;
-  Text text(std::size_t index) const;           // printed, so that anything will do
-  const Text& string(std::size_t index) const;  // a string or an error
+  // Converted to a string, so any value is accepted.
+  Text text(std::size_t index) const;
+  // An error unless it is a string.
+  const Text& string(std::size_t index) const;
 
   const std::vector<Value>& more() const noexcept { return more_; }
   const std::vector<std::pair<std::string, Value>>& more_named() const noexcept {
@@ -87,26 +91,28 @@ struct Builtin {
   Value (*run)(const Call& call);
 };
 
-// The built-in of that name in a table, or null.
+// The built-in with that name in a table, or null.
 const Builtin* find_builtin(std::span<const Builtin> table, std::string_view name);
 Value call_builtin(Runtime& runtime, const Builtin& builtin, Arguments arguments);
 
-std::span<const Builtin> text_filters();      // filters_text.cc
-std::span<const Builtin> number_filters();    // filters_number.cc
-std::span<const Builtin> sequence_filters();  // filters_sequence.cc
-std::span<const Builtin> order_filters();     // filters_order.cc
-std::span<const Builtin> tests();             // tests.cc
-std::span<const Builtin> string_methods();    // methods_string.cc
-std::span<const Builtin> dict_methods();      // methods.cc
-std::span<const Builtin> list_methods();      // methods.cc
-std::span<const Builtin> globals();           // globals.cc
+// The tables of built-ins: filters are in filters_*.cc, methods in methods_string.cc (strings) and
+// methods.cc (dictionaries and lists), tests in tests.cc, functions in globals.cc.
+std::span<const Builtin> text_filters();
+std::span<const Builtin> number_filters();
+std::span<const Builtin> sequence_filters();
+std::span<const Builtin> order_filters();
+std::span<const Builtin> tests();
+std::span<const Builtin> string_methods();
+std::span<const Builtin> dict_methods();
+std::span<const Builtin> list_methods();
+std::span<const Builtin> globals();
 
 const Builtin* find_filter(std::string_view name);
 Value apply_filter(Runtime& runtime, std::string_view name, Arguments arguments);
 bool apply_test(Runtime& runtime, std::string_view name, Arguments arguments);
 Value call_value(Runtime& runtime, const Value& callee, Arguments arguments);
 
-// A built-in as a value, with what it is a method of, if anything.
+// A built-in as a value, bound to the object it is a method of, if any.
 Value make_function(const Builtin& builtin);
 Value make_method(const Value& self, const Builtin& builtin);
 

@@ -1,4 +1,4 @@
-// Statements, loops and macros.
+// Executes statements, loops and macros.
 #include <algorithm>
 #include <functional>
 
@@ -9,7 +9,7 @@
 namespace tandem::jinja {
 namespace {
 
-// In units of work, as macros and their scopes live until the end of the rendering.
+// In units of work, because macros and their scopes live until the end of the rendering.
 constexpr std::size_t kMacroWork = 32;
 
 class Macro : public Object {
@@ -48,8 +48,8 @@ class LoopMethod : public Object {
   Run run_;
 };
 
-// The variable "loop". Once the loop has ended it keeps its counters only, as it may outlive the
-// loop in a namespace that it holds itself.
+// The variable "loop". Once the loop has ended only its counters remain, because the object may
+// outlive the loop in a namespace that the loop's scope holds.
 class Loop : public Object, public std::enable_shared_from_this<Loop> {
  public:
   Loop(Evaluator& evaluator, const ForStatement& statement, std::shared_ptr<Scope> scope,
@@ -127,7 +127,8 @@ class Loop : public Object, public std::enable_shared_from_this<Loop> {
 
   Evaluator& evaluator_;
   const ForStatement& statement_;
-  std::shared_ptr<Scope> scope_;  // around the loop
+  // The scope around the loop.
+  std::shared_ptr<Scope> scope_;
   std::vector<Value> items_;
   std::int64_t size_;
   std::int64_t index_ = 0;
@@ -324,7 +325,8 @@ Evaluator::Flow Evaluator::execute(const FilterStatement& node) {
 }
 
 Evaluator::Flow Evaluator::execute(const WithStatement& node) {
-  std::vector<Value> values;  // all seen from outside, so that "a=1, b=a" means the outer a
+  // All evaluated in the outer scope, so that in "a=1, b=a" the second a is the outer one.
+  std::vector<Value> values;
   for (const auto& [target, value] : node.assignments) values.push_back(evaluate(*value));
   const NewScope scope(*this);
   for (std::size_t i = 0; i < values.size(); ++i) assign(node.assignments[i].first, values[i]);

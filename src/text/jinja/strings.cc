@@ -1,4 +1,4 @@
-// Operations on strings, by character and with Python's idea of white space.
+// Operations on strings, by character and with Python's definition of white space.
 #include "text/jinja/strings.h"
 
 #include <algorithm>
@@ -127,7 +127,7 @@ Text pad(const Text& text, std::int64_t width, std::string_view fill, Side side,
   if (padding > static_cast<std::int64_t>(kMaxTextBytes / fill.size()))
     fail_here("a text of {} characters", width);
   budget.spend_text(text.size() + static_cast<std::size_t>(padding) * fill.size());
-  // Python puts the odd one before the text if the width is odd as well.
+  // Like Python, puts the odd one before the text if the width is odd as well.
   const std::int64_t before = side == Side::kLeft    ? padding
                               : side == Side::kRight ? 0
                                                      : padding / 2 + (padding & width & 1);

@@ -10,16 +10,16 @@ namespace tandem::jinja {
 
 enum class Side { kLeft, kRight, kBoth };
 
-// Without characters of `chars` at the sides, or without white space if it is null.
+// Removes the characters in `chars` from the ends, or white space if it is null.
 Text strip(const Text& text, const Text* chars, Side side);
-// With up to `count` occurrences replaced; all if it is negative.
+// Replaces up to `count` occurrences; all of them if it is negative.
 Text replace(const Text& text, const Text& old, const Text& by, std::int64_t count, Budget& budget);
-// First letter of each run of letters upper case, the rest lower.
+// First letter of each run of letters in upper case, the rest in lower case.
 Text title(const Text& text);
 Text capitalize(const Text& text);
-// The lines of a text, without their ends unless `keep_ends`.
+// The lines of a text, without their line endings unless `keep_ends`.
 std::vector<Text> split_lines(const Text& text, bool keep_ends, Budget& budget);
-// Filled up to `width` characters with `fill`: before, after or on both sides.
+// Pads to `width` characters with `fill`: before, after or on both sides.
 Text pad(const Text& text, std::int64_t width, std::string_view fill, Side side, Budget& budget);
 Text join(const std::vector<Text>& parts, const Text& separator, Budget& budget);
 

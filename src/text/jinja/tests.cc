@@ -1,4 +1,4 @@
-// Tests: what follows "is".
+// Tests: the names after "is".
 #include <array>
 
 #include "text/jinja/operators.h"
@@ -24,7 +24,7 @@ Value test_callable(const Call& call) {
   return Value(call[0].is_object() && call[0].object().callable());
 }
 
-// Undefined can be gone through and has a length, so it is both of these.
+// Undefined can be iterated over and has a length, so it counts as both.
 Value test_iterable(const Call& call) {
   const Value& value = call[0];
   return Value(value.is_text() || value.is_list() || value.is_dict() || value.is_undefined());
@@ -52,7 +52,7 @@ Value test_divisibleby(const Call& call) { return Value(divides(call, call[1]));
 Value test_even(const Call& call) { return Value(divides(call, Value(std::int64_t{2}))); }
 Value test_odd(const Call& call) { return Value(!divides(call, Value(std::int64_t{2}))); }
 
-// All letters that have case are of this one, and there is one.
+// True if all letters with case have this case, and there is at least one.
 bool has_case(const Call& call, bool upper) {
   const Text text = call.text(0);
   call.budget().spend_bytes(text.size());

@@ -1,4 +1,4 @@
-// Keeping the marks of a Text right while it is cut and joined.
+// Keeps the marks of a Text correct when it is cut and joined.
 #include "text/jinja/text.h"
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// strftime over a list of allowed conversions: the C library's own has widths and extensions that a
-// template from anywhere should not reach.
+// strftime limited to a list of allowed conversions: the C library's function has widths and
+// extensions that an untrusted template should not be able to reach.
 #include "text/jinja/time.h"
 
 namespace tandem::jinja {

@@ -1,4 +1,4 @@
-// Times as text, for strftime_now.
+// Formats times for strftime_now.
 #pragma once
 
 #include <ctime>
@@ -9,7 +9,7 @@
 
 namespace tandem::jinja {
 
-// As Python's strftime in the C locale; throws Failure for a conversion that is not known.
+// Like Python's strftime in the C locale; throws Failure for an unknown conversion.
 std::string format_time(const std::tm& time, std::string_view format, Budget& budget);
 
 }  // namespace tandem::jinja

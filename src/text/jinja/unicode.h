@@ -1,4 +1,4 @@
-// UTF-8 by code point, and the character classes that Python's str methods go by.
+// UTF-8 by code point, and the character classes that Python's str methods use.
 #pragma once
 
 #include <cstddef>
@@ -8,12 +8,14 @@
 namespace tandem::jinja {
 
 struct CodePoint {
-  char32_t code;     // U+FFFD for a byte that starts no valid sequence
-  std::size_t size;  // bytes, at least 1
+  // U+FFFD for a byte that does not start a valid sequence.
+  char32_t code;
+  // In bytes, at least 1.
+  std::size_t size;
 };
 
 CodePoint decode_at(std::string_view text, std::size_t position) noexcept;
-// The code point that ends at `end`, which must be above 0.
+// The code point that ends at `end`, which must be greater than 0.
 CodePoint decode_before(std::string_view text, std::size_t end) noexcept;
 void append_utf8(std::string& text, char32_t code);
 
@@ -23,8 +25,10 @@ std::size_t offset_of(std::string_view text, std::size_t index) noexcept;
 
 bool is_space(char32_t code) noexcept;
 bool is_alpha(char32_t code) noexcept;
-bool is_decimal(char32_t code) noexcept;  // category Nd
-bool is_numeric(char32_t code) noexcept;  // any number, such as a fraction
+// Category Nd.
+bool is_decimal(char32_t code) noexcept;
+// Any number, such as a fraction.
+bool is_numeric(char32_t code) noexcept;
 bool is_upper(char32_t code) noexcept;
 bool is_lower(char32_t code) noexcept;
 

@@ -1,4 +1,4 @@
-// Making values, and the keys of dictionaries.
+// Constructing values, and the keys of dictionaries.
 #include "text/jinja/value.h"
 
 #include <algorithm>
@@ -7,10 +7,10 @@
 namespace tandem::jinja {
 namespace {
 
-// Below this many entries a dictionary is searched in order.
+// Smaller dictionaries are searched linearly.
 constexpr std::size_t kIndexedSize = 9;
 
-// Rough sizes in units of work, so that the budget bounds memory as well.
+// Approximate sizes in units of work, so that the budget bounds memory as well.
 constexpr std::size_t kItemWork = 2;
 constexpr std::size_t kEntryWork = 8;
 
@@ -27,7 +27,7 @@ Value list_of(Budget& budget, std::vector<Value> items, bool is_tuple, bool is_g
   return Value(std::make_shared<const List>(std::move(list)));
 }
 
-// Equal keys, and only those, have equal texts.
+// Appends a string that is equal for equal keys, and only for those.
 void append_key(std::string& out, const Value& key, Budget& budget) {
   budget.spend_bytes(out.size());
   if (key.is_text()) {

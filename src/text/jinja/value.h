@@ -1,6 +1,6 @@
-// The values of templates: those of Python that JSON has, tuples, Jinja's undefined, and objects
-// with methods. Lists and dictionaries never change once made, as in transformers' sandbox, so
-// values form no cycles; what can change (namespaces, scopes) is owned by the rendering.
+// The values of templates: the Python types that JSON has, tuples, Jinja's undefined, and objects
+// with methods. Lists and dictionaries are immutable once made, as in transformers' sandbox, so
+// values form no cycles; mutable state (namespaces, scopes) is owned by the rendering.
 #pragma once
 
 #include <concepts>
@@ -24,7 +24,8 @@ class Object;
 struct List;
 
 struct Undefined {
-  std::shared_ptr<const std::string> message;  // such as "'tools' is undefined"
+  // Such as "'tools' is undefined".
+  std::shared_ptr<const std::string> message;
 };
 struct None {};
 
@@ -50,11 +51,12 @@ class Value {
   bool is_integral() const noexcept { return is_bool() || is_int(); }
   bool is_number() const noexcept { return is_integral() || is_float(); }
   bool is_text() const noexcept { return holds<std::shared_ptr<const Text>>(); }
-  bool is_list() const noexcept { return holds<std::shared_ptr<const List>>(); }  // or tuple
+  // Or a tuple.
+  bool is_list() const noexcept { return holds<std::shared_ptr<const List>>(); }
   bool is_dict() const noexcept { return holds<std::shared_ptr<const Dict>>(); }
   bool is_object() const noexcept { return holds<std::shared_ptr<Object>>(); }
 
-  // Each is for a value of that kind only.
+  // Each may only be called for a value of that kind.
   const std::string& undefined_message() const { return *std::get<Undefined>(data_).message; }
   bool boolean() const { return std::get<bool>(data_); }
   std::int64_t integer() const { return is_bool() ? boolean() : std::get<std::int64_t>(data_); }
@@ -70,9 +72,12 @@ class Value {
   }
 
   std::size_t kind() const noexcept { return data_.index(); }
-  const void* address() const noexcept;  // of what is shared, null for scalars
-  int depth() const noexcept;            // of lists, dictionaries and methods in each other
-  std::string type_name() const;         // as Python calls it: "str", "dict", "NoneType"
+  // Address of the shared data; null for scalars.
+  const void* address() const noexcept;
+  // Nesting depth of lists, dictionaries and methods.
+  int depth() const noexcept;
+  // Python's name of the type: "str", "dict", "NoneType".
+  std::string type_name() const;
 
  private:
   template <typename T>
@@ -88,7 +93,8 @@ class Value {
 struct List {
   std::vector<Value> items;
   bool is_tuple = false;
-  bool is_group = false;  // a tuple of the filter groupby, with names for its two items
+  // A tuple returned by the filter groupby, whose two items have names.
+  bool is_group = false;
   int depth = 1;
 };
 
@@ -96,15 +102,17 @@ Value make_list(Budget& budget, std::vector<Value> items);
 Value make_tuple(Budget& budget, std::vector<Value> items, bool is_group = false);
 Value make_text(Budget& budget, Text text);
 
-// In order of insertion. Keys compare as in Python: 1, 1.0 and True are the same key.
+// In insertion order. Keys compare as in Python: 1, 1.0 and True are the same key.
 class Dict {
  public:
   using Entry = std::pair<Value, Value>;
 
   const std::vector<Entry>& entries() const noexcept { return entries_; }
-  const Value* find(const Value& key, Budget& budget) const;  // null if missing
+  // Null if missing.
+  const Value* find(const Value& key, Budget& budget) const;
   const Value* find(std::string_view key) const;
-  void set(Budget& budget, Value key, Value value);  // while it is being made
+  // Only during construction.
+  void set(Budget& budget, Value key, Value value);
   int depth() const noexcept { return depth_; }
 
  private:
@@ -115,7 +123,7 @@ class Dict {
 
 Value make_dict(Dict dict);
 
-// Something with attributes or that can be called: macros, methods, loop, namespaces.
+// The arguments of a call.
 struct Arguments {
   std::vector<Value> positional;
   std::vector<std::pair<std::string, Value>> named;
@@ -123,6 +131,7 @@ struct Arguments {
 
 class Runtime;
 
+// An object with attributes, or one that can be called: macros, methods, loop, namespaces.
 class Object {
  public:
   virtual ~Object() = default;

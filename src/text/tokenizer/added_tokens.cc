@@ -9,8 +9,8 @@
 namespace tandem {
 namespace {
 
-// The longest in use are under 100 bytes; the bound keeps a search to that many steps per byte of
-// text.
+// The longest ones in use have fewer than 100 bytes; the limit bounds the steps of a search per
+// byte of text.
 constexpr std::size_t kMaxContentBytes = 1024;
 
 AddedToken read_token(const JsonObject& config) {
@@ -42,7 +42,7 @@ bool starts_with_word(std::string_view text) {
 
 // Whether any of `spans` shares a byte with `range`.
 bool touches(std::span<const TextSpan> spans, const TextSpan& range) {
-  // The first span that ends behind the beginning of `range`.
+  // The first span that ends after the beginning of `range`.
   const auto it =
       std::upper_bound(spans.begin(), spans.end(), range.begin,
                        [](std::size_t place, const TextSpan& span) { return place < span.end; });
@@ -76,7 +76,7 @@ AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
     }
     std::string sought = token.content;
     if (token.normalized && normalizer != nullptr) normalizer->apply(sought);
-    // Normalization may leave nothing, or more than a search may step through.
+    // Normalization may leave an empty string, or one longer than the search limit.
     if (sought.size() > kMaxContentBytes * 4) {
       fail(ErrorCode::kFormat,
            "[tokenizer] {}: normalized, this content has {} bytes, expected at most {}",
@@ -114,7 +114,7 @@ std::vector<AddedTokenPart> AddedTokens::split(std::string_view text, bool norma
       ++at;
       continue;
     }
-    // Whether or not the token is taken, the search goes on behind it, as in the reference.
+    // Whether or not the token is accepted, the search continues after it, as in the reference.
     at = range.end;
     if (token->special && !rules.parse_special) continue;
     if (token->single_word &&

@@ -1,4 +1,4 @@
-// Tokens found in the text as a whole before anything else is done: "<|im_end|>" and its like.
+// Tokens that are matched in the text as a whole before all other stages, such as "<|im_end|>".
 #pragma once
 
 #include <map>
@@ -19,26 +19,33 @@ namespace tandem {
 struct AddedToken {
   TokenId id = 0;
   std::string content;
-  bool special = false;      // left out by decode() on request
-  bool normalized = false;   // sought in the normalized text, as its normalized content
-  bool left_strip = false;   // takes the white space before it
-  bool right_strip = false;  // and behind it
-  bool single_word = false;  // not inside a word
+  // Omitted by decode() on request.
+  bool special = false;
+  // Its normalized content is searched for in the normalized text.
+  bool normalized = false;
+  // Also matches the white space before it.
+  bool left_strip = false;
+  // Also matches the white space after it.
+  bool right_strip = false;
+  // Does not match inside a word.
+  bool single_word = false;
 
-  // Special, or spelled like one: some files leave the mark from "</s>" or "<tool_call>".
+  // Special, or spelled like a special token: some files leave out the flag for "</s>" or
+  // "<tool_call>".
   bool is_control() const {
     return special || (content.starts_with('<') && content.ends_with('>'));
   }
 };
 
-// Which tokens a search may find.
+// Which tokens a search may match.
 struct AddedTokenRules {
-  bool parse_special = true;  // false: special tokens are plain text
-  std::span<const TextSpan> plain =
-      {};  // ascending, apart, not empty: no control token touches these
+  // False: special tokens are treated as plain text.
+  bool parse_special = true;
+  // Ascending, disjoint, not empty: no control token may overlap these.
+  std::span<const TextSpan> plain = {};
 };
 
-// A part of a text: a token, or a range to tokenize.
+// Part of a text: a token, or a range still to be tokenized.
 struct AddedTokenPart {
   TextSpan range;
   std::optional<TokenId> token;
@@ -46,14 +53,14 @@ struct AddedTokenPart {
 
 class AddedTokens {
  public:
-  // "added_tokens" of tokenizer.json, if it is there. `normalizer` may be null. Throws kFormat,
-  // among others for an id that `vocabulary` gives to another token.
+  // Reads "added_tokens" of tokenizer.json, if present. `normalizer` may be null. Throws kFormat,
+  // for example for an id that `vocabulary` assigns to another token.
   AddedTokens(const JsonObject& root, const Vocabulary& vocabulary, const Normalizer* normalizer);
 
-  // Cuts `text` at the tokens whose `normalized` is as given.
+  // Splits `text` at the tokens whose `normalized` flag is as given.
   std::vector<AddedTokenPart> split(std::string_view text, bool normalized,
                                     const AddedTokenRules& rules) const;
-  // Whether control tokens are sought in normalized text.
+  // Whether some control tokens are searched for in normalized text.
   bool normalizes_control() const noexcept { return normalizes_control_; }
 
   const AddedToken* find(TokenId id) const noexcept;

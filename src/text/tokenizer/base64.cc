@@ -1,4 +1,4 @@
-// Four characters of six bits are three bytes.
+// Decodes base64: four characters of six bits are three bytes.
 #include "text/tokenizer/base64.h"
 
 #include <algorithm>
@@ -29,7 +29,8 @@ std::optional<std::string> decode_base64(std::string_view text) {
   std::string bytes;
   bytes.reserve(text.size() / 4 * 3 + 2);
   std::uint32_t bits = 0;
-  int count = 0;  // of bits that wait for a whole byte
+  // Bits that do not make up a whole byte yet.
+  int count = 0;
   for (const char c : text) {
     const int value = value_of(c);
     if (value < 0) return std::nullopt;

@@ -1,4 +1,4 @@
-// Base64 (RFC 4648) as tokenizer files carry bytes in it.
+// Base64 (RFC 4648), in which tokenizer files store bytes.
 #pragma once
 
 #include <optional>
@@ -7,7 +7,7 @@
 
 namespace tandem {
 
-// The bytes that `text` spells, with or without padding; nothing if it is not base64.
+// Decodes `text`, with or without padding; nullopt if it is not base64.
 std::optional<std::string> decode_base64(std::string_view text);
 
 std::string encode_base64(std::string_view bytes);

@@ -1,5 +1,5 @@
-// Two ways to the same merges: a scan for the short pieces that nearly all are, a heap for long
-// ones.
+// Two implementations of the same merges: a scan for short pieces, which nearly all are, and a heap
+// for long ones.
 #include "text/tokenizer/bpe.h"
 
 #include <algorithm>
@@ -13,17 +13,17 @@
 namespace tandem {
 namespace {
 
-// Longest piece that is merged by scanning all pairs once per merge: at most 48 * 48 comparisons of
-// integers, on the stack. Words are far shorter.
+// Longest piece that is merged by scanning all pairs once per merge: at most 48 * 48 integer
+// comparisons, on the stack. Words are far shorter.
 constexpr std::size_t kLongPiece = 48;
 
-// Bounds on deriving merges, whose work grows with the square of a token's length. The longest
-// tokens in use have 256 bytes, and a vocabulary of 200,000 tokens has half a million pairs.
+// Bounds on deriving merges, whose cost is quadratic in a token's length. The longest tokens in use
+// have 256 bytes, and a vocabulary of 200,000 tokens has half a million pairs.
 constexpr std::size_t kMaxMergedBytes = 1024;
 constexpr std::size_t kMaxDerivedMerges = std::size_t{1} << 24;
 
-// One merge that is possible; the order is that of the heap, whose top must be the lowest rank,
-// then the leftmost.
+// A possible merge, with the order of the heap, whose top must be the lowest rank, then the
+// leftmost.
 struct Candidate {
   std::int32_t rank;
   std::uint32_t at;
@@ -50,7 +50,7 @@ const Json& expect_merges(const JsonObject& config) {
   return merges;
 }
 
-// "a b" or ["a", "b"].
+// Splits "a b" or ["a", "b"].
 std::pair<std::string_view, std::string_view> merge_halves(const Json& merge,
                                                            const std::string& place,
                                                            std::size_t i) {
@@ -109,7 +109,7 @@ std::vector<BpeModel::RankedMerge> BpeModel::read_merges(const JsonObject& confi
   std::string joined;
   for (std::size_t i = 0; i < merges.size(); ++i) {
     const Json& merge = merges[i];
-    // The first line of a merges.txt, which some converters carried over.
+    // The first line of a merges.txt, which some converters copied into the list.
     if (merge.is_string() && merge.get_ref<const std::string&>().starts_with("#version")) continue;
     const auto name = [&] { return fmt::format("{}[{}]", place, i); };
     const auto [left, right] = merge_halves(merge, place, i);
@@ -134,7 +134,7 @@ std::vector<BpeModel::RankedMerge> BpeModel::read_merges(const JsonObject& confi
   return ranked;
 }
 
-// Any two tokens that spell a third one together merge into it.
+// Any two tokens that together spell a third one merge into it.
 std::vector<BpeModel::RankedMerge> BpeModel::derive_merges(const JsonObject& config) const {
   const Json& json = config.at("token_ranks");
   const std::string place = key_place(config, "token_ranks");
@@ -180,7 +180,7 @@ void BpeModel::find_joints(const std::vector<RankedMerge>& merges) {
   std::vector<std::uint64_t> pairs;
   pairs.reserve(merges.size());
   for (const RankedMerge& one : merges) {
-    // Pieces also begin as these, which are not characters.
+    // Pieces can also start with these, which are not characters.
     for (const TokenId id : {one.left, one.right}) {
       if (id == unknown_id_ || (byte_fallback_ && bytes_.contains(id))) return;
     }
@@ -243,8 +243,9 @@ class BpeEncoder : public PieceEncoder {
       merge(word_, ids);
       return;
     }
-    // Nothing merges across a place between two characters that no merge joins, so a long piece is
-    // many short ones: with SentencePiece's vocabularies, a whole text is its words.
+    // No merge crosses a position between two characters that no merge joins, so a long piece
+    // splits into many short ones: with SentencePiece's vocabularies, a whole text splits into
+    // words.
     const std::span<TokenId> word(word_);
     std::size_t begin = 0;
     for (std::size_t i = 1; i < word.size(); ++i) {
@@ -295,7 +296,7 @@ class BpeEncoder : public PieceEncoder {
     word_.push_back(model_.unknown_id_);
   }
 
-  // Appends what `word`, of single characters, merges to. Uses it as working memory.
+  // Appends the tokens that `word`, single characters, merges to. Uses it as working memory.
   void merge(std::span<TokenId> word, std::vector<TokenId>& ids) {
     if (word.size() <= kLongPiece) {
       merge_by_scan(word, ids);
@@ -319,7 +320,7 @@ class BpeEncoder : public PieceEncoder {
         word[i] = word[i + 1];
         merges[i - 1] = merges[i];
       }
-      // The shift above moved the merge behind `best` over it; both of its pairs are new.
+      // The shift above overwrote the merge after `best`; both of its pairs are new.
       --count;
       if (best + 1 < count) merges[best] = model_.merges_.find(word[best], word[best + 1]);
       if (best > 0) merges[best - 1] = model_.merges_.find(word[best - 1], word[best]);
@@ -327,8 +328,8 @@ class BpeEncoder : public PieceEncoder {
     ids.insert(ids.end(), word.begin(), word.begin() + static_cast<std::ptrdiff_t>(count));
   }
 
-  // O(n log n): a list of symbols and a heap of candidates, some of which are out of date when
-  // their turn comes.
+  // O(n log n): a linked list of symbols and a heap of candidates, some of which are outdated when
+  // they are popped.
   void merge_by_heap(std::span<const TokenId> word, std::vector<TokenId>& ids) {
     const auto count = static_cast<std::uint32_t>(word.size());
     symbols_.resize(count);

@@ -1,5 +1,5 @@
-// Byte pair encoding: a piece starts as single characters, and neighbours merge in the order of the
-// merges learnt.
+// Byte pair encoding: a piece starts as single characters, and adjacent tokens are merged in order
+// of rank.
 #pragma once
 
 #include <array>
@@ -16,9 +16,9 @@ namespace tandem {
 
 class BpeModel : public TokenModel {
  public:
-  // "model" of tokenizer.json. Two keys are tandem's own, for formats that list no merges:
-  // "token_ranks" in place of "merges" (by id: how early two tokens become this one, or null where
-  // they never do), and "user_defined_symbols" (ids that win wherever their text stands). Throws
+  // "model" of tokenizer.json. Two keys are specific to tandem, for formats that list no merges:
+  // "token_ranks" replaces "merges" (by id: the rank at which two tokens merge into this one, or
+  // null if they never do), and "user_defined_symbols" (ids that always match their text). Throws
   // kFormat naming the key, such as "model.merges[17]".
   explicit BpeModel(const JsonObject& config);
 
@@ -28,8 +28,8 @@ class BpeModel : public TokenModel {
  private:
   friend class BpeEncoder;
   static constexpr TokenId kNone = -1;
-  static constexpr std::size_t kDirect =
-      0x180;  // characters looked up without hashing: ASCII, byte-level alphabet
+  // Characters looked up without hashing: ASCII and the byte-level alphabet.
+  static constexpr std::size_t kDirect = 0x180;
 
   struct RankedMerge {
     TokenId left;
@@ -39,24 +39,31 @@ class BpeModel : public TokenModel {
   std::vector<RankedMerge> read_merges(const JsonObject& config) const;
   std::vector<RankedMerge> derive_merges(const JsonObject& config) const;
   void read_symbols(const JsonObject& config);
-  // Fills joints_, unless what a piece begins as is not simply its characters.
+  // Fills joints_, unless a piece does not simply start as its characters.
   void find_joints(const std::vector<RankedMerge>& merges);
-  // The token of one character, decorated by prefix and suffix where they apply.
+  // The token of one character, with prefix and suffix if they apply.
   TokenId character_token(std::string_view character, bool first, bool last) const;
 
   Vocabulary vocabulary_;
   MergeTable merges_;
-  std::optional<PairSet> joints_;  // characters, as tokens, between which some merge takes place
-  ByteTrie symbols_;               // user defined
+  // Pairs of characters, as tokens, that some merge joins.
+  std::optional<PairSet> joints_;
+  // User-defined symbols.
+  ByteTrie symbols_;
   ByteTokens bytes_;
-  std::string place_;    // of the model, for errors while encoding
-  std::string unknown_;  // empty: characters without a token are left out
+  // Location of the model, for errors while encoding.
+  std::string place_;
+  // If empty, characters without a token are dropped.
+  std::string unknown_;
   TokenId unknown_id_ = kNone;
   bool fuse_unknown_;
   bool byte_fallback_;
-  bool ignore_merges_;  // a piece that is a token is that token, however merges would build it
-  std::string continuing_prefix_;  // written before characters that don't begin a piece
-  std::string end_suffix_;         // written behind the last character of a piece
+  // A piece that is itself a token becomes that token, whatever the merges would produce.
+  bool ignore_merges_;
+  // Prepended to characters that don't begin a piece.
+  std::string continuing_prefix_;
+  // Appended to the last character of a piece.
+  std::string end_suffix_;
   std::array<TokenId, kDirect> direct_;
 };
 

@@ -1,4 +1,4 @@
-// Building the tables.
+// Builds the tables.
 #include "text/tokenizer/bpe_merges.h"
 
 #include <algorithm>

@@ -1,4 +1,5 @@
-// Which two neighbouring tokens merge into which, and how early; and sets of pairs of tokens.
+// The merge table: which two adjacent tokens merge into which, and at which rank; and sets of token
+// pairs.
 #pragma once
 
 #include <cstdint>
@@ -10,22 +11,23 @@ namespace tandem {
 
 struct Merge {
   static constexpr std::int32_t kNever = INT32_MAX;
-  std::int32_t rank = kNever;  // merges of lower rank come first
+  // Lower ranks merge first.
+  std::int32_t rank = kNever;
   TokenId token = -1;
 };
 
-// Two ids in one number.
+// Packs two ids into one number.
 inline std::uint64_t pair_key(TokenId left, TokenId right) noexcept {
   return static_cast<std::uint64_t>(static_cast<std::uint32_t>(left)) << 32 |
          static_cast<std::uint32_t>(right);
 }
 
-// Open addressing on the pair of ids: one probe, usually one cache line, per question.
+// Open addressing on the pair of ids: one probe, usually one cache line, per lookup.
 class MergeTable {
  public:
   MergeTable() : MergeTable(0) {}
   explicit MergeTable(std::size_t count);
-  // A pair that is there already takes the new merge, as in the reference.
+  // A pair that already exists gets the new merge, as in the reference.
   void insert(TokenId left, TokenId right, Merge merge);
   Merge find(TokenId left, TokenId right) const noexcept {
     const std::uint64_t key = pair_key(left, right);
@@ -40,7 +42,8 @@ class MergeTable {
     std::uint64_t key = kFree;
     Merge merge;
   };
-  static constexpr std::uint64_t kFree = UINT64_MAX;  // ids are not negative
+  // Ids are never negative, so no pair has this key.
+  static constexpr std::uint64_t kFree = UINT64_MAX;
   // Fibonacci hashing: the upper bits of the product depend on all bits of the key.
   std::size_t hash(std::uint64_t key) const noexcept {
     return static_cast<std::size_t>((key * 0x9E3779B97F4A7C15u) >> shift_);
@@ -51,8 +54,8 @@ class MergeTable {
   int shift_;
 };
 
-// Which of a few thousand pairs are there. Small enough to stay in the cache where the table of
-// merges, a hundred times its size, does not.
+// A set of a few thousand pairs. Small enough to stay in the cache, unlike the merge table, which
+// is a hundred times larger.
 class PairSet {
  public:
   explicit PairSet(std::vector<std::uint64_t> keys);

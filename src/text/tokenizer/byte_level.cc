@@ -1,4 +1,4 @@
-// Bytes that Latin-1 prints stand for themselves; the other 68 are U+0100 onwards, in order.
+// Printable Latin-1 bytes represent themselves; the other 68 are U+0100 onwards, in order.
 #include "text/tokenizer/byte_level.h"
 
 #include "text/tokenizer/unicode.h"
@@ -15,9 +15,11 @@ constexpr int kFirstSubstitute = 0x100;
 
 struct Alphabet {
   std::array<std::array<char, 2>, 256>
-      text{};  // UTF-8 of the character of each byte; [1] is 0 for ASCII
+      // UTF-8 of the character of each byte; [1] is 0 for ASCII.
+      text{};
   std::array<std::int16_t, kFirstSubstitute + kUnprintable>
-      byte{};  // by character; -1: not in the alphabet
+      // Indexed by character; -1: not in the alphabet.
+      byte{};
 };
 
 constexpr Alphabet make_alphabet() {

@@ -1,5 +1,5 @@
-// The alphabet of byte-level BPE: each byte written as one printable character, as GPT-2 introduced
-// it.
+// The alphabet of byte-level BPE, introduced by GPT-2: each byte is represented by one printable
+// character.
 #pragma once
 
 #include <array>
@@ -9,14 +9,14 @@
 
 namespace tandem {
 
-// Writes `bytes` in the alphabet, at the end of `out`.
+// Appends `bytes`, represented in the alphabet, to `out`.
 void append_byte_level(std::string_view bytes, std::string& out);
 
-// The bytes that `token` spells, at the end of `out`; if one of its characters is not in the
-// alphabet, its own UTF-8.
+// Appends the bytes represented by `token` to `out`; if one of its characters is not in the
+// alphabet, appends its own UTF-8.
 void append_byte_level_decoded(std::string_view token, std::string& out);
 
-// How GPT-2 cuts text in words; used by the ByteLevel pre-tokenizer.
+// GPT-2's expression for splitting text into words; used by the ByteLevel pre-tokenizer.
 inline constexpr std::string_view kGpt2Expression =
     R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 

@@ -1,4 +1,4 @@
-// Looking the byte tokens up once, by name.
+// Looks up the byte tokens once, by name.
 #include "text/tokenizer/byte_tokens.h"
 
 #include <fmt/format.h>

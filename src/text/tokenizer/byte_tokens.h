@@ -1,4 +1,4 @@
-// The tokens <0x00> to <0xFF> of a vocabulary, which stand for characters that it lacks.
+// The tokens <0x00> to <0xFF> of a vocabulary, the fallback for characters that it lacks.
 #pragma once
 
 #include <array>
@@ -13,12 +13,14 @@ namespace tandem {
 class ByteTokens {
  public:
   explicit ByteTokens(const Vocabulary& vocabulary);
-  // Appends one token per byte; false, and nothing, if one of them is not in the vocabulary.
+  // Appends one token per byte. Returns false, appending nothing, if one of them is not in the
+  // vocabulary.
   bool append(std::string_view bytes, std::vector<TokenId>& ids) const;
   bool contains(TokenId id) const noexcept;
 
  private:
-  std::array<TokenId, 256> ids_;  // -1: no such token
+  // -1: no such token.
+  std::array<TokenId, 256> ids_;
 };
 
 }  // namespace tandem

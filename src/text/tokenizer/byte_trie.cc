@@ -1,4 +1,4 @@
-// Building the trie level by level, so that a node's edges lie side by side.
+// Builds the trie level by level, so that a node's edges are adjacent.
 #include "text/tokenizer/byte_trie.h"
 
 #include <algorithm>
@@ -11,7 +11,7 @@ namespace tandem {
 void ByteTrie::build(std::vector<std::pair<std::string, TokenId>> contents) {
   if (contents.empty()) return;
   merge_sort(contents, [](const auto& a, const auto& b) { return a.first < b.first; });
-  // A node stands for the contents [begin, end) that share their first `depth` bytes.
+  // A node represents the strings [begin, end) that share their first `depth` bytes.
   struct Group {
     std::size_t begin, end, depth;
   };

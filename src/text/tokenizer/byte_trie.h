@@ -1,4 +1,4 @@
-// Many byte strings at once: which of them begins at a given place of a text.
+// A trie of byte strings: finds which of them a text begins with.
 #pragma once
 
 #include <array>
@@ -14,13 +14,13 @@ namespace tandem {
 
 class ByteTrie {
  public:
-  // Contents must not be empty strings; of equal ones the last counts.
+  // Strings must not be empty; of duplicates the last one counts.
   void build(std::vector<std::pair<std::string, TokenId>> contents);
 
   bool empty() const noexcept { return nodes_.empty(); }
   bool may_start(char c) const noexcept { return roots_[static_cast<unsigned char>(c)] != 0; }
 
-  // Calls visit(length, token) for every content that `text` begins with, shortest first.
+  // Calls visit(length, token) for every string that `text` begins with, shortest first.
   template <typename Visit>
   void prefixes(std::string_view text, Visit visit) const {
     if (text.empty() || !may_start(text[0])) return;
@@ -33,7 +33,7 @@ class ByteTrie {
     }
   }
 
-  // Length and token of the longest content that `text` begins with; length 0 if there is none.
+  // Length and token of the longest string that `text` begins with; length 0 if there is none.
   std::pair<std::size_t, TokenId> longest(std::string_view text) const noexcept {
     std::pair<std::size_t, TokenId> best{0, -1};
     prefixes(text, [&](std::size_t length, TokenId token) { best = {length, token}; });
@@ -42,7 +42,8 @@ class ByteTrie {
 
  private:
   struct Node {
-    std::uint32_t edges_begin = 0;  // in edges_, sorted by byte
+    // Index into edges_, sorted by byte.
+    std::uint32_t edges_begin = 0;
     std::uint32_t edges_end = 0;
     TokenId token = -1;
   };
@@ -50,10 +51,11 @@ class ByteTrie {
     unsigned char byte;
     std::uint32_t node;
   };
-  // 0, the root, is no node's child.
+  // 0, the root, is never a child, and means that there is none.
   std::uint32_t child(const Node& node, unsigned char byte) const noexcept;
 
-  std::array<std::uint32_t, 256> roots_{};  // the root's children, where every search begins
+  // The root's children, where every search begins.
+  std::array<std::uint32_t, 256> roots_{};
   std::vector<Node> nodes_;
   std::vector<Edge> edges_;
 };

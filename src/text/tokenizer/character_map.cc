@@ -1,5 +1,5 @@
-// Walking a double array of Darts-clone: a unit's offset, combined with the next byte, is the place
-// of the next unit, which carries that byte as its label. No place is trusted.
+// Walks a double array of Darts-clone: a unit's offset, combined with the next byte, is the index
+// of the next unit, whose label is that byte. Every index is checked.
 #include "text/tokenizer/character_map.h"
 
 #include "base/error.h"
@@ -8,13 +8,13 @@
 namespace tandem {
 namespace {
 
-// Bounds on a damaged table: no sequence in use has more than 30 bytes, no replacement more
-// than 40.
+// Limits for damaged tables: no sequence in use has more than 30 bytes, no replacement more than
+// 40.
 constexpr std::size_t kMaxMatchBytes = 256;
 constexpr std::size_t kMaxReplacementBytes = 1024;
 
-// Darts-clone's unit: bits 0-7 label, 8 has a value, 9 wide offset, 10-30 offset; a value's unit
-// has bit 31 set and the value below it.
+// Darts-clone's unit: bits 0-7 label, 8 has a value, 9 wide offset, 10-30 offset; a value unit has
+// bit 31 set and the value in the lower bits.
 constexpr std::uint32_t kValueBit = 1u << 31;
 std::uint32_t label_of(std::uint32_t unit) { return unit & (kValueBit | 0xFF); }
 bool has_value(std::uint32_t unit) { return (unit >> 8 & 1) != 0; }
@@ -65,11 +65,11 @@ void CharacterMap::prefixes(std::string_view text, Visit visit) const noexcept {
 
 std::optional<std::string_view> CharacterMap::replacement_at(std::uint32_t offset) const noexcept {
   if (offset >= replacements_.size()) return std::nullopt;
-  // Inside a character it would not be UTF-8.
+  // An offset inside a character would not give valid UTF-8.
   if ((static_cast<unsigned char>(replacements_[offset]) & 0xC0) == 0x80) return std::nullopt;
   const auto rest = std::string_view(replacements_).substr(offset, kMaxReplacementBytes);
   const std::size_t end = rest.find('\0');
-  // The last one may do without its zero.
+  // The last replacement may lack its zero byte.
   if (end == std::string_view::npos && rest.size() == kMaxReplacementBytes) return std::nullopt;
   return rest.substr(0, end);
 }

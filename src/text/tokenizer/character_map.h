@@ -1,5 +1,5 @@
-// SentencePiece's compiled table of replacements ("precompiled_charsmap"): which characters are
-// written as which others.
+// SentencePiece's compiled replacement table ("precompiled_charsmap"): which character sequences
+// are replaced by which others.
 #pragma once
 
 #include <cstdint>
@@ -12,15 +12,17 @@ namespace tandem {
 
 class CharacterMap {
  public:
-  CharacterMap() = default;  // replaces nothing
-  // The table's bytes: the size of a double array, the array, and the replacements, which end with
-  // a zero byte each. `place` names it in errors. Throws kFormat.
+  // An empty map, which replaces nothing.
+  CharacterMap() = default;
+  // The table's bytes: the size of a double array, the array, and the replacements, each terminated
+  // by a zero byte. `place` names the table in errors. Throws kFormat.
   CharacterMap(std::string_view bytes, const std::string& place);
 
   bool empty() const noexcept { return units_.empty(); }
 
   struct Match {
-    std::size_t length;  // of what is replaced
+    // Length of the sequence to replace.
+    std::size_t length;
     std::string_view replacement;
   };
   // The longest, or the shortest, sequence at the start of `text` that has a replacement.
@@ -28,11 +30,13 @@ class CharacterMap {
   std::optional<Match> shortest(std::string_view text) const noexcept;
 
  private:
-  template <typename Visit>  // visit(length, offset of the replacement) returns whether to go on
+  // visit(length, offset of the replacement) returns whether to continue.
+  template <typename Visit>
   void prefixes(std::string_view text, Visit visit) const noexcept;
   std::optional<std::string_view> replacement_at(std::uint32_t offset) const noexcept;
 
-  std::vector<std::uint32_t> units_;  // the double array, as the library Darts-clone lays it out
+  // The double array, in the layout of the library Darts-clone.
+  std::vector<std::uint32_t> units_;
   std::string replacements_;
 };
 

@@ -16,7 +16,8 @@
 namespace tandem {
 namespace {
 
-// A decoder whose sinks are of type Sink, made from the decoder's settings and the next sink.
+// A decoder whose sinks are of type Sink, constructed from the decoder's settings and the next
+// sink.
 template <typename Sink, typename... Settings>
 class SinkDecoder : public Decoder {
  public:
@@ -54,7 +55,7 @@ class WholeTokenSink : public TokenSink {
   std::string token_;
 };
 
-// All tokens become one token of the bytes they spell.
+// Joins all tokens into one token of the bytes they represent.
 class ByteLevelSink : public WholeTokenSink {
  public:
   using WholeTokenSink::WholeTokenSink;
@@ -128,7 +129,7 @@ class ReplaceSink : public WholeTokenSink {
   std::string_view content_;
 };
 
-// The suffix that ends a word, "</w>" usually, is a space, but nothing in the last token.
+// Replaces the end-of-word suffix, usually "</w>", by a space; in the last token it is removed.
 class SuffixSink : public WholeTokenSink {
  public:
   SuffixSink(TokenSink& next, const std::string& suffix)
@@ -151,11 +152,12 @@ class SuffixSink : public WholeTokenSink {
   }
 
   Pattern suffix_;
-  std::optional<std::string> held_;  // the token before the current one
+  // The token before the current one.
+  std::optional<std::string> held_;
 };
 
-// "<0xE4>" is a byte. A run of bytes is text if all of it is UTF-8, otherwise one U+FFFD per byte;
-// so nothing of a run is certain before it ends.
+// Replaces "<0xE4>" by a byte. A run of bytes becomes text if it is entirely valid UTF-8, otherwise
+// one U+FFFD per byte, so nothing of a run is certain before it ends.
 class ByteFallbackSink : public WholeTokenSink {
  public:
   using WholeTokenSink::WholeTokenSink;
@@ -193,7 +195,7 @@ class ByteFallbackSink : public WholeTokenSink {
   std::string bytes_;
 };
 
-// Removes up to `start` and `stop` times one character at the ends of every token.
+// Removes up to `start` and `stop` occurrences of a character from the ends of every token.
 class StripSink : public TokenSink {
  public:
   StripSink(TokenSink& next, char32_t content, std::size_t start, std::size_t stop)
@@ -211,7 +213,7 @@ class StripSink : public TokenSink {
       --left_;
     }
     if (part.empty()) return;
-    // What may be removed at the end of the token waits.
+    // Characters at the end of the token that may have to be removed are held back.
     std::size_t run = 0;
     std::string_view body = part;
     for (; body.ends_with(content_); ++run) body.remove_suffix(content_.size());
@@ -240,12 +242,14 @@ class StripSink : public TokenSink {
   std::string content_;
   std::size_t start_;
   std::size_t stop_;
-  std::size_t left_;      // still to remove at the start of this token
-  std::size_t held_ = 0;  // characters that end the token so far
+  // Still to be removed at the start of this token.
+  std::size_t left_;
+  // Number of such characters at the end of the token so far.
+  std::size_t held_ = 0;
 };
 
-// The replacement, U+2581 usually, is a space; in the first token it is nothing, if one was put
-// before the text.
+// Replaces the replacement character, usually U+2581, by a space; in the first token it is removed
+// if one was prepended to the text.
 class MetaspaceSink : public TokenSink {
  public:
   MetaspaceSink(TokenSink& next, char32_t replacement, bool prepended)
@@ -278,7 +282,7 @@ class MetaspaceSink : public TokenSink {
   bool drops_;
 };
 
-// A chain of sinks as one.
+// A chain of sinks as a single one.
 class ChainSink : public TokenSink {
  public:
   ChainSink(TokenSink& last, const std::vector<std::unique_ptr<Decoder>>& parts) : first_(&last) {

@@ -1,5 +1,5 @@
-// The vocabulary that a GGUF carries: SentencePiece's ("llama", "t5") or byte-level BPE ("gpt2")
-// with the name of the model whose way of cutting text in words it shares.
+// The vocabulary in a GGUF: SentencePiece's ("llama", "t5") or byte-level BPE ("gpt2"), which names
+// the model whose way of splitting text into words it uses.
 #include <array>
 #include <cmath>
 #include <map>
@@ -30,13 +30,17 @@ constexpr std::string_view kTekkenExpression =
 constexpr std::string_view kDeepseekExpression =
     R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
-// What "tokenizer.ggml.pre" stands for, as llama.cpp defines these names.
+// The meaning of "tokenizer.ggml.pre", as defined by llama.cpp.
 struct Words {
   std::string_view name;
-  std::vector<std::string_view> expressions;  // applied one after the other
-  bool whole_words_first = false;             // "ignore_merges"
-  bool bos = false;                           // unless the file says otherwise
-  bool nfc = false;                           // the model's own tokenizer normalizes
+  // Applied one after the other.
+  std::vector<std::string_view> expressions;
+  // "ignore_merges".
+  bool whole_words_first = false;
+  // Unless the file says otherwise.
+  bool bos = false;
+  // The model's own tokenizer normalizes.
+  bool nfc = false;
 };
 
 const std::vector<Words>& known_words() {
@@ -127,7 +131,7 @@ std::optional<bool> get_optional_bool(const JsonObject& metadata, std::string_vi
   return metadata.get_bool(key);
 }
 
-// What tokenizer_config.json would say.
+// The settings that tokenizer_config.json would contain.
 TokenizerConfig read_settings(const JsonObject& metadata,
                               const std::vector<SentencePieceModel::Piece>& pieces) {
   TokenizerConfig config;
@@ -182,7 +186,7 @@ Json read_byte_level(const JsonObject& metadata) {
   Json vocabulary = Json::object();
   std::map<TokenId, Json> added;
   for (std::size_t id = 0; id < pieces.size(); ++id) {
-    // Of equal tokens, which fill some vocabularies to a round size, the first is meant.
+    // Some vocabularies are padded with duplicate tokens; the first one is meant.
     const bool is_new = vocabulary.emplace(pieces[id].text, id).second;
     const auto it = config.added_tokens.find(static_cast<TokenId>(id));
     if (is_new && it != config.added_tokens.end() && !pieces[id].text.empty()) added.insert(*it);

@@ -1,4 +1,4 @@
-// GPT-2's pair of files, and mllm's, which differ in how the tokens are stored.
+// GPT-2's pair of files and mllm's, which store the tokens differently.
 #include "text/tokenizer/merges_file.h"
 
 #include <cstring>
@@ -102,8 +102,8 @@ Json read_vocabulary_with_merges(const fs::path& file, Json vocabulary) {
                               read_merges_file(find_merges(file, "vocab.json")), false);
 }
 
-// Little-endian: the magic, the number of tokens, then of each its id, length, bytes and score.
-// mllm cuts text in words as Qwen2 does.
+// Little-endian: the magic number and the number of tokens, then for each token its id, length,
+// bytes and score. mllm splits text into words as Qwen2 does.
 Json read_mllm_vocabulary(const fs::path& file, std::string_view bytes) {
   const std::string name = file.string();
   std::size_t at = 4;

@@ -8,15 +8,15 @@
 
 namespace tandem {
 
-// The file of merges that belongs to `vocabulary`, whose name ends with `suffix` ("vocab.json"):
-// that name with "merges.txt" in place of the suffix, or the folder's merges.txt. Throws kNotFound.
+// The merges file that belongs to `vocabulary`, whose name ends with `suffix` ("vocab.json"): that
+// name with "merges.txt" instead of the suffix, or the folder's merges.txt. Throws kNotFound.
 fs::path find_merges(const fs::path& vocabulary, std::string_view suffix);
 
-// ["a b", …], one per line; the line "#version: …" and empty ones are left out.
+// ["a b", …], one per line; the line "#version: …" and empty lines are skipped.
 Json read_merges_file(const fs::path& file);
 
-// A tokenizer of these tokens and merges with the settings beside `file`. What is spelled
-// "<|name|>" is a special token, if the settings name none.
+// A tokenizer with these tokens and merges and the settings next to `file`. If the settings name no
+// special tokens, those spelled "<|name|>" are special.
 Json byte_level_tokenizer(const fs::path& file, Json vocabulary, Json merges, bool qwen);
 
 }  // namespace tandem

@@ -1,4 +1,4 @@
-// Reading Metaspace's settings in either spelling.
+// Reads Metaspace's settings in either spelling.
 #include "text/tokenizer/metaspace.h"
 
 #include "base/error.h"

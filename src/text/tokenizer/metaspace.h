@@ -1,5 +1,5 @@
-// What the pre-tokenizer and the decoder "Metaspace" agree on: spaces are written as a visible
-// character, U+2581 usually, and one more may stand before the text.
+// The settings shared by the pre-tokenizer and the decoder "Metaspace": spaces are replaced by a
+// visible character, usually U+2581, and an additional one may be prepended to the text.
 #pragma once
 
 #include "base/json.h"
@@ -9,10 +9,12 @@ namespace tandem {
 struct Metaspace {
   enum class Prepend { kAlways, kFirst, kNever };
   char32_t replacement;
-  Prepend prepend;  // before every piece, before that which begins the text, nowhere
-  bool split;       // pieces begin at the replacement
+  // Before every piece, before the first piece of the text, or never.
+  Prepend prepend;
+  // Pieces start at the replacement character.
+  bool split;
 
-  // Reads the new spelling ("prepend_scheme") and the old one ("add_prefix_space"). Throws kFormat.
+  // Reads the new key ("prepend_scheme") or the old one ("add_prefix_space"). Throws kFormat.
   static Metaspace from_json(const JsonObject& config);
 };
 

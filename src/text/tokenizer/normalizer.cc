@@ -64,7 +64,7 @@ void append_unless_mark(char32_t code, std::string& out) {
   if (!is_mark(code)) append_utf8(code, out);
 }
 
-// What the trainer of translation models takes for white space, and what it drops.
+// What the trainer of translation models treats as white space, and what it removes.
 void append_nmt(char32_t code, std::string& out) {
   const auto between = [&](char32_t low, char32_t high) { return code >= low && code <= high; };
   if (between(0x01, 0x08) || code == 0x0B || between(0x0E, 0x1F) || code == 0x7F || code == 0x8F ||

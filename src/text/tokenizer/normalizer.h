@@ -1,4 +1,4 @@
-// First stage: what happens to the characters of a text before it is cut in pieces.
+// The first stage: rewrites the characters of a text before it is split into pieces.
 #pragma once
 
 #include <memory>
@@ -15,8 +15,8 @@ class Normalizer {
   virtual void apply(std::string& text) const = 0;
 };
 
-// The component at "normalizer" of tokenizer.json. Throws kFormat, or kUnsupported for an unknown
-// type.
+// Creates the component at "normalizer" of tokenizer.json. Throws kFormat, or kUnsupported for an
+// unknown type.
 std::unique_ptr<Normalizer> make_normalizer(const JsonObject& config);
 
 }  // namespace tandem

@@ -1,5 +1,5 @@
-// Replacement character by character, with the table's longest match (SentencePiece) or by grapheme
-// clusters (Hugging Face); the two differ on combining marks.
+// Replaces the table's longest match at each character (SentencePiece) or grapheme cluster by
+// cluster (Hugging Face); the two differ on combining marks.
 #include "text/tokenizer/normalizer_sentencepiece.h"
 
 #include <utf8proc.h>
@@ -20,7 +20,7 @@ namespace {
 
 constexpr std::string_view kSpaceSymbol = "\xE2\x96\x81";  // U+2581
 
-// A search takes up to this many steps per character.
+// The maximum steps of a search per character.
 constexpr std::size_t kMaxSymbolBytes = 4096;
 
 CharacterMap read_map(const JsonObject& config) {
@@ -34,7 +34,7 @@ CharacterMap read_map(const JsonObject& config) {
 
 bool is_ascii(char c) { return static_cast<unsigned char>(c) < 0x80; }
 
-// Behind the grapheme cluster that begins at text[at].
+// The end of the grapheme cluster that begins at text[at].
 std::size_t cluster_end(std::string_view text, std::size_t at) {
   if (at + 1 < text.size() && is_ascii(text[at]) && is_ascii(text[at + 1]) && text[at] != '\r') {
     return at + 1;
@@ -57,8 +57,8 @@ class PrecompiledNormalizer : public Normalizer {
     config.at("precompiled_charsmap");  // must be there
   }
 
-  // The reference looks up whole clusters of under 6 bytes and takes the first match that is a
-  // prefix of one for all of it; then single characters.
+  // The reference looks up whole clusters of under 6 bytes, and replaces a cluster by the first
+  // match that is a prefix of it; then it looks up single characters.
   void apply(std::string& text) const override {
     constexpr std::size_t kShortCluster = 6;
     std::string out;
@@ -122,7 +122,8 @@ class SentencePieceNormalizer : public Normalizer {
 
  private:
   struct Step {
-    std::size_t length;  // of the input
+    // Length in the input.
+    std::size_t length;
     std::string_view text;
   };
 
@@ -131,7 +132,7 @@ class SentencePieceNormalizer : public Normalizer {
       return {length, rest.substr(0, length)};
     }
     if (const auto match = map_.longest(rest)) {
-      // What the table replaces ends where a character ends; a damaged table may say otherwise.
+      // The replaced sequence should end at a character boundary; a damaged table may violate that.
       if (match->length == rest.size() ||
           (static_cast<unsigned char>(rest[match->length]) & 0xC0) != 0x80) {
         return {match->length, match->replacement};
@@ -172,7 +173,8 @@ class SentencePieceNormalizer : public Normalizer {
   bool add_dummy_prefix_;
   bool remove_extra_spaces_;
   bool space_as_suffix_;
-  std::string_view space_;  // a constant
+  // Points to a constant.
+  std::string_view space_;
 };
 
 }  // namespace

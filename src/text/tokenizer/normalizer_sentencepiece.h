@@ -1,4 +1,4 @@
-// The two normalizers that go by SentencePiece's table of replacements.
+// The two normalizers that use SentencePiece's replacement table.
 #pragma once
 
 #include <memory>
@@ -7,14 +7,14 @@
 
 namespace tandem {
 
-// "Precompiled": the table of `precompiled_charsmap` (base64) applied as the Hugging Face library
-// applies it.
+// "Precompiled": the table of `precompiled_charsmap` (base64), applied as in the Hugging Face
+// library.
 std::unique_ptr<Normalizer> make_precompiled_normalizer(const JsonObject& config);
 
-// "SentencePiece", which stands for a tokenizer.model's normalizer_spec and does what the
-// SentencePiece library does with it: {"precompiled_charsmap": base64, "add_dummy_prefix",
-// "remove_extra_whitespaces", "escape_whitespaces", "treat_whitespace_as_suffix": booleans,
-// "user_defined_symbols": [texts that stay as they are]}.
+// "SentencePiece", specific to tandem: represents a tokenizer.model's normalizer_spec and
+// normalizes as the SentencePiece library does: {"precompiled_charsmap": base64,
+// "add_dummy_prefix", "remove_extra_whitespaces", "escape_whitespaces",
+// "treat_whitespace_as_suffix": booleans, "user_defined_symbols": [texts that stay unchanged]}.
 std::unique_ptr<Normalizer> make_sentencepiece_normalizer(const JsonObject& config);
 
 }  // namespace tandem

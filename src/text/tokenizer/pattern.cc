@@ -1,4 +1,4 @@
-// PCRE2 (8 bit, compiled to machine code where the system allows it) behind Pattern.
+// Implements Pattern with PCRE2 (8 bit, JIT-compiled if the system allows it).
 #include "text/tokenizer/pattern.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -27,12 +27,12 @@ using MatchData = std::unique_ptr<pcre2_match_data, Freer<pcre2_match_data_free>
 using Code = std::unique_ptr<pcre2_code, Freer<pcre2_code_free>>;
 
 constexpr std::size_t kMaxExpressionBytes = 64 << 10;
-// Steps of backtracking from one place in the text; measured, they take 0.05 s. The expressions of
+// Backtracking steps from one position in the text; measured to take 0.05 s. The expressions of
 // GPT-2, Qwen2 and Llama 3 stay below it on a megabyte of one kind of character.
 constexpr std::uint32_t kMatchLimit = 4'000'000;
 constexpr std::uint32_t kHeapLimitKib = 64 << 10;
-// Processor time for one search: some hundred times what expressions in use need, so that only one
-// whose time grows with the square of the text can reach it.
+// Minimum CPU time for one search: some hundred times what expressions in use need, so that only an
+// expression with quadratic time can reach it.
 constexpr double kSecondsAtLeast = 1.0;
 constexpr double kSecondsPerByte = 4e-6;
 constexpr int kMatchesPerClockRead = 16;
@@ -62,7 +62,7 @@ Pattern::Pattern(Pattern&&) noexcept = default;
 Pattern& Pattern::operator=(Pattern&&) noexcept = default;
 
 Pattern Pattern::literal(std::string text) {
-  // The empty text is found between all characters, which is the expression's business.
+  // The empty string matches between all characters; the regex engine handles that.
   if (text.empty()) return regex("", "literal");
   Pattern pattern;
   pattern.literal_ = std::move(text);
@@ -91,7 +91,7 @@ Pattern Pattern::regex(std::string_view expression, std::string place) {
          replace_invalid_utf8(
              std::string_view(translated).substr(offset > 10 ? offset - 10 : 0, 20)));
   }
-  // Where no executable memory is to be had, the interpreter does the same, slower.
+  // Without executable memory the interpreter is used, which is slower but equivalent.
   pcre2_jit_compile(code.get(), PCRE2_JIT_COMPLETE);
   Pattern pattern;
   pattern.regex_ = std::make_unique<Regex>(Regex{std::move(code), std::move(place)});
@@ -117,7 +117,8 @@ Pattern Pattern::from_json(const JsonObject& component, std::string_view key) {
 struct PatternSearch::State {
   MatchContext context;
   MatchData data;
-  double allowed_seconds = kSecondsAtLeast;  // grows with the bytes searched
+  // Grows with the number of bytes searched.
+  double allowed_seconds = kSecondsAtLeast;
   double started = thread_seconds();
   int until_clock_read = kMatchesPerClockRead;
 
@@ -129,12 +130,12 @@ struct PatternSearch::State {
     }
   }
 
-  // The next match at or behind `start`: true, and its place in `found`.
+  // Finds the next match at or after `start`: returns true, with its position in `found`.
   bool next(const Pattern::Regex& regex, std::string_view text, std::size_t start,
             TextSpan& found) {
-    // A match begins at `start` or soon behind it in the expressions of tokenizers. Otherwise the
-    // search goes on in growing steps, between which the clock is read: a search over a whole text
-    // can't be interrupted.
+    // In the expressions of tokenizers a match begins at `start` or soon after. Otherwise the
+    // search proceeds in growing steps and checks the clock in between, because a search over a
+    // whole text can't be interrupted.
     std::size_t step = 1;
     while (true) {
       const std::size_t limit = std::min(text.size(), start + step - 1);
@@ -142,7 +143,7 @@ struct PatternSearch::State {
       int result = pcre2_match(regex.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()),
                                text.size(), start, PCRE2_NO_UTF_CHECK, data.get(), context.get());
       if (result == PCRE2_ERROR_JIT_STACKLIMIT) {
-        // The interpreter keeps its stack on the heap, within kHeapLimitKib.
+        // The interpreter keeps its stack on the heap, limited by kHeapLimitKib.
         result =
             pcre2_match(regex.code.get(), reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(),
                         start, PCRE2_NO_UTF_CHECK | PCRE2_NO_JIT, data.get(), context.get());
@@ -202,7 +203,7 @@ void PatternSearch::find_all(std::string_view text, std::vector<TextSpan>& match
   TextSpan found;
   while (start <= text.size() && state_->next(*pattern_->regex_, text, start, found)) {
     if (found.size() == 0 && found.end == last_end) {
-      // The reference steps over one character and searches again.
+      // The reference skips one character and searches again.
       if (start >= text.size()) return;
       next_character(text, start);
       continue;

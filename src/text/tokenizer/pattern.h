@@ -15,7 +15,7 @@ class Pattern {
  public:
   // {"String": "…"} or {"Regex": "…"} at `key` of a component.
   static Pattern from_json(const JsonObject& component, std::string_view key);
-  // `place` names the expression in errors. Throws kFormat if it is malformed.
+  // `place` names the expression in errors. Throws kFormat if the expression is malformed.
   static Pattern regex(std::string_view expression, std::string place);
   static Pattern literal(std::string text);
 
@@ -27,30 +27,32 @@ class Pattern {
   friend class PatternSearch;
   struct Regex;
   Pattern();
-  std::string literal_;  // searched for unless there is a regex
+  // Searched for if there is no regex.
+  std::string literal_;
   std::unique_ptr<Regex> regex_;
 };
 
-// A search with its working memory: one thread, and as many texts as belong to one encode. Work is
+// A search with its working memory, for one thread and the texts of one encode() call. Work is
 // bounded: an expression that backtracks without end throws kUnsupported, by PCRE2's match limit or
-// by processor time.
+// by CPU time.
 class PatternSearch {
  public:
   explicit PatternSearch(const Pattern& pattern);
   ~PatternSearch();
   PatternSearch(PatternSearch&&) noexcept;
 
-  // Appends the matches in `text` (valid UTF-8), in order and not overlapping. An empty match
-  // counts unless it touches the match before it.
+  // Appends the matches in `text` (valid UTF-8), in order and non-overlapping. An empty match
+  // counts unless it is adjacent to the previous match.
   void find_all(std::string_view text, std::vector<TextSpan>& matches);
 
  private:
   struct State;
   const Pattern* pattern_;
-  std::unique_ptr<State> state_;  // none for literals
+  // Null for literals.
+  std::unique_ptr<State> state_;
 };
 
-// Puts `content` in place of every match.
+// Replaces every match by `content`.
 void replace_all(const Pattern& pattern, std::string_view content, std::string& text);
 
 }  // namespace tandem

@@ -10,7 +10,7 @@
 namespace tandem {
 namespace {
 
-// The longest sequence of tokens that one text may be given; templates in use add one or two.
+// The maximum number of tokens added to one text; templates in use add one or two.
 constexpr std::size_t kMaxAdded = 1024;
 
 TokenId get_known_id(const Json& json, const std::string& place, std::int64_t vocabulary_size) {
@@ -23,13 +23,13 @@ TokenId get_known_id(const Json& json, const std::string& place, std::int64_t vo
   return id;
 }
 
-// ByteLevel trims offsets, which are not reported here.
+// ByteLevel only trims offsets, which are not reported here.
 class NoPostProcessor : public PostProcessor {
  public:
   void add_special_tokens(std::vector<TokenId>&) const override {}
 };
 
-// Tokens before and behind the text.
+// Tokens before and after the text.
 class AroundPostProcessor : public PostProcessor {
  public:
   AroundPostProcessor(std::vector<TokenId> before, std::vector<TokenId> behind)

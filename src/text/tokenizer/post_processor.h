@@ -1,4 +1,4 @@
-// Fourth stage: what a tokenizer puts around the tokens of a text, such as <s>.
+// The fourth stage: tokens added before and after those of a text, such as <s>.
 #pragma once
 
 #include <memory>
@@ -15,8 +15,8 @@ class PostProcessor {
   virtual void add_special_tokens(std::vector<TokenId>& ids) const = 0;
 };
 
-// The component at "post_processor" of tokenizer.json; ids in it must be below `vocabulary_size`.
-// Throws kFormat, or kUnsupported for an unknown type.
+// Creates the component at "post_processor" of tokenizer.json; ids in it must be below
+// `vocabulary_size`. Throws kFormat, or kUnsupported for an unknown type.
 std::unique_ptr<PostProcessor> make_post_processor(const JsonObject& config,
                                                    std::int64_t vocabulary_size);
 

@@ -28,7 +28,7 @@ void split_pieces(const Pattern& pattern, SplitBehavior behavior, bool invert, P
   list.pieces = std::move(pieces);
 }
 
-// Rewrites every piece: `append(piece, out)` writes its new text.
+// Rewrites every piece: `append(piece, out)` appends its new text.
 template <typename Append>
 void rewrite_pieces(PieceList& list, Append append) {
   std::string text;

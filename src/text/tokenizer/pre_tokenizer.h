@@ -1,4 +1,5 @@
-// Second stage: cuts normalized text in the pieces ("words") that the model tokenizes one by one.
+// The second stage: splits normalized text into the pieces ("words") that the model tokenizes one
+// by one.
 #pragma once
 
 #include <memory>
@@ -13,8 +14,10 @@ namespace tandem {
 
 struct PieceList {
   std::string text;
-  std::vector<TextSpan> pieces;  // of text, in order, none empty
-  bool at_start = false;         // whether text begins where the input begins
+  // Spans of the text, in order, none empty.
+  std::vector<TextSpan> pieces;
+  // Whether the text begins at the start of the input.
+  bool at_start = false;
 };
 
 class PreTokenizer {
@@ -23,8 +26,8 @@ class PreTokenizer {
   virtual void apply(PieceList& list) const = 0;
 };
 
-// The component at "pre_tokenizer" of tokenizer.json. Throws kFormat, or kUnsupported for an
-// unknown type.
+// Creates the component at "pre_tokenizer" of tokenizer.json. Throws kFormat, or kUnsupported for
+// an unknown type.
 std::unique_ptr<PreTokenizer> make_pre_tokenizer(const JsonObject& config);
 
 }  // namespace tandem

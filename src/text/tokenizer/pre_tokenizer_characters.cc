@@ -1,4 +1,4 @@
-// Each character of the class is a match of its own; what becomes of matches is split.h's business.
+// Each character of the class is a match of its own; split.h handles the matches.
 #include "text/tokenizer/pre_tokenizer_characters.h"
 
 #include <functional>
@@ -39,7 +39,8 @@ class CharacterPreTokenizer : public PreTokenizer {
   SplitBehavior behavior_;
 };
 
-// Runs of word characters and runs of what is neither word nor white space: \w+|[^\w\s]+.
+// Runs of word characters and runs of characters that are neither word characters nor white space:
+// \w+|[^\w\s]+.
 class WhitespacePreTokenizer : public PreTokenizer {
  public:
   void apply(PieceList& list) const override {

@@ -1,4 +1,4 @@
-// The pre-tokenizers that cut text by classes of characters.
+// The pre-tokenizers that split text by character class.
 #pragma once
 
 #include <memory>

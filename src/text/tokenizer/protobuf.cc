@@ -1,4 +1,4 @@
-// A field is a tag (number and wire type) and a value whose size the wire type tells.
+// A field is a tag (number and wire type) and a value whose size depends on the wire type.
 #include "text/tokenizer/protobuf.h"
 
 #include <bit>

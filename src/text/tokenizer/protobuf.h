@@ -1,4 +1,4 @@
-// Protocol Buffers' wire format, read field by field: what SentencePiece's models are written in.
+// A reader for the wire format of Protocol Buffers, in which SentencePiece's models are stored.
 #pragma once
 
 #include <cstdint>
@@ -7,7 +7,7 @@
 
 namespace tandem {
 
-// Goes through the fields of one message. Nothing is copied; every length is checked.
+// Iterates over the fields of one message. Nothing is copied; every length is checked.
 class ProtobufReader {
  public:
   // `place` names the message in errors ("FILE: pieces[3]"). Throws kFormat from next() and the
@@ -15,10 +15,11 @@ class ProtobufReader {
   ProtobufReader(std::string_view message, std::string place)
       : message_(message), place_(std::move(place)) {}
 
-  bool next();  // false at the end
+  // False at the end.
+  bool next();
   std::uint32_t field() const noexcept { return field_; }
 
-  // The current field's value; kFormat if it is of another type.
+  // The current field's value; throws kFormat if it is of another type.
   std::string_view bytes() const;
   std::uint64_t number() const;
   bool flag() const { return number() != 0; }

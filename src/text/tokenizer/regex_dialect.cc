@@ -1,4 +1,4 @@
-// One pass over the expression that knows only whether it stands inside a bracketed set.
+// A single pass over the expression; its only state is whether it is inside a bracketed set.
 #include "text/tokenizer/regex_dialect.h"
 
 #include "base/error.h"
@@ -6,7 +6,7 @@
 namespace tandem {
 namespace {
 
-// Oniguruma's \w; PCRE2's leaves out marks, letter-like numbers and most connectors.
+// Oniguruma's \w; PCRE2's excludes marks, letter-like numbers and most connectors.
 constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 constexpr std::string_view kHexDigit = "0-9a-fA-F";
 
@@ -48,7 +48,7 @@ class Translator {
     at_ += count;
   }
 
-  // A class that may stand in a set or alone.
+  // A class that may be inside a set or on its own.
   void replace_class(std::string_view members) {
     replace(2, in_set_ ? std::string(members) : "[" + std::string(members) + "]");
   }
@@ -59,7 +59,7 @@ class Translator {
   }
 
   void escape() {
-    // PCRE2's UCP \s takes U+180E as well; the property does not.
+    // PCRE2's \s under UCP also matches U+180E; the White_Space property does not include it.
     switch (peek(1)) {
       case 's':
         return replace(2, "\\p{White_Space}");
@@ -87,7 +87,7 @@ class Translator {
     }
   }
 
-  // With the name or number in braces, as in \p{Lu} and \x{1F600}.
+  // Includes the name or number in braces, as in \p{Lu} and \x{1F600}.
   std::size_t escape_length() const {
     if (peek(2) != '{') return 2;
     const std::size_t end = source_.find('}', at_ + 3);
@@ -122,7 +122,8 @@ class Translator {
     }
   }
 
-  // [:alpha:] within a set. Those not named here mean the same to both, or are refused by PCRE2.
+  // [:alpha:] within a set. Classes not handled here mean the same in both, or are rejected by
+  // PCRE2.
   void named_class() {
     const std::size_t end = source_.find(":]", at_ + 2);
     if (end == std::string_view::npos) unsupported("a set inside a set");
@@ -150,7 +151,7 @@ class Translator {
       case '(':
         return group();
       case '}':
-        // "{2}+" repeats the repetition in Ruby's syntax, and forbids backtracking in Perl's.
+        // "{2}+" repeats the repetition in Ruby's syntax, but prevents backtracking in Perl's.
         if (peek(1) == '+') unsupported("\"+\" behind an interval");
         return copy(1);
       default:
@@ -158,7 +159,7 @@ class Translator {
     }
   }
 
-  // "(?m" lets the dot match line breaks in Ruby's syntax; Perl writes "(?s".
+  // "(?m" lets the dot match line breaks in Ruby's syntax; the Perl equivalent is "(?s".
   void group() {
     if (peek(1) == '*') unsupported("\"(*\"");
     if (peek(1) != '?') return copy(1);
@@ -177,7 +178,8 @@ class Translator {
   std::string_view place_;
   std::string out_;
   std::size_t at_ = 0;
-  std::size_t first_in_set_ = 0;  // a "]" here is a member, in both dialects
+  // A "]" at this position is a member, in both dialects.
+  std::size_t first_in_set_ = 0;
   bool in_set_ = false;
 };
 

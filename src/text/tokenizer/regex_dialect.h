@@ -1,5 +1,4 @@
-// Regular expressions of tokenizer.json are written for Oniguruma with Ruby's syntax; PCRE2 runs
-// them here.
+// Regular expressions in tokenizer.json use Oniguruma's Ruby syntax; here they are run by PCRE2.
 #pragma once
 
 #include <string>
@@ -7,10 +6,9 @@
 
 namespace tandem {
 
-// The same expression for PCRE2 with UTF, UCP and MULTILINE. What the two read differently is
-// rewritten: \s, \w, \d,
-// \h, \uHHHH, (?m). What can't be (set intersection, nested sets, "{n,m}+") throws kUnsupported
-// naming `place`.
+// Translates an expression for PCRE2 with UTF, UCP and MULTILINE. Constructs that differ are
+// rewritten: \s, \w, \d, \h, \uHHHH, (?m). Those that can't be (set intersection, nested sets,
+// "{n,m}+") throw kUnsupported naming `place`.
 std::string to_pcre2(std::string_view oniguruma, std::string_view place);
 
 }  // namespace tandem

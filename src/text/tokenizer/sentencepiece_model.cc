@@ -1,4 +1,4 @@
-// The messages of sentencepiece_model.proto that encoding and decoding need.
+// Reads the messages of sentencepiece_model.proto that encoding and decoding need.
 #include <string>
 #include <utility>
 

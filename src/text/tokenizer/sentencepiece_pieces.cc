@@ -1,4 +1,4 @@
-// Each part of SentencePiece's model as the component that does the same.
+// Converts each part of SentencePiece's model to the equivalent component.
 #include "text/tokenizer/sentencepiece_pieces.h"
 
 #include <algorithm>
@@ -42,8 +42,8 @@ Json checked_vocabulary(const std::vector<Piece>& pieces, const std::string& pla
   return vocabulary;
 }
 
-// The higher its score, the earlier a piece is merged; equal scores have equal ranks. Text becomes
-// the other types of pieces in other ways, or never.
+// The higher its score, the earlier a piece is merged; equal scores have equal ranks. Pieces of
+// other types are matched in other ways, or never.
 Json token_ranks(const std::vector<Piece>& pieces) {
   std::vector<std::size_t> order;
   for (std::size_t id = 0; id < pieces.size(); ++id) {
@@ -121,8 +121,8 @@ Json sentencepiece_normalizer(const SentencePieceModel& model, bool prefix) {
 void set_normalizer_and_decoder(const SentencePieceModel& model, const TokenizerConfig& config,
                                 Json& json) {
   const bool prefix = model.add_dummy_prefix && config.add_prefix_space.value_or(true);
-  // Most models of the Llama family change nothing but spaces, which the library's own components
-  // do too.
+  // Most models of the Llama family only replace spaces, which the library's standard components
+  // can do too.
   const bool plain = model.character_map.empty() && !model.remove_extra_spaces &&
                      model.escape_spaces && !model.space_as_suffix;
   if (plain && !config.legacy.value_or(true)) {
@@ -139,8 +139,8 @@ void set_normalizer_and_decoder(const SentencePieceModel& model, const Tokenizer
       (prefix && !model.space_as_suffix) || model.remove_extra_spaces, model.byte_fallback);
 }
 
-// The special tokens of ChatGLM3, which its own code numbers behind the pieces. "sop" and "eop" are
-// parts of words too, "philosophy" for one.
+// ChatGLM3's special tokens, which its own code numbers after the pieces. "sop" and "eop" also
+// occur in words, such as "philosophy".
 std::vector<std::string> add_chatglm_tokens(std::size_t first, std::map<TokenId, Json>& added) {
   for (const char* content : {"[MASK]", "[gMASK]", "[sMASK]", "sop", "eop", "<|system|>",
                               "<|user|>", "<|assistant|>", "<|observation|>"}) {
@@ -159,7 +159,7 @@ Json to_tokenizer_json(SentencePieceModel model, const TokenizerConfig& config,
   std::map<TokenId, Json> added;
   for (const auto& [id, token] : config.added_tokens) {
     added[id] = token;
-    // The settings may rename a piece, and it is found whole then.
+    // The settings may rename a piece; it is then matched as a whole.
     const auto index = static_cast<std::size_t>(id);
     const auto content = token.find("content");
     if (index >= model.pieces.size() || content == token.end() || !content->is_string()) continue;

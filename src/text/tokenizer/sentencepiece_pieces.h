@@ -1,5 +1,5 @@
-// The vocabulary and settings of a SentencePiece model, wherever they were found, and the
-// tokenizer.json that they stand for.
+// The vocabulary and settings of a SentencePiece model, whatever their source, and their conversion
+// to tokenizer.json.
 #pragma once
 
 #include <string>
@@ -12,7 +12,7 @@ namespace tandem {
 
 struct SentencePieceModel {
   enum class Kind { kUnigram, kBpe };
-  // As sentencepiece_model.proto numbers them, and GGUF after it.
+  // The numbers used in sentencepiece_model.proto and in GGUF.
   enum class Type { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
   struct Piece {
     std::string text;
@@ -20,9 +20,11 @@ struct SentencePieceModel {
     Type type;
   };
   Kind kind = Kind::kUnigram;
-  std::vector<Piece> pieces;  // by id
+  // Indexed by id.
+  std::vector<Piece> pieces;
   bool byte_fallback = false;
-  std::string character_map;  // normalizer_spec.precompiled_charsmap
+  // The value of normalizer_spec.precompiled_charsmap.
+  std::string character_map;
   bool add_dummy_prefix = true;
   bool remove_extra_spaces = true;
   bool escape_spaces = true;
@@ -31,8 +33,8 @@ struct SentencePieceModel {
   std::int64_t eos_id = 2;
 };
 
-// Checks the pieces (UTF-8, not empty, none twice, finite scores; kFormat naming `place`) and
-// writes them down. Merges of BPE go by score, as SentencePiece's do.
+// Validates the pieces (valid UTF-8, not empty, no duplicates, finite scores; throws kFormat naming
+// `place`) and converts them. BPE merges are ranked by score, as in SentencePiece.
 Json to_tokenizer_json(SentencePieceModel model, const TokenizerConfig& config,
                        const std::string& place);
 

@@ -1,4 +1,4 @@
-// The five behaviours of the Hugging Face library, its corner cases included.
+// The five behaviours of the Hugging Face library, including their corner cases.
 #include "text/tokenizer/split.h"
 
 #include <algorithm>
@@ -15,7 +15,8 @@ struct Part {
   bool matched;
 };
 
-// All of [0, size) as parts in order. Empty matches are parts: they separate under some behaviours.
+// Divides [0, size) into parts in order. Empty matches are parts, because some behaviours split at
+// them.
 std::vector<Part> parts_of(std::size_t size, const std::vector<TextSpan>& matches, bool invert) {
   std::vector<Part> parts;
   parts.reserve(2 * matches.size() + 1);
@@ -29,7 +30,7 @@ std::vector<Part> parts_of(std::size_t size, const std::vector<TextSpan>& matche
   return parts;
 }
 
-// Joins each part that `joins(part, previous part matched)` picks with the part before it.
+// Merges each part for which `joins(part, previous part matched)` is true with the part before it.
 template <typename Joins>
 std::vector<TextSpan> join(const std::vector<Part>& parts, Joins joins) {
   std::vector<TextSpan> ranges;
@@ -67,7 +68,7 @@ void append_split(std::size_t size, const std::vector<TextSpan>& matches, SplitB
     if (range.size() > 0) pieces.push_back({range.begin + offset, range.end + offset});
   };
   if (behavior == SplitBehavior::kIsolated) {
-    // Common, and needs no list of parts: matched or not is all the same.
+    // The common case needs no list of parts: matched and unmatched text are treated the same.
     std::size_t done = 0;
     for (const TextSpan& match : matches) {
       keep({done, match.begin});

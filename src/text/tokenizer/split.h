@@ -1,4 +1,4 @@
-// What becomes of the matches of a pattern when text is split at them.
+// How text is split at the matches of a pattern.
 #pragma once
 
 #include <vector>
@@ -10,11 +10,11 @@ namespace tandem {
 
 enum class SplitBehavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
 
-// "Isolated" or one of the others at `key`; kFormat otherwise.
+// "Isolated" or one of the others at `key`; throws kFormat otherwise.
 SplitBehavior get_split_behavior(const JsonObject& config, std::string_view key);
 
-// Appends the pieces of [0, size) given the matches in it; with `invert` what lies between the
-// matches counts as matched. Empty pieces are left out. `offset` is added to all places.
+// Appends the pieces of [0, size) given the matches in it; with `invert` the text between the
+// matches counts as matched. Empty pieces are dropped. `offset` is added to all positions.
 void append_split(std::size_t size, const std::vector<TextSpan>& matches, SplitBehavior behavior,
                   bool invert, std::size_t offset, std::vector<TextSpan>& pieces);
 

@@ -15,16 +15,18 @@
 namespace tandem {
 namespace {
 
-// Sizes by which the vocabularies in use are told apart: the files name neither their special
-// tokens nor how text is cut in words.
+// Sizes that identify the vocabularies in use: the files name neither their special tokens nor how
+// text is split into words.
 constexpr std::size_t kLlama3Tokens = 128'000;
 constexpr std::size_t kQwenTokens = 151'643;
-// Ids in use have no gaps; a file may leave out a few.
+// Vocabularies in use have no gaps between ids; a file may omit a few.
 constexpr std::size_t kMaxGaps = 1 << 16;
 
 struct Ranks {
-  Json vocabulary = Json::object();  // {token in the byte-level alphabet: rank}
-  std::vector<bool> used;            // by rank
+  // {token in the byte-level alphabet: rank}.
+  Json vocabulary = Json::object();
+  // Indexed by rank.
+  std::vector<bool> used;
 };
 
 Ranks read_ranks(std::string_view bytes, const std::string& file) {
@@ -64,7 +66,7 @@ Ranks read_ranks(std::string_view bytes, const std::string& file) {
   return ranks;
 }
 
-// Numbers `contents` from `first`.
+// Numbers `contents` starting at `first`.
 void append_tokens(const std::vector<std::string>& contents, TokenId first,
                    std::map<TokenId, Json>& added) {
   for (const std::string& content : contents) {

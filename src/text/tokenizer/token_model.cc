@@ -8,7 +8,7 @@
 namespace tandem {
 
 std::unique_ptr<TokenModel> make_token_model(const JsonObject& config) {
-  // Files of 2019 and 2020 leave the type out; only BPE has merges.
+  // Files from 2019 and 2020 omit the type; only BPE has merges.
   if (!config.has("type") && config.has("merges")) return std::make_unique<BpeModel>(config);
   if (component_type(config) == "BPE") return std::make_unique<BpeModel>(config);
   if (component_type(config) == "Unigram") return std::make_unique<UnigramModel>(config);

@@ -1,4 +1,4 @@
-// Third stage: turns one piece of text into tokens.
+// The third stage: turns one piece of text into tokens.
 #pragma once
 
 #include <memory>
@@ -12,7 +12,7 @@
 
 namespace tandem {
 
-// Working memory of one encode() call, so that models are immutable and shared by threads.
+// Working memory of one encode() call, so that models are immutable and can be shared by threads.
 class PieceEncoder {
  public:
   virtual ~PieceEncoder() = default;
@@ -27,7 +27,8 @@ class TokenModel {
   virtual const Vocabulary& vocabulary() const noexcept = 0;
 };
 
-// The component at "model" of tokenizer.json. Throws kFormat, or kUnsupported for an unknown type.
+// Creates the component at "model" of tokenizer.json. Throws kFormat, or kUnsupported for an
+// unknown type.
 std::unique_ptr<TokenModel> make_token_model(const JsonObject& config);
 
 }  // namespace tandem

@@ -1,5 +1,5 @@
-// The pipeline: added tokens, normalizer, pre-tokenizer, model, post-processor; and the decoder
-// back.
+// The pipeline: added tokens, normalizer, pre-tokenizer, model, post-processor; and the decoder for
+// the reverse.
 #include "text/tokenizer/tokenizer.h"
 
 #include <algorithm>
@@ -12,8 +12,8 @@
 namespace tandem {
 namespace {
 
-// Places in a text and counts of its symbols are kept in 32 bits here and there, with room for
-// stages that make it longer.
+// Some stages store positions and symbol counts in 32 bits; leaves room for stages that make the
+// text longer.
 constexpr std::size_t kMaxTextBytes = std::size_t{256} << 20;
 
 template <typename Make>
@@ -23,7 +23,7 @@ auto make_if_present(const JsonObject& root, std::string_view key, Make make)
   return make(root.child(key));
 }
 
-// The parts of `spans` that lie in `range`, counted from its beginning.
+// The parts of `spans` within `range`, relative to its beginning.
 std::vector<TextSpan> spans_within(std::span<const TextSpan> spans, const TextSpan& range) {
   std::vector<TextSpan> within;
   for (const TextSpan& span : spans) {
@@ -51,7 +51,7 @@ class Encoding {
   }
 
  private:
-  // Text between added tokens, not yet normalized; `range` is its place.
+  // Adds text between added tokens, not yet normalized; `range` is its position in the whole text.
   void add_raw(std::string_view text, const TextSpan& range) {
     std::string normalized(text);
     if (stages_.normalizer) stages_.normalizer->apply(normalized);
@@ -70,10 +70,10 @@ class Encoding {
     }
   }
 
-  // Where the spans of `text` are after normalization: the text before a border, normalized by
-  // itself, tells where the border is, if the whole begins with it. Otherwise (a mark that joins a
-  // character across the border) all of the text counts as written by someone else, which is the
-  // safe side.
+  // Maps the spans of `text` to their positions after normalization: if the normalized text before
+  // a boundary is a prefix of the whole normalized text, its end is the boundary. Otherwise (a
+  // combining mark that joins a character across the boundary) all of the text counts as untrusted,
+  // to be safe.
   std::vector<TextSpan> normalized_spans(std::string_view text, std::vector<TextSpan> spans,
                                          const std::string& normalized) const {
     if (!stages_.normalizer) return spans;
@@ -102,8 +102,8 @@ class Encoding {
   std::vector<TokenId> ids_;
 };
 
-// The spans without empty ones. Throws kInvalidArgument unless they are ascending, apart and within
-// a text of `size` bytes.
+// Drops empty spans. Throws kInvalidArgument unless they are ascending, disjoint and within a text
+// of `size` bytes.
 std::vector<TextSpan> checked_spans(std::span<const TextSpan> spans, std::size_t size) {
   std::vector<TextSpan> checked;
   std::size_t done = 0;
@@ -119,7 +119,7 @@ std::vector<TextSpan> checked_spans(std::span<const TextSpan> spans, std::size_t
   return checked;
 }
 
-// Valid UTF-8 in place of `text`, with `spans` moved to where their text is now.
+// Returns `text` with invalid UTF-8 replaced, and moves `spans` accordingly.
 std::string repair(std::string_view text, std::vector<TextSpan>& spans) {
   std::string repaired;
   std::size_t done = 0;
@@ -136,7 +136,7 @@ std::string repair(std::string_view text, std::vector<TextSpan>& spans) {
   return repaired;
 }
 
-// The end of a decoder's chain.
+// The end of a decoder chain.
 class StringSink : public TokenSink {
  public:
   void text(std::string_view part) override { out.append(part); }
@@ -147,8 +147,8 @@ class StringSink : public TokenSink {
 
 }  // namespace
 
-// "truncation" and "padding" of the file are not read: they are settings of the program that saved
-// it, and the reference's callers override them too.
+// "truncation" and "padding" of the file are ignored: they are settings of the program that saved
+// it, and callers of the reference override them too.
 TokenizerStages::TokenizerStages(const JsonObject& root)
     : normalizer(make_if_present(root, "normalizer", make_normalizer)),
       pre_tokenizer(make_if_present(root, "pre_tokenizer", make_pre_tokenizer)),
@@ -170,7 +170,8 @@ std::optional<std::string_view> TokenizerStages::token_text(TokenId id) const no
 void TokenizerStages::put(TokenId id, bool skip_special_tokens, TokenSink& sink) const {
   const AddedToken* token = added.find(id);
   if (token != nullptr && token->special && skip_special_tokens) return;
-  // A model's output may be wider than its vocabulary; such ids say nothing, as in the reference.
+  // A model's output may be wider than its vocabulary; ids beyond it decode to nothing, as in the
+  // reference.
   const std::optional<std::string_view> text = token_text(id);
   if (!text) return;
   sink.text(*text);

@@ -1,4 +1,4 @@
-// Reading the settings that tokenizers of transformers are constructed with.
+// Reads the settings that transformers constructs tokenizers with.
 #include "text/tokenizer/tokenizer_config.h"
 
 #include <system_error>

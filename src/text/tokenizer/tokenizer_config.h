@@ -1,5 +1,5 @@
-// What stands beside a tokenizer's file: tokenizer_config.json, added_tokens.json and the model's
-// config.json, where they are there.
+// The settings next to a tokenizer file: tokenizer_config.json, added_tokens.json and the model's
+// config.json, if they exist.
 #pragma once
 
 #include <map>
@@ -13,19 +13,22 @@
 namespace tandem {
 
 struct TokenizerConfig {
-  // Reads what is in the folder of `file`. Throws kFormat for files that are there and damaged.
+  // Reads the settings in the folder of `file`. Throws kFormat for malformed files.
   static TokenizerConfig beside(const fs::path& file);
 
-  bool found = false;           // tokenizer_config.json is there
-  std::string tokenizer_class;  // such as "LlamaTokenizer"
-  std::string model_type;       // of config.json, such as "llama"
+  // True if tokenizer_config.json exists.
+  bool found = false;
+  // Such as "LlamaTokenizer".
+  std::string tokenizer_class;
+  // From config.json, such as "llama".
+  std::string model_type;
   std::optional<bool> add_bos_token;
   std::optional<bool> add_eos_token;
   std::optional<bool> add_prefix_space;
   std::optional<bool> legacy;
   std::optional<std::string> bos_token;
   std::optional<std::string> eos_token;
-  // By id, as "added_tokens" of tokenizer.json lists them.
+  // By id, in the format of "added_tokens" of tokenizer.json.
   std::map<TokenId, Json> added_tokens;
 };
 

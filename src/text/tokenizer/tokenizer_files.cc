@@ -1,4 +1,4 @@
-// The order of search, and the first bytes of each format.
+// The search order, and format detection by the first bytes.
 #include "text/tokenizer/tokenizer_files.h"
 
 #include <algorithm>
@@ -26,7 +26,7 @@ std::vector<fs::path> files_ending(const fs::path& folder, std::string_view suff
   return files;
 }
 
-// Of a model in several files the first has the metadata.
+// Of a model split into several files, the first contains the metadata.
 bool is_later_shard(const fs::path& file) {
   const std::string name = file.filename().string();
   const std::size_t of = name.rfind("-of-");
@@ -38,7 +38,7 @@ bool is_there(const fs::path& file) {
   return fs::exists(file, ignored);
 }
 
-// 32 bits, as mllm's vocabularies begin.
+// 32 bits, the start of mllm's vocabularies.
 constexpr std::string_view kMllmMagic("\x25\x5B\x00\x00", 4);
 
 bool begins_as_json(std::string_view bytes) {
@@ -58,7 +58,8 @@ bool begins_as_tiktoken(std::string_view bytes) {
          line.substr(space + 1).find_first_not_of("0123456789\r") == std::string_view::npos;
 }
 
-// A message whose first field is a piece: field 1 with a length, and in it field 1 with a length.
+// A message whose first field is a piece: field 1 with a length, containing a field 1 with a
+// length.
 bool begins_as_sentencepiece(std::string_view bytes) {
   if (bytes.size() < 4 || bytes[0] != '\n') return false;
   std::size_t at = 1;

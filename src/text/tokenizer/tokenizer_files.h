@@ -1,5 +1,5 @@
-// Where a model's tokenizer is, and which of the formats in use it has; each is read as the
-// tokenizer.json that it stands for.
+// Finds a model's tokenizer and detects its format; each format is converted to the equivalent
+// tokenizer.json.
 #pragma once
 
 #include "base/files.h"
@@ -7,18 +7,20 @@
 
 namespace tandem {
 
-// The format is told by content, not by name:
+// The format is detected from the content, not the name:
 //   tokenizer.json       Hugging Face
 //   tokenizer.model      SentencePiece (BPE or unigram), or tiktoken (base64 and rank per line)
-//   vocab.json           with merges.txt beside it: byte-level BPE as GPT-2 has it
-//   *vocab.mllm          with *merges.txt beside it: mllm
+//   vocab.json           with merges.txt next to it: GPT-2's byte-level BPE
+//   *vocab.mllm          with *merges.txt next to it: mllm
 //   *.gguf               the vocabulary in the metadata
-// A folder is searched in this order. What the formats leave out (special tokens, whether text
-// begins with one) is taken from tokenizer_config.json and its like beside the file.
-fs::path find_tokenizer(const fs::path& path);  // a file stands for itself; throws kNotFound
+// A folder is searched in this order. Settings missing from the format (special tokens, whether
+// text begins with one) come from tokenizer_config.json and similar files next to it. The path
+// of a file is returned unchanged. Throws kNotFound.
+fs::path find_tokenizer(const fs::path& path);
 
-// The content as tokenizer.json. Components that SentencePiece needs and tokenizer.json lacks are
-// tandem's own: normalizer "SentencePiece", "token_ranks" of BPE, "user_defined_symbols".
+// The content converted to tokenizer.json. Components that SentencePiece needs and tokenizer.json
+// lacks are specific to tandem: the normalizer "SentencePiece", "token_ranks" of BPE,
+// "user_defined_symbols".
 Json read_tokenizer(const fs::path& file);
 
 }  // namespace tandem

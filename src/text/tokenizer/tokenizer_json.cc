@@ -1,4 +1,4 @@
-// Typed access to tokenizer.json beyond what JsonObject gives.
+// Typed access to tokenizer.json beyond what JsonObject offers.
 #include "text/tokenizer/tokenizer_json.h"
 
 #include "base/error.h"
@@ -57,7 +57,7 @@ std::string_view expect_string(const Json& json, std::string_view place) {
 }
 
 std::optional<std::int32_t> as_token_id(const Json& json) noexcept {
-  // The parser keeps a number without a sign as unsigned, which may be beyond int64.
+  // The parser stores a number without a sign as unsigned, which may be beyond int64.
   if (const auto* id = json.get_ptr<const Json::number_unsigned_t*>()) {
     if (*id <= static_cast<std::uint64_t>(kMaxTokenId)) return static_cast<std::int32_t>(*id);
   } else if (const auto* signed_id = json.get_ptr<const Json::number_integer_t*>()) {

@@ -1,4 +1,4 @@
-// Writing the components as the Hugging Face library does.
+// Builds components in the format of the Hugging Face library.
 #include "text/tokenizer/tokenizer_parts.h"
 
 #include <utility>
@@ -92,7 +92,7 @@ void merge_added_tokens(const TokenizerConfig& config, std::map<TokenId, Json>& 
     added[id] = token;
     renamed[id] = token.value("content", Json("")).is_string() ? token.value("content", "") : "";
   }
-  // One pass over the vocabulary, whatever the number of tokens.
+  // One pass over the vocabulary, whatever the number of tokens to rename.
   std::vector<std::pair<std::string, std::string>> changes;
   for (const auto& [text, id] : vocabulary.items()) {
     const auto it = renamed.find(id.is_number_integer() ? id.get<TokenId>() : -1);

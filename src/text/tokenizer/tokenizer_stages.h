@@ -14,18 +14,22 @@ namespace tandem {
 struct TokenizerStages {
   explicit TokenizerStages(const JsonObject& root);
 
-  // The text of a token as the decoder takes it; nothing for an id that no token has.
+  // The text of a token as input for the decoder; nullopt for an unused id.
   std::optional<std::string_view> token_text(TokenId id) const noexcept;
 
-  // Gives `sink` the token, unless it is special and those are to be left out.
+  // Passes the token to `sink`, unless it is special and special tokens are skipped.
   void put(TokenId id, bool skip_special_tokens, TokenSink& sink) const;
 
-  std::unique_ptr<Normalizer> normalizer;       // may be null
-  std::unique_ptr<PreTokenizer> pre_tokenizer;  // may be null
+  // May be null.
+  std::unique_ptr<Normalizer> normalizer;
+  // May be null.
+  std::unique_ptr<PreTokenizer> pre_tokenizer;
   std::unique_ptr<TokenModel> model;
   AddedTokens added;
-  std::int64_t size;                              // highest id + 1
-  std::unique_ptr<PostProcessor> post_processor;  // may be null
+  // Highest id + 1.
+  std::int64_t size;
+  // May be null.
+  std::unique_ptr<PostProcessor> post_processor;
   std::unique_ptr<Decoder> decoder;
 };
 

@@ -48,7 +48,8 @@ Utf8Step utf8_step(std::string_view text) noexcept {
   const unsigned lead = byte(0);
   if (lead < 0x80) return {static_cast<char32_t>(lead), 1, Utf8State::kValid};
   std::size_t length = 0;
-  unsigned low = 0x80;  // bounds of the second byte
+  // Bounds of the second byte.
+  unsigned low = 0x80;
   unsigned high = 0xBF;
   if (lead >= 0xC2 && lead <= 0xDF) {
     length = 2;
@@ -152,7 +153,7 @@ std::size_t skip_white_space(std::string_view text, std::size_t at) {
 }
 
 bool is_word_character(char32_t code) noexcept {
-  // Alphabetic without a letter's category: the circled and squared Latin letters.
+  // Alphabetic, but not in a letter category: the circled and squared Latin letters.
   if ((code >= 0x24B6 && code <= 0x24E9) || (code >= 0x1F130 && code <= 0x1F149) ||
       (code >= 0x1F150 && code <= 0x1F169) || (code >= 0x1F170 && code <= 0x1F189)) {
     return true;

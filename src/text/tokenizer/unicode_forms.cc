@@ -1,4 +1,4 @@
-// utf8proc's tables with a bounded sort: its own reordering of marks takes quadratic time on
+// Uses utf8proc's tables, but its own sort: utf8proc's reordering of marks takes quadratic time on
 // hostile text.
 #include "text/tokenizer/unicode_forms.h"
 
@@ -15,16 +15,16 @@
 namespace tandem {
 namespace {
 
-// Below it no character has a combining class, none is the second of a composition, and NFC leaves
-// all alone.
+// No character below has a combining class or is the second of a composition, so NFC leaves text of
+// such characters alone.
 constexpr char32_t kFirstMark = 0x300;
 
 int combining_class(utf8proc_int32_t code) { return utf8proc_get_property(code)->combining_class; }
 
-// Sorts by combining class; marks of one class keep their order.
+// Sorts by combining class, stably.
 void order_marks(std::span<utf8proc_int32_t> codes) {
   if (codes.size() < 2) return;
-  // Class, place and character of a mark in one number: 8, 32 and 21 bits.
+  // Class, position and character of a mark packed into one number: 8, 32 and 21 bits.
   std::vector<std::uint64_t> keys;
   keys.reserve(codes.size());
   for (const utf8proc_int32_t code : codes) {
@@ -39,7 +39,8 @@ void order_marks(std::span<utf8proc_int32_t> codes) {
 }
 
 void decompose(std::string_view text, int options, std::vector<utf8proc_int32_t>& codes) {
-  constexpr std::size_t kLongest = 18;  // U+FDFA in NFKD
+  // The length of U+FDFA in NFKD.
+  constexpr std::size_t kLongest = 18;
   for (std::size_t at = 0; at < text.size();) {
     const auto code = static_cast<utf8proc_int32_t>(next_character(text, at));
     const std::size_t size = codes.size();
@@ -53,7 +54,7 @@ void decompose(std::string_view text, int options, std::vector<utf8proc_int32_t>
     }
     codes.resize(size + static_cast<std::size_t>(count));
   }
-  // Marks behind one base are ordered by combining class, and otherwise keep their order.
+  // Marks after one base character are sorted by combining class, stably.
   for (std::size_t i = 0; i < codes.size();) {
     if (combining_class(codes[i]) == 0) {
       ++i;
@@ -84,12 +85,14 @@ void append_normalized(std::string_view text, UnicodeForm form,
 
 bool is_ascii(char c) { return static_cast<unsigned char>(c) < 0x80; }
 
-// NFC touches only characters from U+0300 and the one before them.
+// NFC affects only characters from U+0300 and the ones before them.
 void normalize_nfc(std::string& text) {
   std::string out;
   std::vector<utf8proc_int32_t> codes;
-  std::size_t done = 0;      // input that `out` holds already
-  std::size_t previous = 0;  // start of the character before `at`
+  // Input that is already in `out`.
+  std::size_t done = 0;
+  // Start of the character before `at`.
+  std::size_t previous = 0;
   for (std::size_t at = 0; at < text.size();) {
     if (is_ascii(text[at])) {
       previous = at++;

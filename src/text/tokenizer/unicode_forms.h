@@ -7,7 +7,8 @@ namespace tandem {
 
 enum class UnicodeForm { kNfc, kNfd, kNfkc, kNfkd };
 
-// Brings valid UTF-8 into the form, in time O(n log n) even for a text of combining marks only.
+// Converts valid UTF-8 to the given form, in O(n log n) even for a text that consists only of
+// combining marks.
 void normalize_unicode(std::string& text, UnicodeForm form);
 
 }  // namespace tandem

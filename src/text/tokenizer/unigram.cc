@@ -1,4 +1,4 @@
-// Viterbi's search from left to right. Wherever no token reaches across, what lies before is
+// A Viterbi search from left to right. At a position that no token spans, everything before is
 // decided, so that working memory stays small however long a piece is.
 #include "text/tokenizer/unigram.h"
 
@@ -14,10 +14,10 @@
 namespace tandem {
 namespace {
 
-// A character without a token is this much less probable than the rarest token (SentencePiece's
-// kUnkPenalty).
+// How much less probable a character without a token is than the rarest token, as a log probability
+// (SentencePiece's kUnkPenalty).
 constexpr double kUnknownPenalty = 10;
-// The search takes up to this many steps per character; tokens in use have under 100 bytes.
+// The maximum steps of the search per character; tokens in use have fewer than 100 bytes.
 constexpr std::size_t kMaxTokenBytes = 4096;
 
 std::vector<std::string> read_pieces(const JsonObject& config) {
@@ -41,7 +41,7 @@ std::vector<std::string> read_pieces(const JsonObject& config) {
   return pieces;
 }
 
-// Which ids the array at `key` names.
+// The set of ids in the array at `key`.
 std::vector<bool> read_id_set(const JsonObject& config, std::string_view key, std::size_t size) {
   std::vector<bool> set(size);
   for (const TokenId token : get_token_ids(config, key)) {
@@ -83,7 +83,7 @@ UnigramModel::UnigramModel(const JsonObject& config)
   }
   trie_.build(std::move(contents));
   unknown_score_ = lowest - kUnknownPenalty;
-  // SentencePiece gives a symbol of the user's the best score of all per byte, less a little, so
+  // SentencePiece gives a user-defined symbol the best score per byte, minus a small amount, so
   // that a longer symbol wins over two short ones.
   for (std::size_t id = 0; id < vocab.size(); ++id) {
     if (!user_defined[id]) continue;
@@ -98,8 +98,10 @@ class UnigramEncoder : public PieceEncoder {
 
   void encode(std::string_view piece, std::vector<TokenId>& ids) override {
     unknown_ = {};
-    std::size_t base = 0;   // all before it is decided
-    std::size_t reach = 0;  // the furthest end of a token so far
+    // Everything before it is decided.
+    std::size_t base = 0;
+    // The furthest end of a token so far.
+    std::size_t reach = 0;
     nodes_.assign(1, {});
     for (std::size_t at = 0; at < piece.size();) {
       if (at == reach && at > base) {
@@ -115,11 +117,12 @@ class UnigramEncoder : public PieceEncoder {
   }
 
  private:
-  // The best way to cut [base, place of this node): its last token, and where that begins.
+  // The best way to split [base, position of this node): its last token and where that begins.
   struct Node {
     static constexpr std::uint32_t kUnset = UINT32_MAX;
     double score = 0;
-    std::uint32_t begin = kUnset;  // from base
+    // Relative to base.
+    std::uint32_t begin = kUnset;
     TokenId token = -1;
   };
 
@@ -129,8 +132,8 @@ class UnigramEncoder : public PieceEncoder {
     if (best.begin == Node::kUnset || node.score > best.score) best = node;
   }
 
-  // Tries all tokens that begin at `begin`, where a character ends at `character_end`. Returns the
-  // furthest end.
+  // Tries all tokens that begin at `begin`, where the character ends at `character_end`. Returns
+  // the furthest end.
   std::size_t extend(std::string_view piece, std::size_t base, std::size_t begin,
                      std::size_t character_end) {
     const auto from = static_cast<std::uint32_t>(begin - base);
@@ -149,8 +152,9 @@ class UnigramEncoder : public PieceEncoder {
     return furthest;
   }
 
-  // Appends the tokens of piece[base, end) and goes on behind them, with the score so far: sums
-  // from zero would round otherwise than the reference's, and equal scores are common.
+  // Appends the tokens of piece[base, end) and continues after them, keeping the score so far: sums
+  // starting from zero would be rounded differently from the reference's, and equal scores are
+  // common.
   void decide(std::string_view piece, std::size_t base, std::size_t end,
               std::vector<TokenId>& ids) {
     path_.clear();
@@ -172,7 +176,8 @@ class UnigramEncoder : public PieceEncoder {
     nodes_.assign(1, {score});
   }
 
-  // Characters without a token, side by side: one unknown token for all, or one token per byte.
+  // Handles adjacent characters without a token: one unknown token for all of them, or one token
+  // per byte.
   void flush_unknown(std::string_view piece, std::vector<TokenId>& ids) {
     if (unknown_.size() == 0) return;
     const std::string_view text = unknown_.of(piece);
@@ -195,7 +200,8 @@ class UnigramEncoder : public PieceEncoder {
   const UnigramModel& model_;
   std::vector<Node> nodes_;
   std::vector<std::uint32_t> path_;
-  TextSpan unknown_;  // a run of unknown characters that may go on
+  // A run of unknown characters that may continue.
+  TextSpan unknown_;
 };
 
 std::unique_ptr<PieceEncoder> UnigramModel::start() const {

@@ -1,4 +1,4 @@
-// The unigram language model: of all ways to cut a piece in tokens, the most probable one.
+// The unigram language model: of all ways to split a piece into tokens, the most probable one.
 #pragma once
 
 #include <memory>
@@ -13,9 +13,9 @@ namespace tandem {
 
 class UnigramModel : public TokenModel {
  public:
-  // "model" of tokenizer.json. Two keys are tandem's own, for SentencePiece models:
-  // "user_defined_symbols" (ids that win wherever their text stands) and "unmatched" (ids that text
-  // never becomes). Throws kFormat naming the key.
+  // "model" of tokenizer.json. Two keys are specific to tandem, for SentencePiece models:
+  // "user_defined_symbols" (ids that always match their text) and "unmatched" (ids that never
+  // match). Throws kFormat naming the key.
   explicit UnigramModel(const JsonObject& config);
 
   std::unique_ptr<PieceEncoder> start() const override;
@@ -27,13 +27,16 @@ class UnigramModel : public TokenModel {
 
   Vocabulary vocabulary_;
   ByteTrie trie_;
-  std::vector<double> scores_;  // log probability by id
+  // Log probability by id.
+  std::vector<double> scores_;
   double unknown_score_;
   TokenId unknown_id_;
   ByteTokens bytes_;
   bool byte_fallback_;
-  bool looks_up_unknown_;  // a run of unknown characters may be a token, as in the reference
-  std::string place_;      // for errors while encoding
+  // A run of unknown characters may itself be a token, as in the reference.
+  bool looks_up_unknown_;
+  // For errors while encoding.
+  std::string place_;
 };
 
 }  // namespace tandem

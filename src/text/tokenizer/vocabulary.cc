@@ -80,7 +80,7 @@ std::optional<TokenId> Vocabulary::find(std::string_view token) const noexcept {
 
 std::optional<std::string_view> Vocabulary::token(TokenId id) const noexcept {
   const auto index = static_cast<std::size_t>(id);
-  // Nearly every vocabulary numbers its tokens without gaps.
+  // Nearly every vocabulary has ids without gaps.
   if (id >= 0 && index < tokens_.size() && tokens_[index].id == id) return text_of(tokens_[index]);
   const auto it =
       std::lower_bound(tokens_.begin(), tokens_.end(), id,

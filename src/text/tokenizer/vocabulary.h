@@ -18,7 +18,7 @@ class Vocabulary {
   // tokens, not on the highest id. Throws kFormat for an id out of range or used twice.
   static Vocabulary from_json(const JsonObject& model, std::string_view key);
 
-  // Token i has id i. Of equal tokens find() tells the last.
+  // Token i has id i. Of duplicate tokens find() returns the last.
   static Vocabulary from_list(const std::vector<std::string>& tokens);
 
   std::size_t size() const noexcept { return tokens_.size(); }
@@ -28,7 +28,8 @@ class Vocabulary {
 
  private:
   struct Token {
-    std::uint32_t begin;  // in text_
+    // Index into text_.
+    std::uint32_t begin;
     std::uint32_t length;
     TokenId id;
   };
@@ -37,10 +38,12 @@ class Vocabulary {
   }
   void index();
 
-  std::string text_;           // all tokens, one behind the other
-  std::vector<Token> tokens_;  // by id
-  std::vector<std::uint32_t>
-      slots_;  // open addressing by hash of the text: index in tokens_ + 1, 0 is free
+  // The text of all tokens, concatenated.
+  std::string text_;
+  // Sorted by id.
+  std::vector<Token> tokens_;
+  // Open addressing by hash of the text: index in tokens_ + 1, 0 if free.
+  std::vector<std::uint32_t> slots_;
 };
 
 }  // namespace tandem

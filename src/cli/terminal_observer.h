@@ -1,0 +1,44 @@
+// Shows the library's progress and messages on standard error: progress as one line that is redrawn
+// on a terminal, or a line every few seconds elsewhere; messages through the log.
+#pragma once
+
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include "base/observer.h"
+
+namespace tandem::cli {
+
+class TerminalObserver : public Observer {
+ public:
+  TerminalObserver();
+
+  // Progress reads "task  34 % (12 of 35 blocks), 8 s left". It is not shown in quiet mode, nor for
+  // a task that ends before any unit is done.
+  void begin(std::string_view task, std::int64_t total, std::string_view unit) override;
+  void advance(std::int64_t count) override;
+  void end() override;
+  void warn(std::string_view message) override;
+  void inform(std::string_view message) override;
+  // True after Ctrl-C, in commands that catch it.
+  bool cancelled() const override;
+
+ private:
+  struct Drawn {
+    std::string task;
+    std::string unit;
+    std::int64_t total;
+    std::int64_t done;
+    std::chrono::steady_clock::time_point start;
+    std::chrono::steady_clock::time_point drawn;
+  };
+  void draw(const Drawn& task) const;
+
+  // Whether standard error is a terminal.
+  bool terminal_;
+  // Innermost last.
+  std::vector<Drawn> tasks_;
+};
+
+}  // namespace tandem::cli

@@ -1,0 +1,109 @@
+// Compiles the segments of a placement, plans the memory between them, and runs them in order.
+#include "execute/executor.h"
+
+#include <algorithm>
+
+#include "base/error.h"
+#include "devices/buffers.h"
+#include "graph/extract.h"
+
+namespace tandem {
+
+Executor::Executor(const Graph& graph, const PhaseSpec& spec,
+                   std::span<const DeviceThreads> devices, PanelCache& panels,
+                   std::span<const std::int64_t> max_rows)
+    : max_rows_{spec.rows}, inputs_(graph.inputs()), outputs_(graph.outputs()) {
+  max_rows_.insert(max_rows_.end(), max_rows.begin(), max_rows.end());
+  if (max_rows_.size() != graph.row_spaces().size())
+    fail(ErrorCode::kInternal, "[executor] rows of {} spaces for a graph of {}", max_rows_.size(),
+         graph.row_spaces().size());
+  std::vector<const Device*> preference;
+  for (const DeviceThreads& device : devices) preference.push_back(device.device);
+  placement_ = place(graph, spec, preference);
+  for (const Segment& segment : placement_.segments) {
+    const DeviceThreads& device = devices[segment.device];
+    const CompileContext context{*device.pool, panels, spec, max_rows_};
+    Extracted part = extract(graph, segment.nodes);
+    stages_.push_back({device.device->compile(part.graph, context), device.pool,
+                       std::move(part.inputs), std::move(part.outputs)});
+  }
+  plan(graph);
+}
+
+// Allocates the values passed between segments. Threads in one segment may be at different nodes,
+// so memory is only reused between segments.
+void Executor::plan(const Graph& graph) {
+  std::vector<Lifetime> lifetimes(graph.values().size());
+  std::int64_t scratch = 0;
+  const auto count = static_cast<int>(stages_.size());
+  for (int s = 0; s < count; ++s) {
+    const Stage& stage = stages_[static_cast<std::size_t>(s)];
+    for (const ValueId id : stage.inputs) lifetimes[static_cast<std::size_t>(id)].last = s;
+    for (const ValueId id : stage.outputs) {
+      const Value& value = graph.value(id);
+      lifetimes[static_cast<std::size_t>(id)] = {buffer_bytes(value, max_rows(value.rows)), s, s};
+    }
+    scratch = std::max(scratch, stage.program->needs().scratch_bytes);
+  }
+  for (const ValueId id : inputs_) lifetimes[static_cast<std::size_t>(id)].first = -1;
+  for (const ValueId id : outputs_) lifetimes[static_cast<std::size_t>(id)].last = count;
+  MemoryPlan values = plan_memory(lifetimes);
+  offsets_ = std::move(values.offsets);
+  scratch_offset_ = values.bytes;
+  arena_bytes_ = values.bytes + align_up(scratch);
+}
+
+Arena Executor::make_arena() const {
+  Arena arena;
+  arena.memory_ =
+      Tensor::allocate(DType::kU8, {std::max<std::int64_t>(arena_bytes_, 1)}, &arena.data_);
+  arena.buffers_.assign(offsets_.size(), nullptr);
+  std::size_t inputs = 0, outputs = 0;
+  for (const Stage& stage : stages_) {
+    inputs = std::max(inputs, stage.inputs.size());
+    outputs = std::max(outputs, stage.outputs.size());
+  }
+  arena.inputs_.resize(inputs);
+  arena.outputs_.resize(outputs);
+  return arena;
+}
+
+void Executor::run(const Run& run, Arena& arena) const {
+  if (run.inputs.size() != inputs_.size() || run.rows.size() != max_rows_.size() ||
+      (!run.outputs.empty() && run.outputs.size() != outputs_.size()))
+    fail(ErrorCode::kInternal,
+         "[executor] {} inputs, {} row counts and {} outputs given, expected {}, {} and {}",
+         run.inputs.size(), run.rows.size(), run.outputs.size(), inputs_.size(), max_rows_.size(),
+         outputs_.size());
+  for (std::size_t space = 0; space < max_rows_.size(); ++space)
+    if (run.rows[space] < (space == kTokens ? 1 : 0) || run.rows[space] > max_rows_[space])
+      fail(ErrorCode::kInternal, "[executor] {} rows in space {}, made for at most {}",
+           run.rows[space], space, max_rows_[space]);
+  for (std::size_t v = 0; v < offsets_.size(); ++v)
+    arena.buffers_[v] = offsets_[v] < 0 ? nullptr : arena.data_ + offsets_[v];
+  // Programs only read their inputs.
+  for (std::size_t i = 0; i < inputs_.size(); ++i)
+    arena.buffers_[static_cast<std::size_t>(inputs_[i])] =
+        static_cast<std::byte*>(const_cast<void*>(run.inputs[i]));
+  for (std::size_t i = 0; i < run.outputs.size(); ++i)
+    if (run.outputs[i] != nullptr)
+      arena.buffers_[static_cast<std::size_t>(outputs_[i])] =
+          static_cast<std::byte*>(run.outputs[i]);
+  const auto gather = [&](const std::vector<ValueId>& ids, std::vector<std::byte*>& buffers) {
+    for (std::size_t i = 0; i < ids.size(); ++i)
+      buffers[i] = arena.buffers_[static_cast<std::size_t>(ids[i])];
+    return std::span<std::byte* const>(buffers).first(ids.size());
+  };
+  for (const Stage& stage : stages_) {
+    stage.program->run({*stage.pool, run.rows, run.slices, gather(stage.inputs, arena.inputs_),
+                        gather(stage.outputs, arena.outputs_), arena.data_ + scratch_offset_});
+  }
+}
+
+std::int64_t Executor::weight_bytes() const noexcept {
+  std::int64_t bytes = 0;
+  for (const Stage& stage : stages_) bytes += stage.program->needs().weight_bytes;
+  return bytes;
+}
+
+}  // namespace tandem

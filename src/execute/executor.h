@@ -1,0 +1,95 @@
+// A graph prepared for running in one phase: placed, split into segments, compiled. An executor is
+// immutable; the memory of a run is in an arena, so that runs on different arenas can overlap.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "devices/device.h"
+#include "devices/memory_plan.h"
+#include "devices/placement.h"
+
+namespace tandem {
+
+// A device and the threads that its programs run on.
+struct DeviceThreads {
+  const Device* device = nullptr;
+  ThreadPool* pool = nullptr;
+};
+
+// Memory for one run at a time: values passed between segments, and scratch.
+class Arena {
+ public:
+  std::int64_t bytes() const noexcept { return memory_.elements(); }
+
+ private:
+  friend class Executor;
+  Tensor memory_;
+  std::byte* data_ = nullptr;
+  // First the graph's inputs and outputs as supplied to the current run, then everything else.
+  std::vector<std::byte*> buffers_;
+  std::vector<std::byte*> inputs_;
+  std::vector<std::byte*> outputs_;
+};
+
+class Executor {
+ public:
+  // `max_rows`: maximum rows per run of each row space except tokens, for which it is spec.rows.
+  // Devices are in order of preference; they and their pools must outlive the executor, the graph
+  // need not.
+  Executor(const Graph& graph, const PhaseSpec& spec, std::span<const DeviceThreads> devices,
+           PanelCache& panels, std::span<const std::int64_t> max_rows);
+
+  Arena make_arena() const;
+
+  struct Run {
+    // One per input of the graph, in the graph's order.
+    std::span<const void* const> inputs;
+    // Number of rows in this run, by row space.
+    std::span<const std::int64_t> rows;
+    std::span<const SequenceSlice> slices;
+    // One per output of the graph, with room for all rows. A null pointer, or an empty span, leaves
+    // outputs in the arena.
+    std::span<void* const> outputs = {};
+  };
+  // Runs all segments. Outputs without memory of their own are in the arena until its next run.
+  // Throws kInternal for more rows than the executor was made for, and what programs throw; the
+  // arena stays usable.
+  void run(const Run& run, Arena& arena) const;
+  // An output of the last run, [rows of its space, width].
+  const float* output(const Arena& arena, std::size_t index) const {
+    return reinterpret_cast<const float*>(
+        arena.buffers_[static_cast<std::size_t>(outputs_[index])]);
+  }
+
+  const PhaseSpec& spec() const noexcept { return placement_.spec; }
+  std::int64_t max_rows(RowSpaceId space) const {
+    return max_rows_[static_cast<std::size_t>(space)];
+  }
+  const Placement& placement() const noexcept { return placement_; }
+  // Packed weights read in one run.
+  std::int64_t weight_bytes() const noexcept;
+
+ private:
+  // A segment's program, and the values it reads and writes.
+  struct Stage {
+    std::unique_ptr<Program> program;
+    ThreadPool* pool = nullptr;
+    std::vector<ValueId> inputs;
+    std::vector<ValueId> outputs;
+  };
+  void plan(const Graph& graph);
+
+  Placement placement_;
+  std::vector<std::int64_t> max_rows_;
+  std::vector<Stage> stages_;
+  std::vector<ValueId> inputs_;
+  std::vector<ValueId> outputs_;
+  // By value; -1: inside a program, or an input.
+  std::vector<std::int64_t> offsets_;
+  std::int64_t scratch_offset_ = 0;
+  std::int64_t arena_bytes_ = 0;
+};
+
+}  // namespace tandem

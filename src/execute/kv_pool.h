@@ -1,0 +1,113 @@
+// The KV cache: a pool of blocks, and sequences that are lists of them. A block holds the keys and
+// values of 64 tokens for every layer; growing, rewinding and sharing a prefix are operations on
+// lists of block numbers.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "devices/device.h"
+
+namespace tandem {
+
+using BlockId = std::int32_t;
+
+struct KvShape {
+  std::int64_t layers = 0;
+  std::int64_t kv_heads = 0;
+  std::int64_t head_dim = 0;
+  // F16 or F32.
+  DType dtype = DType::kF16;
+};
+
+// Half of the machine's memory: what a cache may grow to unless somebody says otherwise, in bytes.
+std::int64_t default_kv_limit();
+
+// Threads may take and give back blocks at once.
+class KvPool {
+ public:
+  // `limit`: bytes that all blocks may take. Throws kUnsupported for another dtype, kInvalidArgument
+  // for a shape without layers, heads or elements and for a limit below one block.
+  explicit KvPool(const KvShape& shape, std::int64_t limit = default_kv_limit());
+
+  const KvShape& shape() const noexcept { return shape_; }
+  std::int64_t layer_bytes() const noexcept { return layer_bytes_; }
+  std::int64_t block_bytes() const noexcept { return shape_.layers * layer_bytes_; }
+  std::int64_t max_blocks() const noexcept { return max_blocks_; }
+  std::int64_t blocks_in_use() const;
+
+  // A block of zeros or of stale data, with one reference. Throws kInvalidArgument, saying how much
+  // is in use, beyond the limit.
+  BlockId allocate();
+  void share(BlockId id) noexcept;
+  // Takes one reference back; never allocates.
+  void release(BlockId id) noexcept;
+  bool is_shared(BlockId id) const noexcept;
+  // 64-byte aligned; stays where it is while the block is in use.
+  std::byte* data(BlockId id) const noexcept;
+
+ private:
+  struct Free {
+    void operator()(std::byte* memory) const noexcept;
+  };
+  using Slab = std::unique_ptr<std::byte[], Free>;
+
+  KvShape shape_;
+  std::int64_t layer_bytes_;
+  std::int64_t max_blocks_;
+  mutable std::mutex mutex_;
+  // Blocks that are allocated together.
+  std::int64_t slab_blocks_;
+  // One entry for each that there can be, so that data() needs no lock.
+  std::vector<Slab> slabs_;
+  std::vector<std::int32_t> references_;
+  std::vector<BlockId> free_;
+  std::int64_t in_use_ = 0;
+};
+
+// Belongs to one thread at a time; keeps its pool alive.
+class KvSequence {
+ public:
+  explicit KvSequence(std::shared_ptr<KvPool> pool) : pool_(std::move(pool)) {}
+  ~KvSequence();
+  KvSequence(KvSequence&& other) noexcept;
+  KvSequence& operator=(KvSequence&& other) noexcept;
+  KvSequence(const KvSequence&) = delete;
+  KvSequence& operator=(const KvSequence&) = delete;
+
+  // Tokens that it holds.
+  std::int64_t length() const noexcept { return static_cast<std::int64_t>(ids_.size()); }
+  std::span<const std::int32_t> ids() const noexcept { return ids_; }
+  // Makes room for `tokens` more: new blocks at the end, and an own copy of a shared block that
+  // would be written to. The sequence is as before if it throws.
+  void reserve(std::int64_t tokens);
+  // After keys and values of these tokens were written; reserved before.
+  void advance(std::span<const std::int32_t> ids);
+  // Drops everything from `length` on, and the blocks that only it used.
+  void rewind(std::int64_t length);
+  // A sequence with the same first tokens, sharing their blocks.
+  KvSequence fork(std::int64_t length) const;
+
+  // Of graph/rotary.h: by which frequencies its keys were rotated.
+  std::int64_t rotary_epoch() const noexcept { return rotary_epoch_; }
+  // While it is empty.
+  void begin_epoch(std::int64_t epoch) noexcept { rotary_epoch_ = epoch; }
+
+  // As programs read and write it, until the next reserve() or rewind().
+  KvView view() const noexcept { return {pointers_, pool_->layer_bytes(), pool_->shape().dtype}; }
+
+ private:
+  std::shared_ptr<KvPool> pool_;
+  std::vector<std::int32_t> ids_;
+  std::int64_t rotary_epoch_ = 0;
+  std::vector<BlockId> blocks_;
+  // The same, as programs find them.
+  std::vector<std::byte*> pointers_;
+};
+
+}  // namespace tandem

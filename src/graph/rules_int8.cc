@@ -1,0 +1,150 @@
+// The rules of the integer operators: the codes they accept, and the scale of their output.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <string>
+
+#include "base/error.h"
+#include "graph/rules.h"
+
+namespace tandem::rules {
+namespace {
+
+Value integers(const Inspection& node, DType dtype, std::int64_t width,
+               std::optional<Quantization> quantization) {
+  return {.name = node.name,
+          .dtype = dtype,
+          .rows = node.inputs.front().rows,
+          .width = width,
+          .quantization = std::move(quantization)};
+}
+
+// Bounds on Requantize's shift: beyond them nothing is left of an int32.
+constexpr std::int64_t kMaxShift = 31;
+
+}  // namespace
+
+// Codes times codes: exact sums, whose scale is the weight's, times the input's if it is fixed.
+std::vector<Value> int8_linear(const Inspection& node) {
+  const auto& attributes = attributes_of<LinearAttributes>(node);
+  const auto* weight = std::get_if<ChannelCodes>(&attributes.weight);
+  if (weight == nullptr)
+    reject(node, fmt::format("expected int8 weights for int8 input, got {}",
+                             describe(attributes.weight)));
+  require(node, attributes.bias.empty(), "an int8 Linear has no bias: Dequantize adds it");
+  require(node, weight->k <= kMaxInt8K,
+          fmt::format("expected K of at most {} for exact sums, got {}", kMaxInt8K, weight->k));
+  require(node,
+          !weight->scales.empty() && weight->scales.dtype() == DType::kF32 &&
+              (weight->scales.elements() == 1 || weight->scales.elements() == weight->n),
+          fmt::format("expected 1 or {} scales in F32", weight->n));
+  const auto& input = node.inputs[0].quantization;
+  if (!input)
+    return {integers(node, DType::kI32, weight->n,
+                     Quantization{.scales = weight->scales, .times_row_scale = true})};
+  require(node, input->scales.elements() == 1,
+          fmt::format("expected one scale for all columns of {}, got {}", node.inputs[0].name,
+                      input->scales.elements()));
+  std::vector<float> scales;
+  for (const float scale : weight->scales.as<float>())
+    scales.push_back(input->scales.as<float>()[0] * scale);
+  const auto count = static_cast<std::int64_t>(scales.size());
+  return {
+      integers(node, DType::kI32, weight->n, Quantization{Tensor::from_floats(scales, {count})})};
+}
+
+std::vector<Value> quantize(const Inspection& node) {
+  require_inputs(node, 1);
+  require_dtype(node, DType::kF32);
+  const float scale = attributes_of<QuantizeAttributes>(node).scale;
+  require(node, std::isfinite(scale) && scale > 0,
+          fmt::format("expected a scale above 0, got {}", scale));
+  return {integers(node, DType::kI8, node.inputs[0].width,
+                   Quantization{Tensor::from_floats(std::vector{scale}, {1})})};
+}
+
+std::vector<Value> dynamic_quantize(const Inspection& node) {
+  require_inputs(node, 1);
+  require_dtype(node, DType::kF32);
+  attributes_of<NoAttributes>(node);
+  Value scale = float_output(node, 1).front();
+  scale.name += ".scale";
+  return {integers(node, DType::kI8, node.inputs[0].width, {}), std::move(scale)};
+}
+
+std::vector<Value> dequantize(const Inspection& node) {
+  require(node, node.inputs.size() == 1 || node.inputs.size() == 2,
+          fmt::format("expected 1 or 2 inputs, got {}", node.inputs.size()));
+  const Value& codes = node.inputs[0];
+  const bool integers =
+      codes.dtype == DType::kI8 || codes.dtype == DType::kI16 || codes.dtype == DType::kI32;
+  require(node, integers,
+          fmt::format("expected I8, I16 or I32 input, got {} ({})", to_string(codes.dtype),
+                      codes.name));
+  const auto& attributes = attributes_of<DequantizeAttributes>(node);
+  if (!attributes.bias.empty()) require_f32_row(node, "bias", attributes.bias, codes.width);
+  if (node.inputs.size() == 1) {
+    require(node, codes.quantization.has_value() && !codes.quantization->times_row_scale,
+            fmt::format("{} has no scale of its own: expected the scale of each row as a second "
+                        "input",
+                        codes.name));
+    return float_output(node, codes.width);
+  }
+  require(node, !codes.quantization.has_value() || codes.quantization->times_row_scale,
+          fmt::format("{} has a fixed scale: expected no scale of each row", codes.name));
+  require_same_rows(node);
+  const Value& scale = node.inputs[1];
+  require(node, scale.dtype == DType::kF32,
+          fmt::format("expected the rows' scales in F32, got {} ({})", to_string(scale.dtype),
+                      scale.name));
+  require_width(node, "width of " + scale.name, 1, scale.width);
+  return float_output(node, codes.width);
+}
+
+std::vector<Value> requantize(const Inspection& node) {
+  require_inputs(node, 1);
+  require_dtype(node, DType::kI32);
+  const auto& attributes = attributes_of<RequantizeAttributes>(node);
+  const Value& sums = node.inputs[0];
+  require(node, attributes.dtype == DType::kI8 || attributes.dtype == DType::kI16,
+          fmt::format("expected codes in I8 or I16, got {}", to_string(attributes.dtype)));
+  const auto count = static_cast<std::int64_t>(attributes.shifts.size());
+  require(node, count == 1 || count == sums.width,
+          fmt::format("expected 1 or {} shifts, got {}", sums.width, count));
+  for (const std::int64_t shift : attributes.shifts)
+    require(node, shift >= -kMaxShift && shift <= kMaxShift,
+            fmt::format("expected shifts from {} to {}, got {}", -kMaxShift, kMaxShift, shift));
+  require(node, sums.quantization.has_value() && !sums.quantization->times_row_scale,
+          fmt::format("expected sums with a fixed scale, {} has none", sums.name));
+  // All columns of a tensor share a scale: the shifts must make up for the differences between
+  // columns.
+  const auto scales = sums.quantization->scales.as<float>();
+  const auto scale_of = [&](std::int64_t column) {
+    const auto c = static_cast<std::size_t>(column);
+    const std::int64_t shift = attributes.shifts[count == 1 ? 0 : c];
+    return std::ldexp(scales[scales.size() == 1 ? 0 : c], static_cast<int>(shift));
+  };
+  const float scale = scale_of(0);
+  const std::int64_t different =
+      std::max<std::int64_t>(count, static_cast<std::int64_t>(scales.size()));
+  for (std::int64_t c = 1; c < different; ++c)
+    require(node, scale_of(c) == scale,
+            fmt::format("expected shifts that give every column the scale {}, column {} has {}",
+                        scale, c, scale_of(c)));
+  return {integers(node, attributes.dtype, sums.width,
+                   Quantization{Tensor::from_floats(std::vector{scale}, {1})})};
+}
+
+std::vector<Value> hadamard(const Inspection& node) {
+  require_inputs(node, 1);
+  require_dtype(node, DType::kF32);
+  const std::int64_t block = attributes_of<HadamardAttributes>(node).block;
+  const std::int64_t width = node.inputs[0].width;
+  require(node,
+          block > 0 && std::has_single_bit(static_cast<std::uint64_t>(block)) && width % block == 0,
+          fmt::format("expected blocks of a power of two that divides the width {}, got {}", width,
+                      block));
+  return float_output(node, width);
+}
+
+}  // namespace tandem::rules

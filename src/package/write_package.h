@@ -1,0 +1,35 @@
+// Writing a package: graphs and their tensors, and everything about the model that is no weight.
+#pragma once
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/observer.h"
+#include "base/thread_pool.h"
+#include "graph/graph.h"
+#include "graph/model_info.h"
+
+namespace tandem {
+
+class Checkpoint;
+
+struct PackageContents {
+  const ModelInfo& info;
+  // generation_config.json; an empty object if there is none.
+  const Json& generation_config;
+  const Graph& prefill;
+  const Graph& decode;
+  // As tandem.json keeps it; its "chunk" is the rows of an NPU program.
+  OrderedJson recipe;
+};
+
+// Fills an empty folder, whose texts (configuration, tokenizer, chat template) are there already,
+// with weights, graphs and manifest. Memory stays at one tensor, or a few megabytes of one that is
+// computed row by row. Reports to the observer tensor by tensor; throws kCancelled when it says so.
+void write_package(const fs::path& folder, const PackageContents& contents, ThreadPool& pool,
+                   Observer& observer);
+
+// The configuration, the tokenizer and the chat template of a checkpoint. What lies in a GGUF
+// becomes files, and a tokenizer under another name the tokenizer.json that it stands for.
+void write_texts(const Checkpoint& checkpoint, const fs::path& target);
+
+}  // namespace tandem

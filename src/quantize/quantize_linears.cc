@@ -1,0 +1,175 @@
+// The passes quantize_decode and quantize_prefill.
+#include "quantize/quantize_linears.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "base/error.h"
+#include "graph/int8_nodes.h"
+#include "graph/ops.h"
+#include "graph/rewriter.h"
+#include "quantize/rtn.h"
+
+namespace tandem {
+namespace {
+
+const FloatWeight& float_weight(const Node& node) {
+  const Weight& weight = node.as<LinearAttributes>().weight;
+  const auto* real = std::get_if<FloatWeight>(&weight);
+  if (real == nullptr)
+    fail(ErrorCode::kUnsupported,
+         "[quantize] {}: is {} already: expected float weights, from which every form is made",
+         node.name, describe(weight));
+  return *real;
+}
+
+bool has_row_scales(const Scheme& scheme) {
+  return scheme.weights == WeightType::kInt8 && scheme.activations != ActivationType::kFloat;
+}
+
+Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
+  const RowSource& rows = *float_weight(node).rows;
+  if (has_row_scales(scheme)) return quantize_channel_codes(rows, node.name, pool);
+  const bool is_4_bit = scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4;
+  const bool is_signed = scheme.weights == WeightType::kInt4 || scheme.weights == WeightType::kInt8;
+  return quantize_group_codes(rows,
+                              {.bits = is_4_bit ? 4 : 8,
+                               .is_signed = is_signed,
+                               .group = scheme.group > 0 ? scheme.group : rows.columns(),
+                               .scales = scheme.scales},
+                              node.name, pool);
+}
+
+// Quantizes each value once per scale; 0 stands for one scale per token.
+class CodesOf {
+ public:
+  explicit CodesOf(Rewriter& rewriter) : rewriter_(rewriter) {}
+
+  const std::vector<ValueId>& get(ValueId value, std::int32_t layer, float scale) {
+    auto [found, is_new] = codes_.try_emplace({value, scale});
+    if (!is_new) return found->second;
+    const std::string name = rewriter_.graph().value(value).name + ".quantize";
+    found->second = scale > 0 ? rewriter_.add_node(Op::kQuantize, name, layer, {value},
+                                                   QuantizeAttributes{scale})
+                              : rewriter_.add_node(Op::kDynamicQuantize, name, layer, {value});
+    return found->second;
+  }
+
+ private:
+  Rewriter& rewriter_;
+  std::map<std::pair<ValueId, float>, std::vector<ValueId>> codes_;
+};
+
+void check_scheme(const Node& node, const Scheme& scheme) {
+  const std::int64_t k = float_weight(node).rows->columns();
+  if (scheme.weights != WeightType::kFloat && scheme.group > 0 && k % scheme.group != 0)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] {}: K = {} is not a multiple of the group size {}: choose another group size "
+         "or exclude it",
+         node.name, k, scheme.group);
+  if (scheme.activations != ActivationType::kFloat && k > kMaxInt8K)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] {}: K = {}: sums of int8 products are exact up to {}: exclude it", node.name,
+         k, kMaxInt8K);
+}
+
+}  // namespace
+
+void check_recipe(const Recipe& recipe, const Graph& graph) {
+  std::vector<std::string> modules;
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kLinear) continue;
+    float_weight(node);
+    modules.push_back(node.name);
+  }
+  check_matches(recipe, modules);
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kLinear) continue;
+    const ModulePlan plan = resolve(recipe, node.name);
+    check_scheme(node, plan.decode);
+    check_scheme(node, plan.prefill);
+    if (node.layer < 0 && (plan.decode.activations == ActivationType::kStatic ||
+                           plan.prefill.activations == ActivationType::kStatic))
+      fail(ErrorCode::kInvalidArgument,
+           "[quantize] {}: stands outside the decoder blocks, which alone are calibrated: expected "
+           "activations other than static",
+           node.name);
+  }
+}
+
+const Weight& LinearQuantizer::weight_of(const Node& node, const Scheme& scheme,
+                                         PassContext& context) {
+  std::vector<Made>& forms = made_[node.name];
+  const auto same = std::ranges::find_if(forms, [&](const Made& made) {
+    return made.scheme.weights == scheme.weights && made.scheme.group == scheme.group &&
+           made.scheme.scales == scheme.scales &&
+           has_row_scales(made.scheme) == has_row_scales(scheme);
+  });
+  if (same != forms.end()) return same->weight;
+  check_scheme(node, scheme);
+  forms.push_back({scheme, sink_.keep(make_weight(node, scheme, context.pool))});
+  release_weight(node.as<LinearAttributes>().weight);
+  release_weight(forms.back().weight);
+  return forms.back().weight;
+}
+
+// A code of 127 represents the bound selected by the recipe.
+float LinearQuantizer::input_scale(const std::string& module) const {
+  constexpr float kSmallestBound = 1e-6F;
+  const auto found = statistics_.find(module);
+  if (found == statistics_.end())
+    fail(ErrorCode::kInternal, "[quantize] {}: was not calibrated", module);
+  const InputStatistics& input = found->second;
+  float bound = input.least_error;
+  if (recipe_.calibration.input_bound == InputBound::kMax) bound = input.max;
+  if (recipe_.calibration.input_bound == InputBound::kPercentile) bound = input.percentile;
+  return std::max(bound, kSmallestBound) / 127.0F;
+}
+
+Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
+                                Scheme ModulePlan::* phase) {
+  Rewriter rewriter(graph);
+  CodesOf codes_of(rewriter);
+  const auto linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
+  Task task(context.observer, "quantize", linears, "weights");
+  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
+    const Node& node = graph.node(id);
+    if (node.op != Op::kLinear) {
+      rewriter.copy(id);
+      continue;
+    }
+    const Scheme scheme = resolve(recipe_, node.name).*phase;
+    if (scheme.weights == WeightType::kFloat) {
+      rewriter.copy(id);
+    } else {
+      const Weight& weight = weight_of(node, scheme, context);
+      auto linear = node.as<LinearAttributes>();
+      if (!has_row_scales(scheme)) {
+        linear.weight = weight;
+        rewriter.copy(id, std::move(linear));
+      } else {
+        const bool is_static = scheme.activations == ActivationType::kStatic;
+        const auto codes = codes_of.get(rewriter(node.inputs[0]), node.layer,
+                                        is_static ? input_scale(node.name) : 0);
+        const auto& int8 = std::get<ChannelCodes>(weight);
+        rewriter.replace(node.output(),
+                         is_static ? add_static_int8(rewriter, node.name, node.layer, codes[0],
+                                                     int8, linear.bias)
+                                   : add_dynamic_int8(rewriter, node.name, node.layer, codes[0],
+                                                      codes[1], int8, linear.bias));
+      }
+    }
+    task.advance();
+  }
+  return std::move(rewriter).finish();
+}
+
+Graph LinearQuantizer::decode(const Graph& graph, PassContext& context) {
+  return quantize(graph, context, &ModulePlan::decode);
+}
+
+Graph LinearQuantizer::prefill(const Graph& graph, PassContext& context) {
+  return quantize(graph, context, &ModulePlan::prefill);
+}
+
+}  // namespace tandem

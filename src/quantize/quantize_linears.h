@@ -1,0 +1,50 @@
+// The passes that quantize a float graph's Linears according to a recipe, one for each phase.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "graph/pass.h"
+#include "quantize/calibration.h"
+#include "quantize/recipe.h"
+#include "quantize/weight_sink.h"
+
+namespace tandem {
+
+// Makes the weights of both phases, each form of a module only once: phases that use the same form
+// share it.
+class LinearQuantizer {
+ public:
+  // The recipe, the statistics (by module, for static activations) and the sink must outlive this
+  // object.
+  LinearQuantizer(const Recipe& recipe, const std::map<std::string, InputStatistics>& statistics,
+                  WeightSink& sink)
+      : recipe_(recipe), statistics_(statistics), sink_(sink) {}
+
+  // Throws kInvalidArgument naming the module if a scheme does not fit it: a K that is not a
+  // multiple of the group size, a weight that is not finite or beyond the range of the scales;
+  // kUnsupported for a weight that is already quantized.
+  Graph decode(const Graph& graph, PassContext& context);
+  Graph prefill(const Graph& graph, PassContext& context);
+
+ private:
+  struct Made {
+    Scheme scheme;
+    Weight weight;
+  };
+  Graph quantize(const Graph& graph, PassContext& context, Scheme ModulePlan::* phase);
+  const Weight& weight_of(const Node& node, const Scheme& scheme, PassContext& context);
+  float input_scale(const std::string& module) const;
+
+  const Recipe& recipe_;
+  const std::map<std::string, InputStatistics>& statistics_;
+  WeightSink& sink_;
+  // By module.
+  std::map<std::string, std::vector<Made>> made_;
+};
+
+// Throws kUnsupported naming the module for a Linear whose weight is not float, kInvalidArgument
+// for one that the recipe's schemes don't fit. Called before any long-running work.
+void check_recipe(const Recipe& recipe, const Graph& graph);
+
+}  // namespace tandem

@@ -1,0 +1,44 @@
+// From a float checkpoint to a package: rewrites the graph according to the recipe, calibrates,
+// quantizes each Linear for both phases, and writes the folder atomically.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+#include "base/observer.h"
+#include "base/thread_pool.h"
+#include "graph/pass.h"
+#include "quantize/recipe.h"
+
+namespace tandem {
+
+struct QuantizeOptions {
+  fs::path checkpoint;
+  // Text for calibrating activation scales; may be empty for a recipe that needs none.
+  fs::path calibration;
+  // Must be absent, empty or a package.
+  fs::path target;
+  Recipe recipe = default_recipe();
+  // `dump` receives the graph after this pass: a structural pass of the recipe, "quantize_decode"
+  // or "quantize_prefill".
+  std::string dump_after = {};
+  std::function<void(const Graph&)> dump = {};
+};
+
+struct QuantizeReport {
+  std::int64_t linears = 0;
+  std::int64_t calibration_tokens = 0;
+  // Size of decode.safetensors.
+  std::int64_t decode_bytes = 0;
+  std::int64_t prefill_bytes = 0;
+  std::vector<PassContext::Timing> passes;
+};
+
+// Throws kInvalidArgument, naming the module, for a recipe that doesn't fit the model, and
+// kCancelled soon after the observer is cancelled; the target is then unchanged.
+QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool, Observer& observer);
+
+}  // namespace tandem

@@ -1,0 +1,122 @@
+// What becomes of a model when it is quantized, as data: which passes rewrite its graph, what each
+// Linear's weight becomes for either phase, and how activations are calibrated.
+//
+//   {
+//     "passes": ["fold_norms", "untie_head"],
+//     "rules": [
+//       {"match": "*", "decode": {"weights": "uint4", "group": 128},
+//                      "prefill": {"weights": "int8", "activations": "static"}},
+//       {"match": "lm_head", "decode": {"weights": "uint4", "group": 32}, "prefill": "decode"},
+//       {"match": "re:layers\\.[01]\\..*down_proj", "decode": "float", "prefill": "decode"}
+//     ],
+//     "calibration": {"samples": 128, "window": 512, "input_scale": "least_error"},
+//     "chunk": 128
+//   }
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "tensor/dtype.h"
+
+namespace tandem {
+
+enum class WeightType : std::uint8_t { kFloat, kUint4, kInt4, kUint8, kInt8 };
+std::string_view to_string(WeightType type) noexcept;
+
+// How an int8 Linear gets its int8 input.
+enum class ActivationType : std::uint8_t {
+  // Not at all: the codes are computed with as kernels see fit.
+  kFloat,
+  // With one scale, from calibration.
+  kStatic,
+  // With a scale for each token.
+  kDynamic,
+};
+std::string_view to_string(ActivationType type) noexcept;
+
+// What a Linear becomes.
+struct Scheme {
+  WeightType weights = WeightType::kFloat;
+  // Input channels that share a scale; 0: the whole row.
+  std::int64_t group = 0;
+  // Of the scales: F16, BF16 or F32.
+  DType scales = DType::kF16;
+  // Other than kFloat: int8 with one F32 scale for each row.
+  ActivationType activations = ActivationType::kFloat;
+
+  bool operator==(const Scheme&) const = default;
+};
+
+// Rules apply in their order; a later one replaces what it says.
+struct Rule {
+  // A module's full name, a pattern with * and ?, or "re:" and a regular expression that matches
+  // somewhere in the name.
+  std::string match;
+  std::optional<Scheme> decode = {};
+  std::optional<Scheme> prefill = {};
+  // The prompt is read with what answers are written with.
+  bool prefill_as_decode = false;
+};
+
+// The largest |x| that a static int8 scale reaches.
+enum class InputBound : std::uint8_t {
+  // What rounds with the least squared error.
+  kLeastError,
+  kMax,
+  // 99.9 % of all values lie within.
+  kPercentile,
+};
+std::string_view to_string(InputBound bound) noexcept;
+
+struct CalibrationSettings {
+  // Windows, at most.
+  std::int64_t samples = 128;
+  // Tokens in each.
+  std::int64_t window = 512;
+  InputBound input_bound = InputBound::kLeastError;
+};
+
+// A pass by name, with what it wants to be told.
+struct PassStep {
+  std::string name;
+  Json settings = Json::object();
+};
+
+struct Recipe {
+  std::vector<PassStep> passes;
+  std::vector<Rule> rules;
+  CalibrationSettings calibration;
+  // Rows of an NPU program.
+  std::int64_t chunk = 128;
+};
+
+// Int4 in groups for decode, static int8 for prefill, the head in int4 for both (0: in float).
+Recipe default_recipe(std::int64_t group = 128, std::int64_t head_group = 32);
+// Rules that leave a module in float in both phases.
+Rule exclude(std::string match);
+
+// What a recipe says of one module.
+struct ModulePlan {
+  Scheme decode;
+  Scheme prefill;
+};
+// Throws kFormat for a regular expression that is malformed.
+void check_match(const std::string& match);
+// The same, of all rules.
+ModulePlan resolve(const Recipe& recipe, const std::string& module);
+// Throws kInvalidArgument for a rule that matches none of the modules: a slip of the pen, whose
+// result would surprise.
+void check_matches(const Recipe& recipe, const std::vector<std::string>& modules);
+
+// Errors are kFormat and name file, line and key. Unknown keys are errors.
+Recipe parse_recipe(std::string_view text, const std::string& where);
+Recipe read_recipe(const fs::path& path);
+OrderedJson to_json(const Recipe& recipe);
+
+}  // namespace tandem

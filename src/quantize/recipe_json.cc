@@ -1,0 +1,258 @@
+// Reads and writes recipes as JSON.
+#include <algorithm>
+#include <array>
+#include <map>
+
+#include "base/error.h"
+#include "base/json_lines.h"
+#include "base/printable.h"
+#include "quantize/passes.h"
+#include "quantize/recipe.h"
+
+namespace tandem {
+namespace {
+
+template <typename T>
+struct Word {
+  T value;
+  std::string_view name;
+};
+
+constexpr std::array kWeights = {Word{WeightType::kFloat, "float"},
+                                 Word{WeightType::kUint4, "uint4"}, Word{WeightType::kInt4, "int4"},
+                                 Word{WeightType::kUint8, "uint8"},
+                                 Word{WeightType::kInt8, "int8"}};
+constexpr std::array kActivations = {Word{ActivationType::kFloat, "float"},
+                                     Word{ActivationType::kStatic, "static"},
+                                     Word{ActivationType::kDynamic, "dynamic"}};
+constexpr std::array kBounds = {Word{InputBound::kLeastError, "least_error"},
+                                Word{InputBound::kMax, "max"},
+                                Word{InputBound::kPercentile, "percentile"}};
+constexpr std::array kScales = {Word{DType::kF16, "float16"}, Word{DType::kBF16, "bfloat16"},
+                                Word{DType::kF32, "float32"}};
+
+template <typename T, std::size_t N>
+std::string_view name_of(const std::array<Word<T>, N>& words, T value) {
+  return std::ranges::find(words, value, &Word<T>::value)->name;
+}
+
+constexpr std::int64_t kMaxGroup = 1 << 16;
+
+class RecipeReader {
+ public:
+  RecipeReader(std::string_view text, std::string where)
+      : where_(std::move(where)), json_(parse_json(text, where_)), lines_(json_lines(text)) {}
+
+  Recipe read() {
+    require_object(json_, "");
+    require_keys(json_, "", {"passes", "rules", "calibration", "chunk"});
+    Recipe recipe;
+    if (json_.contains("passes")) read_passes(recipe);
+    if (json_.contains("rules")) {
+      read_rules(recipe);
+    } else {
+      recipe.rules = default_recipe().rules;
+    }
+    if (json_.contains("calibration")) read_calibration(recipe.calibration);
+    recipe.chunk = integer(json_, "", "chunk", recipe.chunk, 1, 4096);
+    return recipe;
+  }
+
+ private:
+  static std::string join(const std::string& path, std::string_view key) {
+    return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key);
+  }
+
+  [[noreturn]] void reject(const std::string& path, const std::string& what) const {
+    const auto line = lines_.find(path);
+    fail(ErrorCode::kFormat, "[recipe] {}:{}: {}: {}", where_,
+         line == lines_.end() ? 1 : line->second, path.empty() ? "recipe" : printable(path), what);
+  }
+
+  void require_object(const Json& json, const std::string& path) const {
+    if (!json.is_object()) reject(path, "expected an object");
+  }
+
+  void require_keys(const Json& json, const std::string& path,
+                    std::initializer_list<std::string_view> known) const {
+    for (const auto& [key, value] : json.items()) {
+      if (std::ranges::find(known, key) != known.end()) continue;
+      std::string list;
+      for (const std::string_view name : known)
+        list += fmt::format("{}{}", list.empty() ? "" : ", ", name);
+      reject(join(path, key), fmt::format("unknown key, expected one of {}", list));
+    }
+  }
+
+  const Json& list(const char* key) const {
+    const Json& found = json_[key];
+    if (!found.is_array()) reject(key, "expected an array");
+    return found;
+  }
+
+  std::string string(const Json& json, const std::string& path, std::string_view key) const {
+    const auto found = json.find(key);
+    if (found == json.end() || !found->is_string() || found->get<std::string>().empty())
+      reject(found == json.end() ? path : join(path, key),
+             fmt::format("expected {} to be a name", key));
+    return found->get<std::string>();
+  }
+
+  std::int64_t integer(const Json& json, const std::string& path, std::string_view key,
+                       std::int64_t fallback, std::int64_t low, std::int64_t high) const {
+    const auto found = json.find(key);
+    if (found == json.end()) return fallback;
+    const bool fits = found->is_number_integer() &&
+                      found->get<double>() >= static_cast<double>(low) &&
+                      found->get<double>() <= static_cast<double>(high);
+    if (!fits)
+      reject(join(path, key), fmt::format("expected an integer in [{}, {}], got {}", low, high,
+                                          printable(found->dump())));
+    return found->get<std::int64_t>();
+  }
+
+  template <typename T, std::size_t N>
+  T word(const Json& json, const std::string& path, std::string_view key,
+         const std::array<Word<T>, N>& words, T fallback) const {
+    const auto found = json.find(key);
+    if (found == json.end()) return fallback;
+    if (found->is_string())
+      for (const Word<T>& entry : words)
+        if (entry.name == found->get_ref<const std::string&>()) return entry.value;
+    std::string known;
+    for (const Word<T>& entry : words)
+      known += fmt::format("{}\"{}\"", known.empty() ? "" : ", ", entry.name);
+    reject(join(path, key),
+           fmt::format("expected one of {}, got {}", known, printable(found->dump())));
+  }
+
+  void read_passes(Recipe& recipe) const {
+    const Json& passes = list("passes");
+    for (std::size_t i = 0; i < passes.size(); ++i) {
+      const std::string path = fmt::format("passes[{}]", i);
+      PassStep step;
+      if (passes[i].is_string()) {
+        step.name = passes[i].get<std::string>();
+      } else {
+        require_object(passes[i], path);
+        step.name = string(passes[i], path, "name");
+        step.settings = passes[i];
+        step.settings.erase("name");
+      }
+      if (const std::string objection = objection_to_pass(step); !objection.empty())
+        reject(path, objection);
+      recipe.passes.push_back(std::move(step));
+    }
+  }
+
+  void read_rules(Recipe& recipe) const {
+    const Json& rules = list("rules");
+    for (std::size_t i = 0; i < rules.size(); ++i) {
+      const std::string path = fmt::format("rules[{}]", i);
+      require_object(rules[i], path);
+      require_keys(rules[i], path, {"match", "decode", "prefill"});
+      Rule rule{.match = match(rules[i], path)};
+      if (rules[i].contains("decode")) rule.decode = scheme(rules[i]["decode"], path + ".decode");
+      if (rules[i].contains("prefill")) {
+        const Json& prefill = rules[i]["prefill"];
+        rule.prefill_as_decode = prefill == "decode";
+        if (!rule.prefill_as_decode) rule.prefill = scheme(prefill, path + ".prefill");
+      }
+      recipe.rules.push_back(std::move(rule));
+    }
+  }
+
+  std::string match(const Json& rule, const std::string& path) const {
+    std::string match = string(rule, path, "match");
+    try {
+      check_match(match);
+    } catch (const Error& error) {
+      reject(join(path, "match"), error.what());
+    }
+    return match;
+  }
+
+  Scheme scheme(const Json& json, const std::string& path) const {
+    if (json == "float") return {};
+    if (!json.is_object()) reject(path, "expected \"float\" or an object with \"weights\"");
+    require_keys(json, path, {"weights", "group", "scales", "activations"});
+    if (!json.contains("weights")) reject(path, "expected \"weights\"");
+    Scheme scheme;
+    scheme.weights = word(json, path, "weights", kWeights, scheme.weights);
+    scheme.activations = word(json, path, "activations", kActivations, scheme.activations);
+    const bool whole_row = json.contains("group") && json["group"] == "row";
+    const std::int64_t usual =
+        scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4 ? 128 : 0;
+    scheme.group = whole_row ? 0 : integer(json, path, "group", usual, 1, kMaxGroup);
+    const bool has_input = scheme.activations != ActivationType::kFloat;
+    scheme.scales = word(json, path, "scales", kScales, has_input ? DType::kF32 : DType::kF16);
+    if (has_input &&
+        (scheme.weights != WeightType::kInt8 || scheme.group != 0 || scheme.scales != DType::kF32))
+      reject(join(path, "activations"),
+             "int8 activations need int8 weights with one float32 scale for each row");
+    return scheme;
+  }
+
+  void read_calibration(CalibrationSettings& calibration) const {
+    const Json& json = json_["calibration"];
+    require_object(json, "calibration");
+    require_keys(json, "calibration", {"samples", "window", "input_scale"});
+    calibration.samples = integer(json, "calibration", "samples", calibration.samples, 1, 1 << 20);
+    calibration.window = integer(json, "calibration", "window", calibration.window, 2, 1 << 20);
+    calibration.input_bound =
+        word(json, "calibration", "input_scale", kBounds, calibration.input_bound);
+  }
+
+  std::string where_;
+  Json json_;
+  std::map<std::string, int> lines_;
+};
+
+OrderedJson to_json(const Scheme& scheme) {
+  if (scheme.weights == WeightType::kFloat) return "float";
+  OrderedJson json = {{"weights", to_string(scheme.weights)}};
+  json["group"] = scheme.group > 0 ? OrderedJson(scheme.group) : OrderedJson("row");
+  json["scales"] = name_of(kScales, scheme.scales);
+  json["activations"] = to_string(scheme.activations);
+  return json;
+}
+
+}  // namespace
+
+std::string_view to_string(WeightType type) noexcept { return name_of(kWeights, type); }
+std::string_view to_string(ActivationType type) noexcept { return name_of(kActivations, type); }
+std::string_view to_string(InputBound bound) noexcept { return name_of(kBounds, bound); }
+
+Recipe parse_recipe(std::string_view text, const std::string& where) {
+  return RecipeReader(text, where).read();
+}
+
+Recipe read_recipe(const fs::path& path) {
+  return parse_recipe(read_text_file(path, std::size_t{16} << 20), path.string());
+}
+
+OrderedJson to_json(const Recipe& recipe) {
+  OrderedJson passes = OrderedJson::array();
+  for (const PassStep& step : recipe.passes) {
+    OrderedJson json = {{"name", step.name}};
+    for (const auto& [key, value] : step.settings.items()) json[key] = value;
+    passes.push_back(step.settings.empty() ? OrderedJson(step.name) : std::move(json));
+  }
+  OrderedJson rules = OrderedJson::array();
+  for (const Rule& rule : recipe.rules) {
+    OrderedJson json = {{"match", rule.match}};
+    if (rule.decode) json["decode"] = to_json(*rule.decode);
+    if (rule.prefill_as_decode) json["prefill"] = "decode";
+    if (rule.prefill) json["prefill"] = to_json(*rule.prefill);
+    rules.push_back(std::move(json));
+  }
+  return {{"passes", std::move(passes)},
+          {"rules", std::move(rules)},
+          {"calibration",
+           {{"samples", recipe.calibration.samples},
+            {"window", recipe.calibration.window},
+            {"input_scale", to_string(recipe.calibration.input_bound)}}},
+          {"chunk", recipe.chunk}};
+}
+
+}  // namespace tandem

@@ -1,0 +1,48 @@
+// Where passes put the weights they make, so that a whole model of them need not fit in memory.
+#pragma once
+
+#include "base/files.h"
+#include "graph/graph.h"
+
+namespace tandem {
+
+class WeightSink {
+ public:
+  virtual ~WeightSink() = default;
+  // The same weight, wherever its tensors are now.
+  virtual Weight keep(Weight weight) = 0;
+};
+
+// Leaves weights in memory.
+class MemorySink : public WeightSink {
+ public:
+  Weight keep(Weight weight) override { return weight; }
+};
+
+// Moves codes and scales to an unnamed file, from which they are mapped; the system frees its space
+// when the last weight is gone. Not thread-safe.
+class FileSink : public WeightSink {
+ public:
+  // The file is on the file system of `folder`. Throws kIo naming it.
+  explicit FileSink(const fs::path& folder);
+  ~FileSink() override;
+  FileSink(const FileSink&) = delete;
+  FileSink& operator=(const FileSink&) = delete;
+
+  Weight keep(Weight weight) override;
+
+ private:
+  Tensor move(const Tensor& tensor);
+
+  fs::path folder_;
+  int file_ = -1;
+  std::int64_t end_ = 0;
+};
+
+// Releases the memory used by these weights if they are mapped; they are read again when next
+// needed.
+void release_weight(const Weight& weight) noexcept;
+// The same for all Linears of a graph.
+void release_weights(const Graph& graph) noexcept;
+
+}  // namespace tandem

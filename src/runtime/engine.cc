@@ -1,0 +1,357 @@
+// Splits reads into runs, selects the programs for each, and returns the logits.
+#include "runtime/engine.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "base/error.h"
+#include "devices/cpu/cpu_device.h"
+#include "devices/npu/npu_device.h"
+#include "graph/rotary.h"
+#include "package/panel_cache.h"
+
+namespace tandem {
+namespace {
+
+// Prompt tokens that the CPU reads per run: enough to amortise reading the weights, few enough that
+// a layer's activations stay in the cache.
+constexpr std::int64_t kCpuRows = 128;
+constexpr std::int64_t kMaxRows = 4096;
+
+// Rows of the smaller prefill program, in addition to the chunk: a short prompt, or the end of a
+// long one, then computes little padding.
+constexpr std::int64_t kShortRows = 32;
+
+// Prompts of up to this many tokens are read by the decode programs: with so few rows both are
+// memory-bound, and int4 weights have half the bytes.
+constexpr std::int64_t kFewTokens = 8;
+
+const Kernels& find_kernels(const std::string& name) {
+  const CpuFeatures features = detect_cpu_features();
+  if (name.empty()) return select_kernels(features);
+  std::string known;
+  for (const Kernels* kernels : available_kernels(features)) {
+    if (kernels->name == name) return *kernels;
+    known += fmt::format(" {}", kernels->name);
+  }
+  fail(ErrorCode::kInvalidArgument, "[kernels] \"{}\" is not available here: expected one of{}",
+       name, known);
+}
+
+void check_batch(std::span<KvSequence* const> sequences, std::size_t inputs) {
+  if (sequences.size() != inputs) {
+    fail(ErrorCode::kInvalidArgument, "[model] {} sequences for tokens of {}", sequences.size(),
+         inputs);
+  }
+  const std::unordered_set<KvSequence*> different(sequences.begin(), sequences.end());
+  if (different.size() != sequences.size() || different.contains(nullptr))
+    fail(ErrorCode::kInvalidArgument, "[model] the sequences of a batch must differ");
+}
+
+void check_range(const char* name, std::int64_t value, const char* unit) {
+  if (value < 1 || value > kMaxRows)
+    fail(ErrorCode::kInvalidArgument, "[model] {}: expected 1 to {} {}, got {}", name, kMaxRows,
+         unit, value);
+}
+
+// The inputs of a decoder's graph: token ids, and the indices of the rows whose logits are wanted.
+void check_decoder(const Graph& graph) {
+  const bool fits = graph.inputs().size() == 2 && graph.outputs().size() == 1 &&
+                    graph.row_spaces().size() == 2 &&
+                    graph.value(graph.inputs()[0]).rows == kTokens &&
+                    graph.value(graph.inputs()[1]).rows != kTokens &&
+                    graph.value(graph.outputs()[0]).rows != kTokens;
+  if (!fits)
+    fail(ErrorCode::kUnsupported,
+         "[model] expected a decoder: a graph from token ids and selected rows to logits");
+}
+
+// Rewinds sequences to their previous length if a run fails.
+class Undo {
+ public:
+  explicit Undo(std::span<KvSequence* const> sequences) : sequences_(sequences) {
+    for (const KvSequence* sequence : sequences) lengths_.push_back(sequence->length());
+  }
+  ~Undo() {
+    if (done_) return;
+    for (std::size_t i = 0; i < sequences_.size(); ++i)
+      sequences_[i]->rewind(std::min(sequences_[i]->length(), lengths_[i]));
+  }
+  Undo(const Undo&) = delete;
+  Undo& operator=(const Undo&) = delete;
+  void release() noexcept { done_ = true; }
+
+ private:
+  std::span<KvSequence* const> sequences_;
+  std::vector<std::int64_t> lengths_;
+  bool done_ = false;
+};
+
+}  // namespace
+
+Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
+               const EngineOptions& options, Observer& observer)
+    : model_(std::move(model)),
+      plan_(plan),
+      options_(options),
+      pool_(
+          std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : default_threads())),
+      kernels_(&find_kernels(options.kernels)),
+      panels_(std::make_unique<FilePanelCache>(options.cache, observer)) {
+  const bool needs_package = plan.prompt_graph == Phase::kPrefill;
+  if (needs_package && !model_->is_package())
+    fail(ErrorCode::kInvalidArgument,
+         "[model] {}: mode {} needs a package (see tandem quantize); this is a float checkpoint",
+         model_->path().string(), plan.name);
+  const bool chunk_given = options_.chunk != 0;
+  if (!chunk_given) options_.chunk = model_->chunk() > 0 ? model_->chunk() : kDefaultChunk;
+  check_range("chunk", options_.chunk, "rows");
+  check_range("batch", options_.batch, "sequences");
+  for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) check_decoder(model_->graph(phase));
+
+  devices_.push_back(std::make_unique<NpuHostDevice>(*kernels_));
+  devices_.push_back(std::make_unique<CpuDevice>(*kernels_));
+  const bool alike = plan.prompt_graph == Phase::kDecode && plan.prefill == plan.decode;
+  if (alike) {
+    decode_ = make_lane(Phase::kDecode, chunk_given ? options_.chunk : kCpuRows);
+  } else {
+    if (kShortRows < options_.chunk) prompt_rows_.push_back(kShortRows);
+    prompt_rows_.push_back(options_.chunk);
+    prompts_.resize(prompt_rows_.size());
+    prompts_.back() = make_lane(Phase::kPrefill, options_.chunk);
+    decode_ = make_lane(Phase::kDecode, std::max(options_.batch, kFewTokens));
+  }
+  const KvShape shape{info().layers, info().kv_heads, info().head_dim, plan.kv};
+  kv_pool_ =
+      std::make_shared<KvPool>(shape, options.kv_limit > 0 ? options.kv_limit : default_kv_limit());
+}
+
+Engine::~Engine() = default;
+
+Engine::Lane Engine::make_lane(Phase phase, std::int64_t rows) {
+  const auto& names = phase == Phase::kPrefill ? plan_.prefill : plan_.decode;
+  std::vector<DeviceThreads> devices;
+  for (const std::string& name : names) {
+    const auto found =
+        std::ranges::find(devices_, name, [](const auto& device) { return device->name(); });
+    if (found == devices_.end())
+      fail(ErrorCode::kInvalidArgument, "[model] device \"{}\": expected npu or cpu", name);
+    devices.push_back({found->get(), pool_.get()});
+  }
+  Lane lane;
+  lane.executor = std::make_unique<Executor>(graph(phase), PhaseSpec{phase, rows}, devices,
+                                             *panels_, std::span(&rows, 1));
+  lane.arena = lane.executor->make_arena();
+  return lane;
+}
+
+Engine::Lane& Engine::prompt_lane(std::int64_t tokens) {
+  if (prompts_.empty()) return decode_;
+  for (std::size_t i = 0; i < prompts_.size(); ++i) {
+    if (tokens > prompt_rows_[i] && i + 1 < prompts_.size()) continue;
+    if (!prompts_[i].executor) prompts_[i] = make_lane(Phase::kPrefill, prompt_rows_[i]);
+    return prompts_[i];
+  }
+  return prompts_.back();
+}
+
+std::int64_t Engine::run_rows(Phase phase) const noexcept {
+  return phase == Phase::kPrefill && !prompt_rows_.empty() ? prompt_rows_.back()
+                                                           : decode_.executor->spec().rows;
+}
+
+Phase Engine::prompt_phase(std::int64_t tokens) const noexcept {
+  return !prompts_.empty() && tokens <= kFewTokens ? Phase::kDecode : Phase::kPrefill;
+}
+
+void Engine::check_ids(std::span<const TokenId> ids) const {
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (ids[i] < 0 || ids[i] >= info().vocabulary) {
+      fail(ErrorCode::kInvalidArgument, "[model] token {} is {}: expected an id in [0, {})", i,
+           ids[i], info().vocabulary);
+    }
+  }
+}
+
+std::span<const float> Engine::run(Lane& lane, std::span<const Part> parts,
+                                   std::span<const std::int32_t> selected) {
+  std::vector<TokenId> ids;
+  std::vector<SequenceSlice> slices;
+  for (const Part& part : parts) {
+    KvSequence& sequence = *part.sequence;
+    const auto rows = static_cast<std::int64_t>(part.ids.size());
+    sequence.reserve(rows);
+    slices.push_back({static_cast<std::int64_t>(ids.size()), rows, sequence.length(),
+                      sequence.view(), part.total});
+    ids.insert(ids.end(), part.ids.begin(), part.ids.end());
+  }
+  const void* const inputs[] = {ids.data(), selected.data()};
+  const std::int64_t rows[] = {static_cast<std::int64_t>(ids.size()),
+                               static_cast<std::int64_t>(selected.size())};
+  lane.executor->run({inputs, rows, slices}, lane.arena);
+  for (const Part& part : parts) part.sequence->advance(part.ids);
+  return {lane.executor->output(lane.arena, 0),
+          selected.size() * static_cast<std::size_t>(info().vocabulary)};
+}
+
+void Engine::refresh(KvSequence& sequence, std::int64_t total) {
+  const std::int64_t epoch = rotary_epoch(graph(Phase::kDecode), total);
+  if (sequence.rotary_epoch() == epoch) return;
+  const std::vector<TokenId> ids(sequence.ids().begin(), sequence.ids().end());
+  sequence.rewind(0);
+  sequence.begin_epoch(epoch);
+  for (std::size_t first = 0; first < ids.size();) {
+    Lane& lane = prompt_lane(static_cast<std::int64_t>(ids.size() - first));
+    const auto rows = static_cast<std::size_t>(lane.executor->spec().rows);
+    const std::size_t count = std::min(rows, ids.size() - first);
+    const Part part{&sequence, std::span(ids).subspan(first, count), total};
+    run(lane, {&part, 1}, {});
+    first += count;
+  }
+}
+
+void Engine::read(std::span<KvSequence* const> sequences,
+                  std::span<const std::span<const TokenId>> ids, bool every_row,
+                  const RowCallback& rows, std::optional<Phase> phase) {
+  check_batch(sequences, ids.size());
+  // Each sequence is read by the programs that would read it alone.
+  std::vector<Request> by_phase[2];
+  for (std::size_t s = 0; s < ids.size(); ++s) {
+    check_ids(ids[s]);
+    if (ids[s].empty()) fail(ErrorCode::kInvalidArgument, "[model] no tokens to read");
+    const auto count = static_cast<std::int64_t>(ids[s].size());
+    by_phase[static_cast<std::size_t>(phase.value_or(prompt_phase(count)))].push_back(
+        {s, sequences[s], ids[s], sequences[s]->length() + count});
+  }
+  Undo undo(sequences);
+  for (const Phase in : {Phase::kPrefill, Phase::kDecode}) {
+    const auto& requests = by_phase[static_cast<std::size_t>(in)];
+    for (const Request& request : requests) refresh(*request.sequence, request.total);
+    read_in(in, requests, every_row, rows);
+  }
+  undo.release();
+}
+
+void Engine::read_in(Phase phase, std::span<const Request> requests, bool every_row,
+                     const RowCallback& rows) {
+  const auto most = static_cast<std::size_t>(run_rows(phase));
+  // The logit rows of one run that belong to one sequence.
+  struct Output {
+    std::size_t sequence, first, count;
+  };
+  std::vector<Part> parts;
+  std::vector<Output> outputs;
+  std::vector<std::int32_t> selected;
+  // The next token to read is requests[r].ids[at].
+  std::size_t r = 0, at = 0;
+  while (r < requests.size()) {
+    parts.clear();
+    outputs.clear();
+    selected.clear();
+    std::size_t row = 0;
+    while (row < most && r < requests.size()) {
+      const Request& request = requests[r];
+      const std::size_t count = std::min(most - row, request.ids.size() - at);
+      parts.push_back({request.sequence, request.ids.subspan(at, count), request.total});
+      const bool ends = at + count == request.ids.size();
+      const std::size_t wanted = every_row ? count : ends ? 1 : 0;
+      if (wanted > 0) outputs.push_back({request.index, at + count - wanted, wanted});
+      for (std::size_t i = 0; i < wanted; ++i)
+        selected.push_back(static_cast<std::int32_t>(row + count - wanted + i));
+      row += count;
+      at = ends ? 0 : at + count;
+      r += ends ? 1 : 0;
+    }
+    Lane& lane = phase == Phase::kPrefill ? prompt_lane(static_cast<std::int64_t>(row)) : decode_;
+    std::span<const float> logits = run(lane, parts, selected);
+    for (const Output& output : outputs) {
+      const std::size_t size = output.count * static_cast<std::size_t>(info().vocabulary);
+      rows(output.sequence, static_cast<std::int64_t>(output.first), logits.first(size));
+      logits = logits.subspan(size);
+    }
+  }
+}
+
+std::span<const float> Engine::prefill(KvSequence& sequence, std::span<const TokenId> ids,
+                                       std::optional<Phase> phase) {
+  KvSequence* const one = &sequence;
+  std::span<const float> last;
+  read(
+      {&one, 1}, {&ids, 1}, false,
+      [&](std::size_t, std::int64_t, std::span<const float> logits) { last = logits; }, phase);
+  return last;
+}
+
+void Engine::prefill_all(KvSequence& sequence, std::span<const TokenId> ids,
+                         const std::function<void(std::int64_t, std::span<const float>)>& rows,
+                         std::optional<Phase> phase) {
+  KvSequence* const one = &sequence;
+  if (ids.empty()) return;
+  read(
+      {&one, 1}, {&ids, 1}, true,
+      [&](std::size_t, std::int64_t first, std::span<const float> run) { rows(first, run); },
+      phase);
+}
+
+std::span<const float> Engine::decode(KvSequence& sequence, TokenId id) {
+  KvSequence* const one = &sequence;
+  return decode_batch({&one, 1}, {&id, 1});
+}
+
+std::span<const float> Engine::prefill_batch(std::span<KvSequence* const> sequences,
+                                             std::span<const std::span<const TokenId>> ids) {
+  const auto vocabulary = static_cast<std::size_t>(info().vocabulary);
+  batch_logits_.assign(sequences.size() * vocabulary, 0);
+  read(sequences, ids, false, [&](std::size_t s, std::int64_t, std::span<const float> logits) {
+    std::ranges::copy(logits, batch_logits_.begin() + static_cast<std::ptrdiff_t>(s * vocabulary));
+  });
+  return batch_logits_;
+}
+
+void Engine::prefill_batch_all(
+    std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
+    const std::function<void(std::size_t, std::int64_t, std::span<const float>)>& rows) {
+  read(sequences, ids, true, rows);
+}
+
+std::span<const float> Engine::decode_batch(std::span<KvSequence* const> sequences,
+                                            std::span<const TokenId> ids) {
+  check_batch(sequences, ids.size());
+  check_ids(ids);
+  Undo undo(sequences);
+  for (KvSequence* sequence : sequences) refresh(*sequence, sequence->length() + 1);
+  const auto most = static_cast<std::size_t>(run_rows(Phase::kDecode));
+  std::vector<Part> parts;
+  std::vector<std::int32_t> selected;
+  std::span<const float> logits;
+  batch_logits_.clear();
+  for (std::size_t first = 0; first < ids.size(); first += most) {
+    parts.clear();
+    selected.clear();
+    const std::size_t end = std::min(first + most, ids.size());
+    for (std::size_t s = first; s < end; ++s) {
+      selected.push_back(static_cast<std::int32_t>(parts.size()));
+      parts.push_back({sequences[s], ids.subspan(s, 1), sequences[s]->length() + 1});
+    }
+    logits = run(decode_, parts, selected);
+    if (ids.size() > most) batch_logits_.insert(batch_logits_.end(), logits.begin(), logits.end());
+  }
+  undo.release();
+  return ids.size() > most ? std::span<const float>(batch_logits_) : logits;
+}
+
+const Graph& Engine::graph(Phase phase) const noexcept {
+  return model_->graph(phase == Phase::kPrefill ? plan_.prompt_graph : Phase::kDecode);
+}
+
+const Placement& Engine::placement(Phase phase) const noexcept {
+  return phase == Phase::kPrefill && !prompts_.empty() ? prompts_.back().executor->placement()
+                                                       : decode_.executor->placement();
+}
+
+std::int64_t Engine::weight_bytes(Phase phase) const noexcept {
+  return phase == Phase::kPrefill && !prompts_.empty() ? prompts_.back().executor->weight_bytes()
+                                                       : decode_.executor->weight_bytes();
+}
+
+}  // namespace tandem

@@ -1,0 +1,157 @@
+// Runs a model: executors for prefill and decode, and the KV cache of its sequences.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/files.h"
+#include "base/observer.h"
+#include "base/thread_pool.h"
+#include "execute/executor.h"
+#include "execute/kv_pool.h"
+#include "kernels/kernels.h"
+#include "runtime/loaded_model.h"
+#include "runtime/plan.h"
+#include "text/tokenizer/tokenizer.h"
+
+namespace tandem {
+
+struct EngineOptions {
+  // 0: default_threads().
+  int threads = 0;
+  // Rows per run of an NPU program; 0: the package's setting. On the CPU: rows per run.
+  std::int64_t chunk = 0;
+  // Sequences that decode_batch() runs at once in hybrid mode, where the decode programs run little
+  // else; more sequences take several runs.
+  std::int64_t batch = 16;
+  // Name of a kernel table; empty: the fastest one.
+  std::string kernels = {};
+  // Folder of the packed-weight cache; empty: none.
+  fs::path cache = {};
+  // Maximum size of the KV cache in bytes; 0: half of the machine's memory.
+  std::int64_t kv_limit = 0;
+};
+
+// Runs one forward pass at a time and is not thread-safe: an engine and everything made from it
+// belong to one thread. Several engines, of the same model or of different ones, may run in
+// different threads.
+class Engine {
+ public:
+  // Throws kInvalidArgument for options out of range and for a plan that does not fit the model,
+  // such as one that needs a package. The observer must outlive the engine.
+  Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan, const EngineOptions& options,
+         Observer& observer);
+  ~Engine();
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
+
+  const LoadedModel& model() const noexcept { return *model_; }
+  const ModelInfo& info() const noexcept { return model_->info(); }
+  const Plan& plan() const noexcept { return plan_; }
+  ThreadPool& pool() noexcept { return *pool_; }
+  const Kernels& kernels() const noexcept { return *kernels_; }
+
+  KvSequence new_sequence() { return KvSequence(kv_pool_); }
+  const KvPool& kv_pool() const noexcept { return *kv_pool_; }
+
+  // The phase whose programs read a prompt of this many tokens: for very short prompts, the decode
+  // programs are faster.
+  Phase prompt_phase(std::int64_t tokens) const noexcept;
+
+  // Reads tokens, in as many runs as needed, appending to `sequence`, with the programs of
+  // prompt_phase() or of the given phase. Returns the logits after the last token, [vocabulary],
+  // valid until the next run. Throws kInvalidArgument for an id outside the vocabulary. If any of
+  // these functions throws, the sequences keep their previous length.
+  std::span<const float> prefill(KvSequence& sequence, std::span<const TokenId> ids,
+                                 std::optional<Phase> phase = {});
+  // The same with the logits of every token, passed to rows(first token of the run, [run,
+  // vocabulary]).
+  void prefill_all(KvSequence& sequence, std::span<const TokenId> ids,
+                   const std::function<void(std::int64_t, std::span<const float>)>& rows,
+                   std::optional<Phase> phase = {});
+  // Reads one token with the decode programs.
+  std::span<const float> decode(KvSequence& sequence, TokenId id);
+
+  // The same for several sequences at once, each with its own tokens. Their rows share runs, so
+  // that short prompts fill an NPU's chunk together and weights are read once for all; results are
+  // bit-identical to running each sequence alone. Sequences must be distinct, and each gets at
+  // least one token; throws kInvalidArgument otherwise, before anything is read. Returns the logits
+  // after the last token of each, [sequences, vocabulary], valid until the next run.
+  std::span<const float> prefill_batch(std::span<KvSequence* const> sequences,
+                                       std::span<const std::span<const TokenId>> ids);
+  // The same with the logits of every token, passed to rows(sequence, its first token in the run,
+  // [run, vocabulary]).
+  void prefill_batch_all(
+      std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
+      const std::function<void(std::size_t, std::int64_t, std::span<const float>)>& rows);
+  // Reads one token of each sequence.
+  std::span<const float> decode_batch(std::span<KvSequence* const> sequences,
+                                      std::span<const TokenId> ids);
+
+  // The graph and the placement of a phase, for inspection.
+  const Graph& graph(Phase phase) const noexcept;
+  const Placement& placement(Phase phase) const noexcept;
+  // Bytes of packed weights that one run of a phase reads.
+  std::int64_t weight_bytes(Phase phase) const noexcept;
+
+ private:
+  // An executor with the memory for its runs, created when first needed.
+  struct Lane {
+    std::unique_ptr<Executor> executor;
+    Arena arena;
+  };
+  // The part of a sequence that one run reads; the sequence will hold `total` tokens once all are
+  // read.
+  struct Part {
+    KvSequence* sequence;
+    std::span<const TokenId> ids;
+    std::int64_t total;
+  };
+  // One sequence's share of a read().
+  struct Request {
+    std::size_t index;
+    KvSequence* sequence;
+    std::span<const TokenId> ids;
+    std::int64_t total;
+  };
+  using RowCallback = std::function<void(std::size_t, std::int64_t, std::span<const float>)>;
+
+  Lane make_lane(Phase phase, std::int64_t rows);
+  // The smallest prefill program for a run of up to this many tokens.
+  Lane& prompt_lane(std::int64_t tokens);
+  std::int64_t run_rows(Phase phase) const noexcept;
+  // All runs of an executor go through this function.
+  std::span<const float> run(Lane& lane, std::span<const Part> parts,
+                             std::span<const std::int32_t> selected);
+  // Called before a sequence grows to `total` tokens: if that changes the frequencies of its rotary
+  // embeddings, its current tokens are read again.
+  void refresh(KvSequence& sequence, std::int64_t total);
+  // Reads everything, passing on the logits of every row or only of each last one.
+  void read(std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
+            bool every_row, const RowCallback& rows, std::optional<Phase> phase = {});
+  void read_in(Phase phase, std::span<const Request> requests, bool every_row,
+               const RowCallback& rows);
+  void check_ids(std::span<const TokenId> ids) const;
+
+  std::shared_ptr<const LoadedModel> model_;
+  Plan plan_;
+  EngineOptions options_;
+  std::unique_ptr<ThreadPool> pool_;
+  const Kernels* kernels_;
+  std::vector<std::unique_ptr<Device>> devices_;
+  std::unique_ptr<PanelCache> panels_;
+  std::shared_ptr<KvPool> kv_pool_;
+  Lane decode_;
+  // Row counts in ascending order; empty if both phases use the same programs. The last one is
+  // compiled immediately, the others when needed: all of them run the same panels.
+  std::vector<std::int64_t> prompt_rows_;
+  std::vector<Lane> prompts_;
+  // Logits of a batch that took more than one run.
+  std::vector<float> batch_logits_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,27 @@
+// Opens a model and creates its engine.
+#include "runtime/local_model.h"
+
+#include "base/error.h"
+#include "package/panel_cache.h"
+
+namespace tandem {
+
+std::unique_ptr<LocalModel> LocalModel::open(const fs::path& path, const LoadOptions& options,
+                                             Observer& observer) {
+  const bool is_package = Package::is_package(path);
+  const Mode mode = options.mode.value_or(is_package ? Mode::kHybrid : Mode::kFloat);
+  if ((mode == Mode::kFloat) == is_package) {
+    fail(ErrorCode::kInvalidArgument, "[model] {}: mode {} needs a {}; this is a {}", path.string(),
+         to_string(mode), is_package ? "float checkpoint" : "package (see tandem quantize)",
+         is_package ? "package" : "float checkpoint");
+  }
+  EngineOptions engine = options.engine;
+  engine.cache = options.cache.value_or(default_cache_folder());
+  if (engine.threads <= 0) engine.threads = default_threads();
+  ThreadPool pool(engine.threads);
+  auto model = LoadedModel::open(path, pool, {engine.cache, options.verify});
+  return std::make_unique<LocalModel>(std::move(model), plan_for(mode), engine,
+                                      options.chat_template, observer);
+}
+
+}  // namespace tandem

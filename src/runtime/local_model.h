@@ -1,0 +1,46 @@
+// A model loaded for generation: the model itself, its engine, and its tokenizer and chat template.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include "base/files.h"
+#include "base/observer.h"
+#include "runtime/engine.h"
+#include "runtime/text_model.h"
+
+namespace tandem {
+
+struct LoadOptions {
+  // Default: hybrid for a package, float for a checkpoint.
+  std::optional<Mode> mode = {};
+  EngineOptions engine = {};
+  // Folder for packed weights and verification records; default: default_cache_folder(); an empty
+  // path disables the cache.
+  std::optional<fs::path> cache = {};
+  // Read and check every byte of a package.
+  bool verify = false;
+  // Replaces the model's own template; as for ChatTemplate::open().
+  fs::path chat_template = {};
+};
+
+struct LocalModel {
+  LocalModel(std::shared_ptr<const LoadedModel> loaded, const Plan& plan,
+             const EngineOptions& options, const fs::path& chat_template, Observer& observer)
+      : model(std::move(loaded)),
+        engine(model, plan, options, observer),
+        text(model, chat_template) {}
+
+  // Opens a package folder, or anything that Checkpoint::open() accepts. The observer must outlive
+  // the model.
+  static std::unique_ptr<LocalModel> open(const fs::path& path, const LoadOptions& options = {},
+                                          Observer& observer = silent());
+
+  const ModelInfo& info() const noexcept { return model->info(); }
+
+  std::shared_ptr<const LoadedModel> model;
+  Engine engine;
+  TextModel text;
+};
+
+}  // namespace tandem

@@ -1,0 +1,62 @@
+// Runs a graph over a prompt on the CPU, with a cache that rounds nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "base/cpu_features.h"
+#include "devices/cpu/cpu_device.h"
+#include "devices/no_panel_cache.h"
+#include "execute/executor.h"
+#include "execute/kv_pool.h"
+#include "graph/graph.h"
+
+namespace tandem::testing {
+
+// The graph's outputs, of every token: [tokens, width] each. A graph without attention has no cache.
+inline std::vector<std::vector<float>> run_outputs(const Graph& graph,
+                                                   std::span<const std::int32_t> ids) {
+  ThreadPool pool(2);
+  const CpuDevice device(select_kernels(detect_cpu_features()));
+  NoPanelCache panels;
+  const DeviceThreads devices[] = {{&device, &pool}};
+  const auto tokens = static_cast<std::int64_t>(ids.size());
+  const std::int64_t selected_rows[] = {tokens};
+  const Executor executor(graph, {Phase::kPrefill, tokens}, devices, panels, selected_rows);
+  KvShape shape{.layers = graph.layers(), .dtype = DType::kF32};
+  for (const Node& node : graph.nodes())
+    if (node.op == Op::kGroupQueryAttention) {
+      shape.kv_heads = node.as<AttentionAttributes>().kv_heads;
+      shape.head_dim = node.as<AttentionAttributes>().head_dim;
+    }
+  SequenceSlice slice{.rows = tokens};
+  std::optional<KvSequence> sequence;
+  if (shape.head_dim > 0) {
+    sequence.emplace(std::make_shared<KvPool>(shape));
+    sequence->reserve(tokens);
+    slice.kv = sequence->view();
+  }
+  const SequenceSlice slices[] = {slice};
+  std::vector<std::int32_t> all(ids.size());
+  for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::int32_t>(i);
+  const void* const inputs[] = {ids.data(), all.data()};
+  const std::int64_t rows[] = {tokens, tokens};
+  Arena arena = executor.make_arena();
+  executor.run({inputs, rows, slices}, arena);
+  std::vector<std::vector<float>> outputs;
+  for (std::size_t i = 0; i < graph.outputs().size(); ++i) {
+    const float* values = executor.output(arena, i);
+    outputs.emplace_back(values, values + tokens * graph.value(graph.outputs()[i]).width);
+  }
+  return outputs;
+}
+
+// Logits, [tokens, vocabulary].
+inline std::vector<float> run_graph(const Graph& graph, std::span<const std::int32_t> ids) {
+  return run_outputs(graph, ids).front();
+}
+
+}  // namespace tandem::testing
