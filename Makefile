@@ -29,11 +29,10 @@ test: ## setup, build with tests, and run every test
 	ctest --preset release --parallel $(TEST_JOBS)
 
 lint: ## format, layering and clang-tidy
-	@scripts/setup --lint
-	@$(MAKE) --no-print-directory configure
+	@scripts/setup --lint --clang
 	scripts/check-format --require
 	scripts/check-layering
-	scripts/check-tidy build
+	scripts/check-tidy
 
 bench: ## speeds of the kernels, then of the demo model
 	@$(MAKE) --no-print-directory all CMAKE_FLAGS="-DTANDEM_BENCH=ON $(CMAKE_FLAGS)"
@@ -42,11 +41,13 @@ bench: ## speeds of the kernels, then of the demo model
 	scripts/demo bench
 
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
+	@scripts/setup --fuzz
 	cmake --preset asan $(CMAKE_FLAGS)
 	cmake --build --preset asan
 	ctest --preset asan --parallel $(TEST_JOBS)
 
 tsan: ## every test under ThreadSanitizer
+	@scripts/setup --fuzz
 	cmake --preset tsan $(CMAKE_FLAGS)
 	cmake --build --preset tsan
 	ctest --preset tsan --parallel $(TEST_JOBS)
