@@ -315,7 +315,8 @@ std::optional<MllmType> MllmWriter::type_of(DType dtype, int version) {
 }
 
 MllmType MllmWriter::type_of(GgmlType blocks) {
-  if (const auto dtype = plain_dtype(blocks)) return type_of(*dtype, 2).value();
+  if (const auto dtype = plain_dtype(blocks))
+    if (const auto type = type_of(*dtype, 2)) return *type;
   for (const MllmType& type : kTypes)
     if (!type.dtype && type.blocks == blocks) return type;
   fail(ErrorCode::kUnsupported, "[mllm] type {} is not written here", to_string(blocks));

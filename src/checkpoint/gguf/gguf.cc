@@ -156,8 +156,9 @@ void place_tensors(std::map<std::string, Placed>& placed, std::span<const std::b
                    std::uint64_t alignment, const std::string& place) {
   std::vector<Extent> extents;
   for (auto& [name, entry] : placed) {
-    const auto size =
-        static_cast<std::uint64_t>(*checked_ggml_bytes(entry.tensor.type, entry.tensor.shape));
+    const auto bytes = checked_ggml_bytes(entry.tensor.type, entry.tensor.shape);
+    if (!bytes) fail(ErrorCode::kInternal, "{}: {}: no size was checked", place, printable(name));
+    const auto size = static_cast<std::uint64_t>(*bytes);
     if (entry.offset % alignment != 0)
       fail(ErrorCode::kFormat, "{}: {}: offset {} is not a multiple of the alignment {}", place,
            printable(name), entry.offset, alignment);

@@ -23,6 +23,12 @@ struct Rope {
   double theta = 10000.0;
 };
 
+// The object that says the scaling; every type but "default" was read from one.
+const JsonObject& scaling_of(const Rope& rope) {
+  if (!rope.settings) fail(ErrorCode::kInternal, "[gguf] rope type {} without settings", rope.type);
+  return *rope.settings;
+}
+
 Rope read_rope(const JsonObject& config) {
   Rope rope;
   rope.theta = config.get_number_or("rope_theta", rope.theta);
@@ -61,10 +67,10 @@ std::uint32_t rotary_dim(const JsonObject& config) {
 // The divisor of each inverse frequency in Llama 3.1's scaling: 1 for short wavelengths, `factor`
 // for those beyond the original context, and a smooth transition in between.
 std::vector<float> llama3_factors(const JsonObject& config, const Rope& rope) {
-  const double factor = rope.settings->get_number("factor");
-  const double low = rope.settings->get_number("low_freq_factor");
-  const double high = rope.settings->get_number("high_freq_factor");
-  const double context = rope.settings->get_number("original_max_position_embeddings");
+  const double factor = scaling_of(rope).get_number("factor");
+  const double low = scaling_of(rope).get_number("low_freq_factor");
+  const double high = scaling_of(rope).get_number("high_freq_factor");
+  const double context = scaling_of(rope).get_number("original_max_position_embeddings");
   const std::uint32_t dim = head_dim(config);
   std::vector<float> factors;
   for (std::uint32_t i = 0; i < dim; i += 2) {
@@ -171,12 +177,12 @@ class SizeWriter {
     if (rope.type == "default" || rope.type == "llama3") return;
     if (rope.type == "linear") {
       put_type("linear");
-      put_float("rope.scaling.factor", rope.settings->get_number("factor"));
+      put_float("rope.scaling.factor", scaling_of(rope).get_number("factor"));
     } else if (rope.type == "yarn") {
       put_type("yarn");
-      put_float("rope.scaling.factor", rope.settings->get_number("factor"));
+      put_float("rope.scaling.factor", scaling_of(rope).get_number("factor"));
       put("rope.scaling.original_context_length",
-          size_of_key(*rope.settings, "original_max_position_embeddings"));
+          size_of_key(scaling_of(rope), "original_max_position_embeddings"));
     } else if (rope.type == "longrope" || rope.type == "su") {
       write_longrope(rope);
     } else {
@@ -187,14 +193,14 @@ class SizeWriter {
 
   void write_longrope(const Rope& rope) {
     const JsonObject& owner =
-        config_.has("original_max_position_embeddings") ? config_ : *rope.settings;
+        config_.has("original_max_position_embeddings") ? config_ : scaling_of(rope);
     const auto original = size_of_key(owner, "original_max_position_embeddings");
     put("rope.scaling.original_context_length", original);
     const double ratio = double(size_of_key(config_, "max_position_embeddings")) / original;
     const double attention =
         ratio <= 1 ? 1.0 : std::sqrt(1 + std::log(ratio) / std::log(double(original)));
     put_float("rope.scaling.attn_factor",
-              rope.settings->get_number_or("attention_factor", attention));
+              scaling_of(rope).get_number_or("attention_factor", attention));
   }
 
   void write_chatglm() {
@@ -230,12 +236,12 @@ std::vector<std::pair<std::string, std::vector<float>>> gguf_rope_tables(
   if (architecture.name == "chatglm") return {};
   const Rope rope = read_rope(config);
   if (!rope.settings) return {};
-  if (rope.settings->has("frequency_factors"))
-    return {{"rope_freqs.weight", read_floats(*rope.settings, "frequency_factors")}};
+  if (scaling_of(rope).has("frequency_factors"))
+    return {{"rope_freqs.weight", read_floats(scaling_of(rope), "frequency_factors")}};
   if (rope.type == "llama3") return {{"rope_freqs.weight", llama3_factors(config, rope)}};
   if (rope.type == "longrope" || rope.type == "su")
-    return {{"rope_factors_long.weight", read_floats(*rope.settings, "long_factor")},
-            {"rope_factors_short.weight", read_floats(*rope.settings, "short_factor")}};
+    return {{"rope_factors_long.weight", read_floats(scaling_of(rope), "long_factor")},
+            {"rope_factors_short.weight", read_floats(scaling_of(rope), "short_factor")}};
   return {};
 }
 

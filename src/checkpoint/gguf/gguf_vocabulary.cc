@@ -141,7 +141,8 @@ class VocabularyWriter {
     metadata_.add_string("tokenizer.ggml.model", "gpt2");
     metadata_.add_string("tokenizer.ggml.pre", find_splitter());
     std::vector<std::string> merges;
-    for (const auto& [left, right] : read_merges()) merges.push_back(left + " " + right);
+    for (const auto& [left, right] : read_merges())
+      merges.push_back(fmt::format("{} {}", left, right));
     metadata_.add_strings("tokenizer.ggml.merges", merges);
   }
 

@@ -2,6 +2,7 @@
 #include "checkpoint/gguf/gguf_writer.h"
 
 #include <algorithm>
+#include <ranges>
 
 #include "base/error.h"
 #include "base/staged_file.h"
@@ -114,8 +115,8 @@ GgufWriter::GgufWriter(const fs::path& path, const GgufMetadata& metadata,
            entry.name, to_string(entry.type), to_string(entry.shape));
     put_text(header, entry.name);
     header.number(static_cast<std::uint32_t>(entry.shape.size()));
-    for (auto dim = entry.shape.rbegin(); dim != entry.shape.rend(); ++dim)
-      header.number(static_cast<std::uint64_t>(*dim));
+    for (const std::int64_t dim : std::views::reverse(entry.shape))
+      header.number(static_cast<std::uint64_t>(dim));
     header.number(static_cast<std::uint32_t>(entry.type));
     header.number(offset);
     state_->slots.push_back({offset, static_cast<std::uint64_t>(*size)});
