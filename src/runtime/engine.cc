@@ -23,8 +23,11 @@ constexpr std::int64_t kMaxRows = 4096;
 constexpr std::int64_t kShortRows = 32;
 
 // Prompts of up to this many tokens are read by the decode programs: with so few rows both are
-// memory-bound, and int4 weights have half the bytes.
+// memory-bound, and int4 weights have half the bytes. More so where the weights of a run are larger
+// than any cache that a process has to itself.
 constexpr std::int64_t kFewTokens = 8;
+constexpr std::int64_t kFewTokensFromMemory = 16;
+constexpr std::int64_t kLargestCacheBytes = std::int64_t{64} << 20;
 
 const Kernels& find_kernels(const std::string& name) {
   const CpuFeatures features = detect_cpu_features();
@@ -119,7 +122,10 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
     prompt_rows_.push_back(options_.chunk);
     prompts_.resize(prompt_rows_.size());
     prompts_.back() = make_lane(Phase::kPrefill, options_.chunk);
-    decode_ = make_lane(Phase::kDecode, std::max(options_.batch, kFewTokens));
+    few_tokens_ = prompts_.back().executor->weight_bytes() > kLargestCacheBytes
+                      ? kFewTokensFromMemory
+                      : kFewTokens;
+    decode_ = make_lane(Phase::kDecode, std::max(options_.batch, few_tokens_));
   }
   const KvShape shape{info().layers, info().kv_heads, info().head_dim, plan.kv};
   kv_pool_ =
@@ -161,7 +167,7 @@ std::int64_t Engine::run_rows(Phase phase) const noexcept {
 }
 
 Phase Engine::prompt_phase(std::int64_t tokens) const noexcept {
-  return !prompts_.empty() && tokens <= kFewTokens ? Phase::kDecode : Phase::kPrefill;
+  return tokens <= few_tokens_ ? Phase::kDecode : Phase::kPrefill;
 }
 
 void Engine::check_ids(std::span<const TokenId> ids) const {

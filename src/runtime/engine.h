@@ -149,6 +149,8 @@ class Engine {
   // Row counts in ascending order; empty if both phases use the same programs. The last one is
   // compiled immediately, the others when needed: all of them run the same panels.
   std::vector<std::int64_t> prompt_rows_;
+  // Prompts of up to this many tokens are read by the decode programs; 0: none are.
+  std::int64_t few_tokens_ = 0;
   std::vector<Lane> prompts_;
   // Logits of a batch that took more than one run.
   std::vector<float> batch_logits_;
