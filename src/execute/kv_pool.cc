@@ -117,7 +117,7 @@ KvSequence::~KvSequence() {
 }
 
 KvSequence::KvSequence(KvSequence&& other) noexcept
-    : pool_(other.pool_),
+    : pool_(std::move(other.pool_)),
       ids_(std::exchange(other.ids_, {})),
       rotary_epoch_(other.rotary_epoch_),
       blocks_(std::exchange(other.blocks_, {})),

@@ -114,11 +114,12 @@ std::vector<Value> requantize(const Inspection& node) {
   for (const std::int64_t shift : attributes.shifts)
     require(node, shift >= -kMaxShift && shift <= kMaxShift,
             fmt::format("expected shifts from {} to {}, got {}", -kMaxShift, kMaxShift, shift));
-  require(node, sums.quantization.has_value() && !sums.quantization->times_row_scale,
-          fmt::format("expected sums with a fixed scale, {} has none", sums.name));
+  const auto& quantization = sums.quantization;
+  if (!quantization || quantization->times_row_scale)
+    reject(node, fmt::format("expected sums with a fixed scale, {} has none", sums.name));
   // All columns of a tensor share a scale: the shifts must make up for the differences between
   // columns.
-  const auto scales = sums.quantization->scales.as<float>();
+  const auto scales = quantization->scales.as<float>();
   const auto scale_of = [&](std::int64_t column) {
     const auto c = static_cast<std::size_t>(column);
     const std::int64_t shift = attributes.shifts[count == 1 ? 0 : c];

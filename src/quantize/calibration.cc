@@ -71,7 +71,7 @@ std::vector<Block> cut_blocks(const Graph& graph) {
                                 return producer >= 0 &&
                                        std::ranges::find(nodes[0], producer) == nodes[0].end();
                               });
-    if (!is_head) nodes[static_cast<std::size_t>(node.layer + 1)].push_back(id);
+    if (!is_head) nodes[static_cast<std::size_t>(std::int64_t{node.layer} + 1)].push_back(id);
   }
   std::vector<Block> blocks;
   for (std::size_t i = 0; i < nodes.size(); ++i) {

@@ -48,7 +48,7 @@ struct BenchmarkResult {
 };
 
 // Throws kInvalidArgument for options out of range. Each run is one step of the observer's task.
-BenchmarkResult run_benchmark(LocalModel& model, const BenchmarkOptions& options,
+BenchmarkResult run_benchmark(LocalModel& local, const BenchmarkOptions& options,
                               Observer& observer = silent());
 
 }  // namespace tandem

@@ -180,7 +180,7 @@ void Engine::check_ids(std::span<const TokenId> ids) const {
 }
 
 std::span<const float> Engine::run(Lane& lane, std::span<const Part> parts,
-                                   std::span<const std::int32_t> selected) {
+                                   std::span<const std::int32_t> selected) const {
   std::vector<TokenId> ids;
   std::vector<SequenceSlice> slices;
   for (const Part& part : parts) {

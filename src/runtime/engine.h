@@ -126,7 +126,7 @@ class Engine {
   std::int64_t run_rows(Phase phase) const noexcept;
   // All runs of an executor go through this function.
   std::span<const float> run(Lane& lane, std::span<const Part> parts,
-                             std::span<const std::int32_t> selected);
+                             std::span<const std::int32_t> selected) const;
   // Called before a sequence grows to `total` tokens: if that changes the frequencies of its rotary
   // embeddings, its current tokens are read again.
   void refresh(KvSequence& sequence, std::int64_t total);

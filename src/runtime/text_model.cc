@@ -8,8 +8,9 @@
 namespace tandem {
 
 TextModel::TextModel(std::shared_ptr<const LoadedModel> model, fs::path chat_template)
-    : model_(std::move(model)),
-      chat_template_path_(chat_template.empty() ? model_->text_path() : std::move(chat_template)) {}
+    : model_(std::move(model)), chat_template_path_(std::move(chat_template)) {
+  if (chat_template_path_.empty()) chat_template_path_ = model_->text_path();
+}
 
 const Tokenizer& TextModel::tokenizer() {
   if (!tokenizer_) {
