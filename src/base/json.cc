@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/json_cursor.h"
 #include "base/printable.h"
 
 namespace tandem {
@@ -31,33 +32,6 @@ void check_key_counts(const Json& value, std::string_view where) {
   for (const Json& child : value) check_key_counts(child, where);
 }
 
-// Feeds the parser and remembers how far it has read.
-class Cursor {
- public:
-  using iterator_category = std::input_iterator_tag;
-  using value_type = char;
-  using difference_type = std::ptrdiff_t;
-  using pointer = const char*;
-  using reference = const char&;
-
-  Cursor(const char* at, const char** furthest) : at_(at), furthest_(furthest) {}
-  reference operator*() const { return *at_; }
-  Cursor& operator++() {
-    *furthest_ = ++at_;
-    return *this;
-  }
-  Cursor operator++(int) {
-    const Cursor before = *this;
-    ++*this;
-    return before;
-  }
-  bool operator==(const Cursor& other) const { return at_ == other.at_; }
-
- private:
-  const char* at_;
-  const char** furthest_;
-};
-
 // Builds the tree from the parser's events, so that depth and keys are checked during parsing, not
 // after.
 class TreeBuilder {
@@ -68,7 +42,7 @@ class TreeBuilder {
   Json build() {
     const char* begin = text_.data();
     const char* end = begin + text_.size();
-    Json::sax_parse(Cursor(begin, &read_), Cursor(end, &read_), this);
+    Json::sax_parse(JsonCursor(begin, &read_), JsonCursor(end, &read_), this);
     return std::move(root_);
   }
 

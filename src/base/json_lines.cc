@@ -5,49 +5,26 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <iterator>
 #include <utility>
 #include <vector>
 
 #include "base/json.h"
+#include "base/json_cursor.h"
 
 namespace tandem {
 namespace {
 
-// Feeds the parser and counts the lines it has read.
-class LineCounter {
- public:
-  using iterator_category = std::input_iterator_tag;
-  using value_type = char;
-  using difference_type = std::ptrdiff_t;
-  using pointer = const char*;
-  using reference = const char&;
-
-  LineCounter(const char* at, int* line) : at_(at), line_(line) {}
-  reference operator*() const { return *at_; }
-  LineCounter& operator++() {
-    if (*at_ == '\n') ++*line_;
-    ++at_;
-    return *this;
-  }
-  LineCounter operator++(int) {
-    const LineCounter before = *this;
-    ++*this;
-    return before;
-  }
-  bool operator==(const LineCounter& other) const { return at_ == other.at_; }
-
- private:
-  const char* at_;
-  int* line_;
-};
-
 // Turns the parser's events into paths.
 class PathRecorder {
  public:
-  explicit PathRecorder(const int& line) : line_(line) {}
+  explicit PathRecorder(std::string_view text)
+      : text_(text), counted_(text.data()), read_(counted_) {}
 
-  std::map<std::string, int> take() { return std::move(lines_); }
+  std::map<std::string, int> record() {
+    const char* begin = text_.data();
+    Json::sax_parse(JsonCursor(begin, &read_), JsonCursor(begin + text_.size(), &read_), this);
+    return std::move(lines_);
+  }
 
   bool null() { return value(); }
   bool boolean(bool) { return value(); }
@@ -67,7 +44,7 @@ class PathRecorder {
   bool key(std::string& name) {
     const std::string& parent = levels_.back().path;
     key_ = parent.empty() ? name : parent + "." + name;
-    lines_[key_] = line_;
+    lines_[key_] = line();
     return true;
   }
   bool parse_error(std::size_t, const std::string&, const nlohmann::detail::exception&) {
@@ -81,13 +58,20 @@ class PathRecorder {
     std::int64_t items = 0;
   };
 
+  // The line that the parser has reached.
+  int line() {
+    line_ += static_cast<int>(std::count(counted_, read_, '\n'));
+    counted_ = read_;
+    return line_;
+  }
+
   // The path of the next value.
   std::string next_path() {
     if (levels_.empty()) return {};
     Level& level = levels_.back();
     if (!level.is_array) return key_;
     const std::string path = fmt::format("{}[{}]", level.path, level.items++);
-    lines_[path] = line_;
+    lines_[path] = line();
     return path;
   }
   bool value() {
@@ -103,7 +87,11 @@ class PathRecorder {
     return true;
   }
 
-  const int& line_;
+  std::string_view text_;
+  // Lines are counted up to here.
+  const char* counted_;
+  const char* read_;
+  int line_ = 1;
   std::string key_;
   std::vector<Level> levels_;
   std::map<std::string, int> lines_;
@@ -111,12 +99,6 @@ class PathRecorder {
 
 }  // namespace
 
-std::map<std::string, int> json_lines(std::string_view text) {
-  int line = 1;
-  PathRecorder recorder(line);
-  Json::sax_parse(LineCounter(text.data(), &line), LineCounter(text.data() + text.size(), &line),
-                  &recorder);
-  return recorder.take();
-}
+std::map<std::string, int> json_lines(std::string_view text) { return PathRecorder(text).record(); }
 
 }  // namespace tandem

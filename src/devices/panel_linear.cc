@@ -11,19 +11,6 @@
 namespace tandem {
 namespace {
 
-// The tensors of a weight; empty if its rows are computed.
-std::vector<Tensor> parts_of(const Weight& weight) {
-  if (const auto* real = std::get_if<FloatWeight>(&weight)) {
-    const Tensor* stored = real->rows->stored();
-    return stored == nullptr ? std::vector<Tensor>() : std::vector{*stored};
-  }
-  if (const auto* channels = std::get_if<ChannelCodes>(&weight))
-    return {channels->codes, channels->scales};
-  const auto& groups = std::get<GroupCodes>(weight);
-  if (groups.zero_points.empty()) return {groups.codes, groups.scales};
-  return {groups.codes, groups.scales, groups.zero_points};
-}
-
 // Everything that determines the bytes of the panels; empty if a part has no identity.
 PanelKey panel_key(const Weight& weight, const PanelLayout& layout) {
   std::string text = fmt::format("panels v{} kind {} n {} k {} group {}", kPanelLayoutVersion,

@@ -1,8 +1,10 @@
 // The nodes that make up one int8 Linear, as added by importers and passes.
 #pragma once
 
+#include <map>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "graph/graph.h"
 
@@ -27,5 +29,35 @@ ValueId add_dynamic_int8(Builder& builder, const std::string& name, std::int32_t
   return builder.add(Op::kDequantize, name + ".dequantize", layer, {sums, scales},
                      DequantizeAttributes{std::move(bias)});
 }
+
+// Adds int8 Linears on float values, each of which is quantized once per scale, however many Linears
+// read it.
+template <typename Builder>
+class Int8Linears {
+ public:
+  // `builder` must outlive this.
+  explicit Int8Linears(Builder& builder) : builder_(builder) {}
+
+  // `scale`: of the input's codes; 0: one scale per row.
+  ValueId add(const std::string& name, std::int32_t layer, ValueId input, float scale,
+              ChannelCodes weight, Tensor bias) {
+    auto [found, is_new] = codes_.try_emplace({input, scale});
+    std::vector<ValueId>& codes = found->second;
+    if (is_new) {
+      const std::string quantize = builder_.value(input).name + ".quantize";
+      codes = scale > 0 ? builder_.add_node(Op::kQuantize, quantize, layer, {input},
+                                            QuantizeAttributes{scale})
+                        : builder_.add_node(Op::kDynamicQuantize, quantize, layer, {input});
+    }
+    if (codes.size() == 1)
+      return add_static_int8(builder_, name, layer, codes[0], std::move(weight), std::move(bias));
+    return add_dynamic_int8(builder_, name, layer, codes[0], codes[1], std::move(weight),
+                            std::move(bias));
+  }
+
+ private:
+  Builder& builder_;
+  std::map<std::pair<ValueId, float>, std::vector<ValueId>> codes_;
+};
 
 }  // namespace tandem

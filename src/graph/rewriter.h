@@ -39,6 +39,7 @@ class Rewriter {
 
   // The new graph so far.
   const Graph& graph() const noexcept { return graph_; }
+  const Value& value(ValueId id) const { return graph_.value(id); }
   // The new graph with the outputs of the source mapped to it, verified.
   Graph finish() &&;
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <map>
 #include <string>
 #include <utility>
 
@@ -136,28 +135,13 @@ class DecoderBuilder {
   }
 
   ValueId add_linear(const std::string& module, ValueId x, Weight weight, Tensor bias) {
+    // An int8 weight runs on int8 activations: with the checkpoint's static scale if it has one,
+    // else with one scale per token.
     if (auto* codes = std::get_if<ChannelCodes>(&weight))
-      return int8_linear(module, x, std::move(*codes), std::move(bias));
+      return int8_.add(module, layer_, x, weights_.input_scale(module), std::move(*codes),
+                       std::move(bias));
     return graph_.add(Op::kLinear, module, layer_, {x},
                       LinearAttributes{std::move(weight), std::move(bias)});
-  }
-
-  // An int8 weight runs on int8 activations: with the checkpoint's static scale if it has one, else
-  // with one scale per token.
-  ValueId int8_linear(const std::string& module, ValueId x, ChannelCodes weight, Tensor bias) {
-    const float scale = weights_.input_scale(module);
-    const std::string name = graph_.value(x).name;
-    auto [found, is_new] = codes_.try_emplace({x, scale});
-    if (is_new && scale > 0)
-      found->second = {
-          graph_.add(Op::kQuantize, name + ".quantize", layer_, {x}, QuantizeAttributes{scale})};
-    if (is_new && !(scale > 0))
-      found->second = graph_.add_node(Op::kDynamicQuantize, name + ".quantize", layer_, {x});
-    const std::vector<ValueId>& codes = found->second;
-    if (codes.size() == 1)
-      return add_static_int8(graph_, module, layer_, codes[0], std::move(weight), std::move(bias));
-    return add_dynamic_int8(graph_, module, layer_, codes[0], codes[1], std::move(weight),
-                            std::move(bias));
   }
 
   ValueId rotate(const std::string& name, ValueId x, std::int64_t heads) {
@@ -175,8 +159,7 @@ class DecoderBuilder {
   const WeightSource& weights_;
   Graph graph_;
   ValueId angles_ = -1;
-  // The codes of a value at a scale (0: one scale per row), shared by several Linears.
-  std::map<std::pair<ValueId, float>, std::vector<ValueId>> codes_;
+  Int8Linears<Graph> int8_{graph_};
   std::int32_t layer_ = -1;
   // Prefix of the current block's modules, "model.layers.0."
   std::string prefix_;

@@ -151,19 +151,9 @@ std::int64_t tensor_bytes(const Graph& graph) {
       bytes += static_cast<std::int64_t>(tensor.bytes().size());
   };
   const auto count_weight = [&](const Weight& weight) {
-    if (const auto* real = std::get_if<FloatWeight>(&weight)) {
-      if (const Tensor* stored = real->rows->stored()) {
-        count(*stored);
-      } else {
-        bytes += stored_bytes(weight);
-      }
-    } else if (const auto* groups = std::get_if<GroupCodes>(&weight)) {
-      for (const Tensor* part : {&groups->codes, &groups->scales, &groups->zero_points})
-        count(*part);
-    } else {
-      count(std::get<ChannelCodes>(weight).codes);
-      count(std::get<ChannelCodes>(weight).scales);
-    }
+    const std::vector<Tensor> parts = parts_of(weight);
+    if (parts.empty()) bytes += stored_bytes(weight);
+    for (const Tensor& part : parts) count(part);
   };
   const auto visit = [&](const char*, const auto& field) {
     using T = std::decay_t<decltype(field)>;

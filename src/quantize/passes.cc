@@ -19,12 +19,6 @@ constexpr std::array kPasses = {Entry{"fold_norms", fold_norms}, Entry{"untie_he
 
 }  // namespace
 
-std::vector<std::string> structural_passes() {
-  std::vector<std::string> names;
-  for (const Entry& entry : kPasses) names.emplace_back(entry.name);
-  return names;
-}
-
 std::string objection_to_pass(const PassStep& step) {
   if (std::ranges::find(kPasses, step.name, &Entry::name) == kPasses.end()) {
     std::string known;

@@ -18,8 +18,6 @@ Graph fold_norms(const Graph& graph);
 // independently.
 Graph untie_head(const Graph& graph);
 
-// The names of the passes above, in their usual order.
-std::vector<std::string> structural_passes();
 // Empty if the step names a pass that knows its settings; else a description of what was expected.
 std::string objection_to_pass(const PassStep& step);
 // Throws kInvalidArgument for a step with an objection.

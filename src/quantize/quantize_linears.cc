@@ -40,26 +40,6 @@ Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
                               node.name, pool);
 }
 
-// Quantizes each value once per scale; 0 stands for one scale per token.
-class CodesOf {
- public:
-  explicit CodesOf(Rewriter& rewriter) : rewriter_(rewriter) {}
-
-  const std::vector<ValueId>& get(ValueId value, std::int32_t layer, float scale) {
-    auto [found, is_new] = codes_.try_emplace({value, scale});
-    if (!is_new) return found->second;
-    const std::string name = rewriter_.graph().value(value).name + ".quantize";
-    found->second = scale > 0 ? rewriter_.add_node(Op::kQuantize, name, layer, {value},
-                                                   QuantizeAttributes{scale})
-                              : rewriter_.add_node(Op::kDynamicQuantize, name, layer, {value});
-    return found->second;
-  }
-
- private:
-  Rewriter& rewriter_;
-  std::map<std::pair<ValueId, float>, std::vector<ValueId>> codes_;
-};
-
 void check_scheme(const Node& node, const Scheme& scheme) {
   const std::int64_t k = float_weight(node).rows->columns();
   if (scheme.weights != WeightType::kFloat && scheme.group > 0 && k % scheme.group != 0)
@@ -129,7 +109,7 @@ float LinearQuantizer::input_scale(const std::string& module) const {
 Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
                                 Scheme ModulePlan::* phase) {
   Rewriter rewriter(graph);
-  CodesOf codes_of(rewriter);
+  Int8Linears<Rewriter> int8(rewriter);
   const auto linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
   Task task(context.observer, "quantize", linears, "weights");
   for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
@@ -149,14 +129,9 @@ Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
         rewriter.copy(id, std::move(linear));
       } else {
         const bool is_static = scheme.activations == ActivationType::kStatic;
-        const auto codes = codes_of.get(rewriter(node.inputs[0]), node.layer,
-                                        is_static ? input_scale(node.name) : 0);
-        const auto& int8 = std::get<ChannelCodes>(weight);
-        rewriter.replace(node.output(),
-                         is_static ? add_static_int8(rewriter, node.name, node.layer, codes[0],
-                                                     int8, linear.bias)
-                                   : add_dynamic_int8(rewriter, node.name, node.layer, codes[0],
-                                                      codes[1], int8, linear.bias));
+        rewriter.replace(node.output(), int8.add(node.name, node.layer, rewriter(node.inputs[0]),
+                                                 is_static ? input_scale(node.name) : 0,
+                                                 std::get<ChannelCodes>(weight), linear.bias));
       }
     }
     task.advance();

@@ -59,17 +59,13 @@ Weight FileSink::keep(Weight weight) {
   return weight;
 }
 
-void release_weight(const Weight& weight) noexcept {
-  if (const auto* real = std::get_if<FloatWeight>(&weight)) {
-    real->rows->release();
-  } else if (const auto* groups = std::get_if<GroupCodes>(&weight)) {
-    groups->codes.release();
-  } else {
-    std::get<ChannelCodes>(weight).codes.release();
-  }
+void release_weight(const Weight& weight) {
+  // Computed values have been read from something as well.
+  if (const auto* real = std::get_if<FloatWeight>(&weight)) real->rows->release();
+  for (const Tensor& part : parts_of(weight)) part.release();
 }
 
-void release_weights(const Graph& graph) noexcept {
+void release_weights(const Graph& graph) {
   for (const Node& node : graph.nodes())
     if (node.op == Op::kLinear) release_weight(node.as<LinearAttributes>().weight);
 }

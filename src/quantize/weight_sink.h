@@ -41,8 +41,8 @@ class FileSink : public WeightSink {
 
 // Releases the memory used by these weights if they are mapped; they are read again when next
 // needed.
-void release_weight(const Weight& weight) noexcept;
+void release_weight(const Weight& weight);
 // The same for all Linears of a graph.
-void release_weights(const Graph& graph) noexcept;
+void release_weights(const Graph& graph);
 
 }  // namespace tandem

@@ -51,32 +51,36 @@ class StoredRows : public RowSource {
   Tensor values_;
 };
 
-class SlicedRows : public RowSource {
+// Rows that are computed from those of another matrix.
+class DerivedRows : public RowSource {
  public:
-  SlicedRows(Rows source, std::int64_t first, std::int64_t count)
-      : RowSource(count, source->columns(), source->dtype()),
-        source_(std::move(source)),
-        first_(first) {}
-
   void release() const noexcept override { source_->release(); }
+
+ protected:
+  DerivedRows(Rows source, std::int64_t rows, DType dtype)
+      : RowSource(rows, source->columns(), dtype), source_(std::move(source)) {}
+
+  const Rows source_;
+};
+
+class SlicedRows : public DerivedRows {
+ public:
+  SlicedRows(const Rows& source, std::int64_t first, std::int64_t count)
+      : DerivedRows(source, count, source->dtype()), first_(first) {}
 
  private:
   void read_rows(std::int64_t first, std::span<float> out) const override {
     source_->read(first_ + first, out);
   }
 
-  Rows source_;
   std::int64_t first_;
 };
 
-class GatheredRows : public RowSource {
+class GatheredRows : public DerivedRows {
  public:
-  GatheredRows(Rows source, std::vector<std::int64_t> indices)
-      : RowSource(static_cast<std::int64_t>(indices.size()), source->columns(), source->dtype()),
-        source_(std::move(source)),
+  GatheredRows(const Rows& source, std::vector<std::int64_t> indices)
+      : DerivedRows(source, static_cast<std::int64_t>(indices.size()), source->dtype()),
         indices_(std::move(indices)) {}
-
-  void release() const noexcept override { source_->release(); }
 
  private:
   // Rows that are consecutive in the source are read together.
@@ -92,21 +96,17 @@ class GatheredRows : public RowSource {
     }
   }
 
-  Rows source_;
   std::vector<std::int64_t> indices_;
 };
 
 enum class Axis { kRows, kColumns };
 
-class ScaledRows : public RowSource {
+class ScaledRows : public DerivedRows {
  public:
-  ScaledRows(Rows source, std::vector<float> factors, Axis axis)
-      : RowSource(source->rows(), source->columns(), DType::kF32),
-        source_(std::move(source)),
+  ScaledRows(const Rows& source, std::vector<float> factors, Axis axis)
+      : DerivedRows(source, source->rows(), DType::kF32),
         factors_(std::move(factors)),
         axis_(axis) {}
-
-  void release() const noexcept override { source_->release(); }
 
  private:
   void read_rows(std::int64_t first, std::span<float> out) const override {
@@ -123,7 +123,6 @@ class ScaledRows : public RowSource {
     }
   }
 
-  Rows source_;
   std::vector<float> factors_;
   Axis axis_;
 };
@@ -151,14 +150,10 @@ void add_product(const Strided& a, std::int64_t m, std::int64_t depth, const flo
   }
 }
 
-class RotatedColumns : public RowSource {
+class RotatedColumns : public DerivedRows {
  public:
-  RotatedColumns(Rows source, Tensor rotation)
-      : RowSource(source->rows(), source->columns(), DType::kF32),
-        source_(std::move(source)),
-        rotation_(std::move(rotation)) {}
-
-  void release() const noexcept override { source_->release(); }
+  RotatedColumns(const Rows& source, Tensor rotation)
+      : DerivedRows(source, source->rows(), DType::kF32), rotation_(std::move(rotation)) {}
 
  private:
   void read_rows(std::int64_t first, std::span<float> out) const override {
@@ -182,18 +177,13 @@ class RotatedColumns : public RowSource {
     }
   }
 
-  Rows source_;
   Tensor rotation_;
 };
 
-class RotatedRows : public RowSource {
+class RotatedRows : public DerivedRows {
  public:
-  RotatedRows(Rows source, Tensor rotation)
-      : RowSource(source->rows(), source->columns(), DType::kF32),
-        source_(std::move(source)),
-        rotation_(std::move(rotation)) {}
-
-  void release() const noexcept override { source_->release(); }
+  RotatedRows(const Rows& source, Tensor rotation)
+      : DerivedRows(source, source->rows(), DType::kF32), rotation_(std::move(rotation)) {}
 
  private:
   void read_rows(std::int64_t first, std::span<float> out) const override {
@@ -223,7 +213,6 @@ class RotatedRows : public RowSource {
     std::ranges::transform(sums, out.begin(), [](double sum) { return static_cast<float>(sum); });
   }
 
-  Rows source_;
   Tensor rotation_;
 };
 

@@ -198,6 +198,20 @@ std::int64_t stored_bytes(const Weight& weight) {
       weight);
 }
 
+std::vector<Tensor> parts_of(const Weight& weight) {
+  return std::visit(
+      Overload{[](const FloatWeight& w) {
+                 const Tensor* stored = w.rows == nullptr ? nullptr : w.rows->stored();
+                 return stored == nullptr ? std::vector<Tensor>() : std::vector{*stored};
+               },
+               [](const GroupCodes& w) {
+                 return w.zero_points.empty() ? std::vector{w.codes, w.scales}
+                                              : std::vector{w.codes, w.scales, w.zero_points};
+               },
+               [](const ChannelCodes& w) { return std::vector{w.codes, w.scales}; }},
+      weight);
+}
+
 std::string describe(const Weight& weight) {
   const auto* floats = std::get_if<FloatWeight>(&weight);
   if (floats != nullptr && floats->rows == nullptr) return "no weight";

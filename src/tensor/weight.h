@@ -70,6 +70,10 @@ std::int64_t stored_bytes(const Weight& weight);
 // points, or "signed" if there are and codes are signed.
 std::string describe(const Weight& weight);
 
+// The tensors that make up a weight: codes, scales and zero points, or stored values; none if its
+// values are computed.
+std::vector<Tensor> parts_of(const Weight& weight);
+
 // Float32 values of rows [begin, begin + rows), row-major [rows, k].
 std::vector<float> dequantize_rows(const Weight& weight, std::int64_t begin, std::int64_t rows);
 // The same into `out`, whose size is a multiple of k.
