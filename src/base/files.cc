@@ -109,6 +109,11 @@ bool MappedFile::unchanged() const {
   return now == stamp_ || file_of(now) != file_of(stamp_);
 }
 
+void MappedFile::use_huge_pages() const noexcept {
+  if (bytes_.empty()) return;
+  ::madvise(const_cast<std::byte*>(bytes_.data()), bytes_.size(), MADV_HUGEPAGE);
+}
+
 void MappedFile::release(std::span<const std::byte> part) const noexcept {
   // Whole pages only: neighbouring data may be in use.
   const auto page = static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));

@@ -40,6 +40,10 @@ class MappedFile {
   std::span<const std::byte> bytes() const noexcept { return bytes_; }
   // The file's stamp when it was mapped, as file_stamp() would have returned it.
   const std::string& stamp() const noexcept { return stamp_; }
+  // Asks for the pages to be read and mapped 2 MiB at a time: fewer page faults and fewer misses of
+  // the address translation cache. A hint, for files that are read whole: kernels and file systems
+  // without large folios ignore it (ext4 has them since Linux 6.16, XFS since 5.18).
+  void use_huge_pages() const noexcept;
   // Releases the memory used by `part`, which lies within bytes(); it is read again when next
   // needed.
   void release(std::span<const std::byte> part) const noexcept;

@@ -11,21 +11,23 @@
 namespace tandem {
 namespace {
 
-// Two cache lines before the panels, so that the panels are aligned in a mapping.
-struct Header {
+// Follows the panels, which begin on a huge page that way: the kernel maps 2 MiB at a time where
+// both the file and the address are aligned to it. A file whose end never reached the disk has no
+// footer either.
+struct Footer {
   std::array<char, 16> magic{'t', 'a', 'n', 'd', 'e', 'm', ' ', 'p',
-                             'a', 'n', 'e', 'l', 's', ' ', '3', '\n'};
+                             'a', 'n', 'e', 'l', 's', ' ', '4', '\n'};
   std::array<char, 32> key{};
   std::int64_t bytes = 0;
   std::array<std::int64_t, 9> reserved{};
 };
-static_assert(sizeof(Header) == 128);
+static_assert(sizeof(Footer) == 128);
 
-Header make_header(const std::string& key, std::int64_t bytes) {
-  Header header;
-  std::memcpy(header.key.data(), key.data(), std::min(key.size(), header.key.size()));
-  header.bytes = bytes;
-  return header;
+Footer make_footer(const std::string& key, std::int64_t bytes) {
+  Footer footer;
+  std::memcpy(footer.key.data(), key.data(), std::min(key.size(), footer.key.size()));
+  footer.bytes = bytes;
+  return footer;
 }
 
 // The mapped panels, or an empty tensor if `path` is not a complete file for this key.
@@ -38,17 +40,20 @@ Tensor open_panels(const fs::path& path, const std::string& key, std::int64_t by
   } catch (const Error&) {
     return {};
   }
-  if (file->bytes().size() != sizeof(Header) + static_cast<std::size_t>(bytes)) return {};
-  const Header expected = make_header(key, bytes);
-  if (std::memcmp(file->bytes().data(), &expected, sizeof(Header)) != 0) return {};
-  return {DType::kU8, {bytes}, file->bytes().subspan(sizeof(Header)), file};
+  const auto size = static_cast<std::size_t>(bytes);
+  if (file->bytes().size() != size + sizeof(Footer)) return {};
+  // Before the first touch, so that the footer's page is not the first of many small ones.
+  file->use_huge_pages();
+  const Footer expected = make_footer(key, bytes);
+  if (std::memcmp(file->bytes().data() + size, &expected, sizeof(Footer)) != 0) return {};
+  return {DType::kU8, {bytes}, file->bytes().first(size), file};
 }
 
 // Not flushed to disk: after a power failure a file may be truncated, which its size shows.
-void write_panels(const fs::path& path, const Header& header, const Tensor& panels) {
+void write_panels(const fs::path& path, const Footer& footer, const Tensor& panels) {
   StagedFile file(path, Durability::kNone);
-  file.write_at(0, std::as_bytes(std::span(&header, 1)));
-  file.write_at(sizeof(header), panels.bytes());
+  file.write_at(0, panels.bytes());
+  file.write_at(panels.bytes().size(), std::as_bytes(std::span(&footer, 1)));
   file.commit();
 }
 
@@ -65,7 +70,7 @@ void FilePanelCache::keep(const fs::path& path, const std::string& key, Tensor& 
     std::error_code error;
     fs::create_directories(folder_, error);
     if (error) fail(ErrorCode::kIo, "{}", error.message());
-    write_panels(path, make_header(key, panels.elements()), panels);
+    write_panels(path, make_footer(key, panels.elements()), panels);
   } catch (const Error& error) {
     refused_ = true;
     observer_.warn(

@@ -85,9 +85,10 @@ TEST_F(FilePanelCacheTest, DamagedFilesArePackedAnew) {
     EXPECT_EQ(read_bytes(file_), good);
     EXPECT_EQ(start(), 0);
   };
-  // Of the header: what it says of itself, its key, the size and what is kept free.
-  for (const std::size_t at :
+  // Of the footer: what it says of itself, its key, the size and what is kept free.
+  for (const std::size_t in_footer :
        {std::size_t{0}, std::size_t{14}, std::size_t{20}, std::size_t{50}, std::size_t{90}}) {
+    const std::size_t at = static_cast<std::size_t>(kBytes) + in_footer;
     std::string bytes = good;
     bytes[at] = static_cast<char>(bytes[at] ^ 4);
     expect_anew(bytes);
@@ -99,6 +100,14 @@ TEST_F(FilePanelCacheTest, DamagedFilesArePackedAnew) {
   expect_anew("somebody else's file");
   // As after a power failure: the size is right, the content never came.
   expect_anew(std::string(good.size(), '\0'));
+}
+
+TEST_F(FilePanelCacheTest, PanelsBeginOnAHugePageOfTheFile) {
+  EXPECT_EQ(start(), 1);
+  FilePanelCache cache(folder_, silent());
+  const Tensor panels = cache.get_or_pack({kKey, true}, kBytes, fill);
+  ASSERT_NE(panels.file(), nullptr);
+  EXPECT_EQ(panels.bytes().data(), panels.file()->bytes().data());
 }
 
 TEST_F(FilePanelCacheTest, FileOfAnotherKeyIsNotTaken) {
