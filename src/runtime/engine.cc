@@ -18,15 +18,18 @@ namespace {
 constexpr std::int64_t kCpuRows = 128;
 constexpr std::int64_t kMaxRows = 4096;
 
-// Rows of the smaller prefill program, in addition to the chunk: a short prompt, or the end of a
-// long one, then computes little padding.
-constexpr std::int64_t kShortRows = 32;
+// Prefill programs smaller than the chunk are this many rows apart up to kFineRows, then each twice
+// the one before: a short prompt, or the end of a long one, computes fewer than 16 rows of padding,
+// and no prompt more padding than tokens. All of them run the same panels, and each is compiled
+// when first needed.
+constexpr std::int64_t kRowStep = 16;
+constexpr std::int64_t kFineRows = 128;
 
 // Prompts of up to this many tokens are read by the decode programs: with so few rows both are
 // memory-bound, and int4 weights have half the bytes. More so where the weights of a run are larger
 // than any cache that a process has to itself.
 constexpr std::int64_t kFewTokens = 8;
-constexpr std::int64_t kFewTokensFromMemory = 16;
+constexpr std::int64_t kFewTokensFromMemory = 24;
 constexpr std::int64_t kLargestCacheBytes = std::int64_t{64} << 20;
 
 const Kernels& find_kernels(const std::string& name) {
@@ -39,6 +42,17 @@ const Kernels& find_kernels(const std::string& name) {
   }
   fail(ErrorCode::kInvalidArgument, "[kernels] \"{}\" is not available here: expected one of{}",
        name, known);
+}
+
+// Rows of the prefill programs in ascending order; the last is the chunk.
+std::vector<std::int64_t> program_rows(std::int64_t chunk) {
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t rows = kRowStep; rows < chunk;) {
+    sizes.push_back(rows);
+    rows = rows < kFineRows ? rows + kRowStep : 2 * rows;
+  }
+  sizes.push_back(chunk);
+  return sizes;
 }
 
 void check_batch(std::span<KvSequence* const> sequences, std::size_t inputs) {
@@ -118,8 +132,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
   if (alike) {
     decode_ = make_lane(Phase::kDecode, chunk_given ? options_.chunk : kCpuRows);
   } else {
-    if (kShortRows < options_.chunk) prompt_rows_.push_back(kShortRows);
-    prompt_rows_.push_back(options_.chunk);
+    prompt_rows_ = program_rows(options_.chunk);
     prompts_.resize(prompt_rows_.size());
     prompts_.back() = make_lane(Phase::kPrefill, options_.chunk);
     few_tokens_ = prompts_.back().executor->weight_bytes() > kLargestCacheBytes
