@@ -144,8 +144,13 @@ void Checkpoint::read_config(const fs::path& config) {
   config_file_ = config.empty() ? folder_ / "config.json" : config;
   config_ = read_json_file(config_file_);
   config_object();
-  const fs::path generation = folder_ / "generation_config.json";
-  if (fs::exists(generation)) generation_config_ = read_json_file(generation);
+  // A configuration named from elsewhere brings the file next to it.
+  for (const fs::path& folder : {folder_, config_file_.parent_path()}) {
+    const fs::path generation = folder / "generation_config.json";
+    if (!fs::exists(generation)) continue;
+    generation_config_ = read_json_file(generation);
+    break;
+  }
 }
 
 void Checkpoint::open_folder(const fs::path& config) {

@@ -32,7 +32,8 @@ class Checkpoint {
   // The configuration, for reading; messages name the file it came from. Throws kNotFound if there
   // is none.
   JsonObject config_object() const;
-  // generation_config.json next to config.json; an empty object if there is none.
+  // generation_config.json in the folder, else next to config.json; an empty object if there is
+  // none.
   const Json& generation_config() const noexcept { return generation_config_; }
   // Where the tokenizer and the chat template are: a GGUF file that contains them, else the folder.
   const fs::path& text_path() const noexcept { return text_path_; }

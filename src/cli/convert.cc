@@ -93,7 +93,9 @@ class Converter {
         observer_(observer) {}
 
   void to_gguf(const fs::path& output) {
-    write_gguf(output, checkpoint_, type_.value_or(GgmlType::kF16), observer_);
+    const ModelInfo info =
+        read_model_info(checkpoint_.config_object(), &checkpoint_.generation_config());
+    write_gguf(output, checkpoint_, type_.value_or(GgmlType::kF16), observer_, info.eos);
   }
 
   // Same as mllm's converters: version 1 converts everything but bool, int8 and uint8 to F32, and
@@ -187,6 +189,11 @@ class Converter {
     to_safetensors(staged.path() / "model.safetensors");
     Json config = checkpoint_.config();
     config.erase("quantization_config");
+    // A configuration from elsewhere may come with a file that is not copied.
+    const Json& generation = checkpoint_.generation_config();
+    if (generation.contains("eos_token_id") &&
+        !fs::exists(checkpoint_.folder() / "generation_config.json"))
+      config["eos_token_id"] = generation["eos_token_id"];
     write_text_file(staged.path() / "config.json", config.dump(2) + "\n");
     for (const char* name : kFilesBesideWeights)
       if (fs::exists(checkpoint_.folder() / name))

@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "checkpoint/gguf/gguf_checkpoint.h"
+#include "checkpoint/gguf/gguf_end_tokens.h"
 #include "tensor/half.h"
 
 namespace tandem {
@@ -190,19 +191,14 @@ class ConfigWriter {
     config_["tie_word_embeddings"] = !has_tensor("output.weight");
   }
 
-  // Chat models end a turn with a different token than a text; either ends an answer.
   void write_tokens() {
     const auto id = [&](const char* key) -> Json {
       const std::string name = std::string("tokenizer.ggml.") + key + "_token_id";
       return metadata_.has(name) ? Json(metadata_.get_int(name, 0, kMost)) : Json();
     };
     config_["bos_token_id"] = id("bos");
-    Json eos = Json::array();
-    for (const char* key : {"eos", "eot"}) {
-      const Json token = id(key);
-      if (!token.is_null() && std::ranges::find(eos, token) == eos.end()) eos.push_back(token);
-    }
-    if (!eos.empty()) config_["eos_token_id"] = eos.size() == 1 ? eos.front() : eos;
+    if (const auto ends = gguf_end_tokens(metadata_))
+      config_["eos_token_id"] = ends->size() == 1 ? Json(ends->front()) : Json(*ends);
     if (const Json pad = id("padding"); !pad.is_null()) config_["pad_token_id"] = pad;
   }
 

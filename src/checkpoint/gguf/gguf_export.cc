@@ -108,10 +108,19 @@ std::int64_t read_head_dim(const JsonObject& config) {
   return head_dim;
 }
 
+std::vector<std::int64_t> stored_ends(const Checkpoint& checkpoint) {
+  const std::string place = (checkpoint.folder() / "generation_config.json").string();
+  for (const JsonObject& settings :
+       {JsonObject(checkpoint.generation_config(), place), checkpoint.config_object()}) {
+    if (settings.has("eos_token_id")) return settings.get_ints("eos_token_id");
+  }
+  return {};
+}
+
 }  // namespace
 
 void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
-                Observer& observer) {
+                Observer& observer, std::optional<std::vector<std::int64_t>> ends) {
   const JsonObject config = checkpoint.config_object();
   const std::string model_type = config.get_string("model_type");
   const auto architecture = find_gguf_architecture_of(model_type);
@@ -128,7 +137,8 @@ void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType typ
   metadata.add_uint32("general.file_type", file_type(type));
   metadata.add_uint32("general.quantization_version", 2);
   add_gguf_sizes(metadata, *architecture, config, observer);
-  add_gguf_vocabulary(metadata, checkpoint.folder(), config);
+  if (!ends) ends = stored_ends(checkpoint);
+  add_gguf_vocabulary(metadata, checkpoint.folder(), config, *std::move(ends), observer);
 
   const auto tables = gguf_rope_tables(*architecture, config);
   std::vector<GgufWriter::Entry> entries;

@@ -5,21 +5,14 @@
 
 #include "base/error.h"
 #include "base/printable.h"
+#include "checkpoint/gguf/gguf_end_tokens.h"
 #include "checkpoint/gguf/gguf_export.h"
+#include "checkpoint/gguf/gguf_token_type.h"
 
 namespace tandem {
 namespace {
 
 constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 24;
-
-enum TokenType : std::int32_t {
-  kNormal = 1,
-  kUnknown = 2,
-  kControl = 3,
-  kUserDefined = 4,
-  kUnused = 5,
-  kByte = 6,
-};
 
 // Patterns that tokenizer.json splits at, with llama.cpp's name for the equivalent pre-tokenizer.
 struct Splitter {
@@ -40,7 +33,8 @@ constexpr std::array kSplitters = {
 
 class VocabularyWriter {
  public:
-  VocabularyWriter(GgufMetadata& metadata, const fs::path& folder, const JsonObject& config)
+  VocabularyWriter(GgufMetadata& metadata, const fs::path& folder, const JsonObject& config,
+                   std::vector<std::int64_t> ends, Observer& observer)
       : metadata_(metadata),
         path_(folder / "tokenizer.json"),
         json_(read_json_file(path_)),
@@ -50,7 +44,9 @@ class VocabularyWriter {
         settings_(fs::exists(folder / "tokenizer_config.json")
                       ? read_json_file(folder / "tokenizer_config.json")
                       : Json::object()),
-        template_path_(folder / "chat_template.jinja") {}
+        template_path_(folder / "chat_template.jinja"),
+        ends_(std::move(ends)),
+        observer_(observer) {}
 
   void write() {
     if (model_.get_string_or("type", "BPE") != "BPE") reject("a model of type BPE");
@@ -238,12 +234,38 @@ class VocabularyWriter {
     };
     const auto bos = special("bos_token", "bos_token_id");
     put("tokenizer.ggml.bos_token_id", bos);
-    put("tokenizer.ggml.eos_token_id", special("eos_token", "eos_token_id"));
+    write_end_tokens();
     put("tokenizer.ggml.padding_token_id", special("pad_token", "pad_token_id"));
     if (const auto unknown = special("unk_token", ""); unknown && byte_fallback_)
       put("tokenizer.ggml.unknown_token_id", unknown);
     metadata_.add_bool("tokenizer.ggml.add_bos_token", adds_bos(bos));
     metadata_.add_bool("tokenizer.ggml.add_eos_token", false);
+  }
+
+  // The list is this library's and Ollama's, and exact. llama.cpp ends an answer at eos_token_id,
+  // which chat templates read too, at two keys more, and at spellings that it knows.
+  void write_end_tokens() {
+    const auto eos = special("eos_token", "eos_token_id");
+    if (eos) metadata_.add_uint32("tokenizer.ggml.eos_token_id", static_cast<std::uint32_t>(*eos));
+    std::vector<std::int32_t> list;
+    std::vector<std::string_view> keys = {"tokenizer.ggml.eom_token_id",
+                                          "tokenizer.ggml.eot_token_id"};
+    for (const std::int64_t id : ends_) {
+      if (id < 0 || id >= static_cast<std::int64_t>(tokens_.size())) continue;
+      list.push_back(static_cast<std::int32_t>(id));
+      const std::string& token = tokens_[static_cast<std::size_t>(id)];
+      if (id == eos || is_end_by_name(token)) continue;
+      if (keys.empty()) {
+        observer_.warn(fmt::format(
+            "[gguf] llama.cpp will not end an answer at token {} (\"{}\"): it reads three end "
+            "tokens from a file",
+            id, printable(token)));
+        continue;
+      }
+      metadata_.add_uint32(keys.back(), static_cast<std::uint32_t>(id));
+      keys.pop_back();
+    }
+    metadata_.add_ints("tokenizer.ggml.eos_token_ids", list);
   }
 
   // True if the post-processor's template starts with the token.
@@ -286,6 +308,8 @@ class VocabularyWriter {
   const JsonObject& config_;
   const Json settings_;
   const fs::path template_path_;
+  const std::vector<std::int64_t> ends_;
+  Observer& observer_;
   bool byte_fallback_ = false;
   std::vector<std::string> tokens_;
   std::vector<std::int32_t> types_;
@@ -294,8 +318,9 @@ class VocabularyWriter {
 
 }  // namespace
 
-void add_gguf_vocabulary(GgufMetadata& metadata, const fs::path& folder, const JsonObject& config) {
-  VocabularyWriter(metadata, folder, config).write();
+void add_gguf_vocabulary(GgufMetadata& metadata, const fs::path& folder, const JsonObject& config,
+                         std::vector<std::int64_t> ends, Observer& observer) {
+  VocabularyWriter(metadata, folder, config, std::move(ends), observer).write();
 }
 
 }  // namespace tandem
