@@ -4,6 +4,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/terminal_observer.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace tandem::cli {
@@ -24,7 +25,8 @@ constexpr const char* kTokenizerHelp =
     "*vocab.mllm) or GGUF";
 
 void tokenize(const TokenizeFlags& flags) {
-  const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer);
+  TerminalObserver observer;
+  const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer, observer);
   const std::string text = flags.prompt ? *flags.prompt : read_input(flags.file);
   const std::vector<TokenId> ids = tokenizer.encode(
       text, {.add_special_tokens = !flags.no_special, .parse_special_tokens = !flags.plain});
@@ -72,7 +74,8 @@ std::vector<TokenId> parse_ids(const std::string& text, const std::string& where
 }
 
 void detokenize(const TokenizeFlags& flags) {
-  const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer);
+  TerminalObserver observer;
+  const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer, observer);
   const std::vector<TokenId> ids =
       flags.ids.empty()
           ? parse_ids(read_input(flags.file), flags.file.empty() ? "standard input" : flags.file)

@@ -172,7 +172,7 @@ void write_package(const fs::path& folder, const PackageContents& contents, Thre
                           {"files", file_list(folder, pool)}});
 }
 
-void write_texts(const Checkpoint& checkpoint, const fs::path& target) {
+void write_texts(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {
   const bool is_gguf = !fs::is_directory(checkpoint.text_path());
   const auto copy = [&](const char* name) {
     if (!is_gguf && fs::exists(checkpoint.folder() / name))
@@ -184,7 +184,7 @@ void write_texts(const Checkpoint& checkpoint, const fs::path& target) {
     write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
   const fs::path tokenizer = find_tokenizer(checkpoint.text_path());
   if (!fs::exists(target / tokenizer.filename()))
-    write_text_file(target / "tokenizer.json", read_tokenizer(tokenizer).dump(1) + "\n");
+    write_text_file(target / "tokenizer.json", read_tokenizer(tokenizer, observer).dump(1) + "\n");
   if (!is_gguf) return;
   const Json metadata = GgufFile::open(checkpoint.text_path()).metadata;
   const auto found = metadata.find("tokenizer.chat_template");

@@ -30,6 +30,8 @@ void write_package(const fs::path& folder, const PackageContents& contents, Thre
 
 // The configuration, the tokenizer and the chat template of a checkpoint. What lies in a GGUF
 // becomes files, and a tokenizer under another name the tokenizer.json that it stands for.
-void write_texts(const Checkpoint& checkpoint, const fs::path& target);
+// `observer` receives the tokenizer's warnings.
+void write_texts(const Checkpoint& checkpoint, const fs::path& target,
+                 Observer& observer = silent());
 
 }  // namespace tandem

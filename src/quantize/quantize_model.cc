@@ -120,7 +120,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
 
   OrderedJson recipe = to_json(options.recipe);
   if (!calibrated.source.empty()) recipe["calibration"].update(calibrated.source);
-  write_texts(checkpoint, staged.path());
+  write_texts(checkpoint, staged.path(), observer);
   write_package(staged.path(), {info, generation, prefill, decode, std::move(recipe)}, pool,
                 observer);
   QuantizeReport report;

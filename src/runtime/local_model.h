@@ -29,7 +29,7 @@ struct LocalModel {
              const EngineOptions& options, const fs::path& chat_template, Observer& observer)
       : model(std::move(loaded)),
         engine(model, plan, options, observer),
-        text(model, chat_template) {}
+        text(model, chat_template, observer) {}
 
   // Opens a package folder, or anything that Checkpoint::open() accepts. The observer must outlive
   // the model.

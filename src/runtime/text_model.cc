@@ -7,14 +7,15 @@
 
 namespace tandem {
 
-TextModel::TextModel(std::shared_ptr<const LoadedModel> model, fs::path chat_template)
-    : model_(std::move(model)), chat_template_path_(std::move(chat_template)) {
+TextModel::TextModel(std::shared_ptr<const LoadedModel> model, fs::path chat_template,
+                     Observer& observer)
+    : model_(std::move(model)), chat_template_path_(std::move(chat_template)), observer_(observer) {
   if (chat_template_path_.empty()) chat_template_path_ = model_->text_path();
 }
 
 const Tokenizer& TextModel::tokenizer() {
   if (!tokenizer_) {
-    tokenizer_ = Tokenizer::open(model_->text_path());
+    tokenizer_ = Tokenizer::open(model_->text_path(), observer_);
     // Makes sure that the files read now are those that were verified.
     model_->require_unchanged();
   }

@@ -10,6 +10,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "base/observer.h"
 #include "runtime/loaded_model.h"
 #include "text/chat_template.h"
 #include "text/tokenizer/tokenizer.h"
@@ -31,8 +32,10 @@ struct ChatOptions {
 // Opens each part when it is first needed; belongs to one thread at a time.
 class TextModel {
  public:
-  // `chat_template` replaces the model's own; as for ChatTemplate::open().
-  explicit TextModel(std::shared_ptr<const LoadedModel> model, fs::path chat_template = {});
+  // `chat_template` replaces the model's own; as for ChatTemplate::open(). The observer must outlive
+  // the model.
+  explicit TextModel(std::shared_ptr<const LoadedModel> model, fs::path chat_template = {},
+                     Observer& observer = silent());
 
   const Tokenizer& tokenizer();
   // Throws kNotFound, saying what to do, if the model has none.
@@ -51,6 +54,7 @@ class TextModel {
 
   std::shared_ptr<const LoadedModel> model_;
   fs::path chat_template_path_;
+  Observer& observer_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<ChatTemplate> chat_template_;
 };

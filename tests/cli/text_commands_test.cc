@@ -76,5 +76,22 @@ TEST(DetokenizeCommand, RefusesWhatIsNoId) {
   expect_refusal({"tokenize", demo(), "--file", "/nowhere"}, {"/nowhere"});
 }
 
+TEST(Run, WarnsOnceOfATextThatIsCutTheDefaultWay) {
+  TANDEM_REQUIRE_SHARED("reports/gguf_without_pre_no_warning");
+  const std::string file =
+      (testing::shared_data() / "reports/gguf_without_pre_no_warning/model.gguf").string();
+  const std::string warning = "tokenizer.ggml.pre: is missing";
+  for (const std::vector<std::string>& arguments :
+       {std::vector<std::string>{"run", file, "-p", "A", "-n", "2", "--no-cache"},
+        {"tokenize", file, "-p", "A"}}) {
+    const testing::Outcome outcome = run_program(arguments);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    EXPECT_NE(outcome.out, "");
+    const std::size_t at = outcome.err.find(warning);
+    EXPECT_NE(at, std::string::npos) << outcome.err;
+    EXPECT_EQ(outcome.err.find(warning, at + 1), std::string::npos) << outcome.err;
+  }
+}
+
 }  // namespace
 }  // namespace tandem

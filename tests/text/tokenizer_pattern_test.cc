@@ -36,6 +36,16 @@ TEST(TokenizerPattern, CutsTextAsTheReferenceDoes) {
   }
 }
 
+TEST(TokenizerPattern, AScriptIsNotWhatItSharesWithOthers) {
+  const std::string text = "\u65e5\u3002\u30ab\u30fca";
+  EXPECT_EQ(matches_of("\\p{Han}+", text).size(), 1u);
+  EXPECT_EQ(matches_of("\\p{Han}+", text)[0].size(), 3u);
+  EXPECT_EQ(matches_of("[\\p{Katakana}]", text).size(), 1u);
+  EXPECT_EQ(matches_of("\\P{Han}", text).size(), 4u);
+  EXPECT_EQ(matches_of("\\p{^Han}", text).size(), 4u);
+  EXPECT_EQ(matches_of("\\p{L}", text).size(), 4u);
+}
+
 TEST(TokenizerPattern, SaysWhatItCannotDo) {
   for (const char* expression :
        {"[a-z&&[^b]]", "[a[b]]", "a{1,2}+", "[\\W]", "[\\H]", "\\Qa\\E", "(*UTF)a"}) {

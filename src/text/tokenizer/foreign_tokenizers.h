@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "base/observer.h"
 
 namespace tandem {
 
@@ -21,7 +22,8 @@ Json read_mllm_vocabulary(const fs::path& file, std::string_view bytes);
 // {"token": id, …} of `file`, with the merges in merges.txt next to it.
 Json read_vocabulary_with_merges(const fs::path& file, Json vocabulary);
 
-// tokenizer.ggml.* in the metadata of a GGUF.
-Json read_gguf_vocabulary(const fs::path& file);
+// tokenizer.ggml.* in the metadata of a GGUF. Warns of a file that does not say how to cut text in
+// words.
+Json read_gguf_vocabulary(const fs::path& file, Observer& observer);
 
 }  // namespace tandem

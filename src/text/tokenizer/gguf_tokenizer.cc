@@ -1,7 +1,5 @@
-// The vocabulary in a GGUF: SentencePiece's ("llama", "t5") or byte-level BPE ("gpt2"), which names
+// The vocabulary in a GGUF: SentencePiece's ("llama", "t5") or BPE over words ("gpt2"), which names
 // the model whose way of splitting text into words it uses.
-#include <array>
-#include <cmath>
 #include <map>
 #include <string>
 #include <utility>
@@ -11,6 +9,7 @@
 #include "checkpoint/gguf/gguf.h"
 #include "text/tokenizer/byte_level.h"
 #include "text/tokenizer/foreign_tokenizers.h"
+#include "text/tokenizer/gguf_pre_tokenizers.h"
 #include "text/tokenizer/sentencepiece_pieces.h"
 #include "text/tokenizer/tokenizer_json.h"
 #include "text/tokenizer/tokenizer_parts.h"
@@ -21,68 +20,18 @@ namespace {
 
 using Type = SentencePieceModel::Type;
 
-constexpr std::string_view kDigits = R"(\p{N})";
-constexpr std::string_view kThreeDigits = "[0-9][0-9][0-9]";
-constexpr std::string_view kGpt4oExpression =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kTekkenExpression =
-    R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-constexpr std::string_view kDeepseekExpression =
-    R"([!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
-// The meaning of "tokenizer.ggml.pre", as defined by llama.cpp.
-struct Words {
-  std::string_view name;
-  // Applied one after the other.
-  std::vector<std::string_view> expressions;
-  // "ignore_merges".
-  bool whole_words_first = false;
-  // Unless the file says otherwise.
-  bool bos = false;
-  // The model's own tokenizer normalizes.
-  bool nfc = false;
-};
-
-const std::vector<Words>& known_words() {
-  static const std::vector<Words> all = {
-      {"default", {R"([\p{P}\$\+<=>\^~\|]+)", kGpt2Expression, R"(\p{N}+)", kThreeDigits}},
-      {"gpt-2", {kGpt2Expression}},
-      {"phi-2", {kGpt2Expression}},
-      {"olmo", {kGpt2Expression}},
-      {"jais", {kGpt2Expression}},
-      {"mpt", {kGpt2Expression}},
-      {"falcon", {R"([\p{P}\$\+<=>\^~\|`]+)", kGpt2Expression, kThreeDigits}},
-      {"smollm", {kDigits, kGpt2Expression}},
-      {"starcoder", {kDigits, kGpt2Expression}},
-      {"refact", {kDigits, kGpt2Expression}},
-      {"command-r", {kDigits, kGpt2Expression}},
-      {"codeshell", {kDigits, kGpt2Expression}},
-      {"exaone", {kDigits, kGpt2Expression}},
-      {"qwen2", {kQwen2Expression}, false, false, true},
-      {"deepseek-r1-qwen", {kQwen2Expression}, false, false, true},
-      {"stablelm2", {kQwen2Expression}},
-      {"llama-bpe", {kLlama3Expression}, true, true},
-      {"llama3", {kLlama3Expression}, true, true},
-      {"llama-v3", {kLlama3Expression}, true, true},
-      {"falcon3", {kLlama3Expression}, true, true},
-      {"dbrx", {kLlama3Expression}},
-      {"smaug-bpe", {kLlama3Expression}},
-      {"chatglm-bpe", {kLlama3Expression}},
-      {"tekken", {kTekkenExpression}, true, true},
-      {"gpt-4o", {kGpt4oExpression}},
-      {"llama4", {kGpt4oExpression}},
-      {"deepseek-v3",
-       {R"(\p{N}{1,3})", R"([\x{4E00}-\x{9FA5}\x{3040}-\x{309F}\x{30A0}-\x{30FF}]+)",
-        kDeepseekExpression}},
-  };
-  return all;
-}
-
-const Words& find_words(const JsonObject& metadata) {
+const GgufPreTokenizer& find_words(const JsonObject& metadata, Observer& observer) {
   constexpr std::string_view kKey = "tokenizer.ggml.pre";
-  const std::string name = metadata.get_string_or(kKey, "default");
-  for (const Words& words : known_words())
-    if (words.name == name) return words;
+  std::string name = metadata.get_string_or(kKey, "");
+  if (name.empty()) {
+    // Files of before this key was introduced, or of a converter that doesn't write it.
+    observer.warn(
+        fmt::format("[tokenizer] {}: is missing: text is cut in words in a default way, which may "
+                    "not be the model's",
+                    key_place(metadata, kKey)));
+    name = "default";
+  }
+  if (const GgufPreTokenizer* known = find_gguf_pre_tokenizer(name)) return *known;
   fail(ErrorCode::kUnsupported,
        "[tokenizer] {}: \"{}\" is not a way to cut text in words that this build knows",
        key_place(metadata, kKey), name);
@@ -179,8 +128,9 @@ Json read_sentencepiece(const JsonObject& metadata, bool unigram) {
   return to_tokenizer_json(std::move(model), config, metadata.where());
 }
 
-Json read_byte_level(const JsonObject& metadata) {
-  const Words& words = find_words(metadata);
+// Byte-pair encoding over words, in GPT-2's alphabet of bytes or in UTF-8.
+Json read_bpe(const JsonObject& metadata, Observer& observer) {
+  const GgufPreTokenizer& words = find_words(metadata, observer);
   const std::vector<SentencePieceModel::Piece> pieces = read_pieces(metadata);
   const TokenizerConfig config = read_settings(metadata, pieces);
   Json vocabulary = Json::object();
@@ -193,11 +143,17 @@ Json read_byte_level(const JsonObject& metadata) {
   }
   Json json;
   set_byte_level(json, words.expressions);
+  if (words.visible_spaces) {
+    json["pre_tokenizer"]["pretokenizers"].erase(words.expressions.size());
+    set_spaces_visible(json, false);
+    json["decoder"] = visible_spaces_decoder(false, true);
+  }
   if (words.nfc) json["normalizer"] = {{"type", "NFC"}};
   json["model"] = {{"type", "BPE"},
                    {"vocab", std::move(vocabulary)},
                    {"merges", metadata.at("tokenizer.ggml.merges")},
-                   {"ignore_merges", words.whole_words_first}};
+                   {"ignore_merges", words.whole_words_first},
+                   {"byte_fallback", words.visible_spaces}};
   set_added_tokens(json, added);
   std::vector<std::string> before;
   std::vector<std::string> behind;
@@ -209,14 +165,14 @@ Json read_byte_level(const JsonObject& metadata) {
 
 }  // namespace
 
-Json read_gguf_vocabulary(const fs::path& file) {
+Json read_gguf_vocabulary(const fs::path& file, Observer& observer) {
   const Json json = GgufFile::open(file).metadata;
   const JsonObject metadata(json, file.string());
   const std::string model = metadata.get_string("tokenizer.ggml.model");
   if (model == "llama") return read_sentencepiece(metadata, false);
   if (model == "t5") return read_sentencepiece(metadata, true);
-  if (model == "gpt2") return read_byte_level(metadata);
-  fail(ErrorCode::kUnsupported, "[tokenizer] {}: \"{}\", expected llama, gpt2 or t5",
+  if (model == "gpt2" || model == "gemma4") return read_bpe(metadata, observer);
+  fail(ErrorCode::kUnsupported, "[tokenizer] {}: \"{}\", expected llama, gpt2, gemma4 or t5",
        key_place(metadata, "tokenizer.ggml.model"), model);
 }
 

@@ -1,6 +1,9 @@
 // A single pass over the expression; its only state is whether it is inside a bracketed set.
 #include "text/tokenizer/regex_dialect.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
 #include "base/error.h"
 
 namespace tandem {
@@ -9,6 +12,18 @@ namespace {
 // Oniguruma's \w; PCRE2's excludes marks, letter-like numbers and most connectors.
 constexpr std::string_view kWord = "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}";
 constexpr std::string_view kHexDigit = "0-9a-fA-F";
+
+// True for the name of a script. PCRE2 knows them, and since version 10.40 the prefix.
+bool is_script(std::string_view name) {
+  const std::string expression = "\\p{sc:" + std::string(name) + "}";
+  int error = 0;
+  PCRE2_SIZE offset = 0;
+  pcre2_code* code =
+      pcre2_compile(reinterpret_cast<PCRE2_SPTR>(expression.data()), expression.size(),
+                    PCRE2_UTF | PCRE2_UCP, &error, &offset, nullptr);
+  pcre2_code_free(code);
+  return code != nullptr;
+}
 
 class Translator {
  public:
@@ -79,6 +94,9 @@ class Translator {
         return replace_negated_class(kHexDigit);
       case 'u':
         return unicode_escape();
+      case 'p':
+      case 'P':
+        return property();
       case 'Q':
       case 'E':
         unsupported("quoting with \\Q or \\E");
@@ -92,6 +110,20 @@ class Translator {
     if (peek(2) != '{') return 2;
     const std::size_t end = source_.find('}', at_ + 3);
     return end == std::string_view::npos ? 2 : end + 1 - at_;
+  }
+
+  // A script's name means its characters; PCRE2's also includes those that it shares with others,
+  // such as the full stop of Chinese, unless the prefix says otherwise.
+  void property() {
+    const std::size_t size = escape_length();
+    const std::string_view escape = source_.substr(at_, size);
+    if (escape.size() < 5 || escape[2] != '{') return copy(size);
+    std::string_view name = escape.substr(3, escape.size() - 4);
+    const std::string_view negation = name.substr(0, name.front() == '^' ? 1 : 0);
+    name.remove_prefix(negation.size());
+    if (!is_script(name)) return copy(size);
+    out_.append(escape.substr(0, 3)).append(negation).append("sc:").append(name).append("}");
+    at_ += size;
   }
 
   void unicode_escape() {

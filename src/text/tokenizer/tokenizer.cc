@@ -187,9 +187,9 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
-Tokenizer Tokenizer::open(const fs::path& path) {
+Tokenizer Tokenizer::open(const fs::path& path, Observer& observer) {
   const fs::path file = find_tokenizer(path);
-  const Json json = read_tokenizer(file);
+  const Json json = read_tokenizer(file, observer);
   return Tokenizer(std::make_unique<const Impl>(JsonObject(json, file.string())));
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "base/observer.h"
 #include "text/tokenizer/text_span.h"
 
 namespace tandem {
@@ -31,8 +32,9 @@ class Tokenizer {
  public:
   // Opens a tokenizer file in any of the formats listed in tokenizer_files.h, or a folder that
   // contains one. Throws kNotFound if there is none, kFormat naming the file and the key,
-  // kUnsupported for an unknown component.
-  static Tokenizer open(const fs::path& path);
+  // kUnsupported for an unknown component. `observer` receives warnings about what the file leaves
+  // open.
+  static Tokenizer open(const fs::path& path, Observer& observer = silent());
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;

@@ -93,8 +93,8 @@ fs::path find_tokenizer(const fs::path& path) {
        path.string());
 }
 
-Json read_tokenizer(const fs::path& file) {
-  if (is_gguf(file)) return read_gguf_vocabulary(file);
+Json read_tokenizer(const fs::path& file, Observer& observer) {
+  if (is_gguf(file)) return read_gguf_vocabulary(file, observer);
   const std::shared_ptr<const MappedFile> mapped = MappedFile::open(file);
   const std::string_view bytes(reinterpret_cast<const char*>(mapped->bytes().data()),
                                mapped->bytes().size());

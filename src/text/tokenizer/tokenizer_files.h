@@ -4,6 +4,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "base/observer.h"
 
 namespace tandem {
 
@@ -20,7 +21,7 @@ fs::path find_tokenizer(const fs::path& path);
 
 // The content converted to tokenizer.json. Components that SentencePiece needs and tokenizer.json
 // lacks are specific to tandem: the normalizer "SentencePiece", "token_ranks" of BPE,
-// "user_defined_symbols".
-Json read_tokenizer(const fs::path& file);
+// "user_defined_symbols". `observer` receives warnings about what the file leaves open.
+Json read_tokenizer(const fs::path& file, Observer& observer = silent());
 
 }  // namespace tandem
