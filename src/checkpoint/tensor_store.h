@@ -15,7 +15,7 @@ namespace tandem {
 struct StoredTensor {
   // The file's name for its type: "BF16", "Q4_K".
   std::string type;
-  // The dtype that load() returns: F16 for blocks.
+  // The dtype that load() returns: F16 or BF16 for blocks.
   DType dtype = DType::kF32;
   Shape shape;
   // Size in the file.

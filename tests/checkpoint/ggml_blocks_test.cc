@@ -8,8 +8,10 @@
 #include <limits>
 #include <string>
 
+#include "checkpoint/gguf/block_tensors.h"
 #include "checkpoint/safetensors.h"
 #include "support.h"
+#include "tensor/half.h"
 
 namespace tandem {
 namespace {
@@ -31,8 +33,8 @@ class GgmlBlocks : public ::testing::Test {
 };
 
 TEST_F(GgmlBlocks, DequantizeAsThePythonPackage) {
-  for (const char* name :
-       {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"}) {
+  for (const char* name : {"Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K",
+                           "Q6_K", "IQ4_NL", "IQ4_XS", "MXFP4"}) {
     const Tensor& blocks = tensors_.at(std::string(name) + ".bytes");
     const std::vector<float> want = tensors_.at(std::string(name) + ".values").to_floats();
     std::vector<float> got(want.size());
@@ -69,8 +71,47 @@ TEST_F(GgmlBlocks, RefuseWhatHasNoForm) {
             "[ggml] w: inf has no Q4_0 form: expected magnitudes up to 524032");
   EXPECT_NE(error(GgmlType::kQ8_0, std::numeric_limits<float>::quiet_NaN(), 34), "");
   EXPECT_EQ(error(GgmlType::kQ6_K, 1, 64), "[ggml] w: type Q6_K is not written here");
-  EXPECT_FALSE(can_dequantize(GgmlType::kIQ4_XS));
+  EXPECT_FALSE(can_dequantize(GgmlType::kIQ3_S));
   EXPECT_FALSE(can_dequantize(GgmlType::kI32));
+}
+
+// MXFP4 has the range of F32: in F16, half of its exponents would be out of reach.
+TEST_F(GgmlBlocks, LoadAsADtypeThatHoldsThem) {
+  for (const auto& [name, dtype] :
+       {std::pair{"IQ4_NL", DType::kF16}, {"IQ4_XS", DType::kF16}, {"MXFP4", DType::kBF16}}) {
+    const Tensor& blocks = tensors_.at(std::string(name) + ".bytes");
+    const Tensor& values = tensors_.at(std::string(name) + ".values");
+    const Tensor loaded = load_blocks(type_of(name), values.shape(), blocks, "x");
+    EXPECT_EQ(loaded.dtype(), dtype);
+    EXPECT_EQ(loaded_dtype(type_of(name)), dtype);
+    const std::vector<float> want = values.to_floats();
+    const std::vector<float> got = loaded.to_floats();
+    for (std::size_t i = 0; i < want.size(); ++i)
+      ASSERT_EQ(got[i], dtype == DType::kBF16 ? want[i] : f16_to_float(float_to_f16(want[i])))
+          << name << " element " << i;
+  }
+}
+
+TEST_F(GgmlBlocks, RefuseValuesThatNoDtypeHolds) {
+  const auto error = [](GgmlType type, std::vector<std::uint8_t> block) {
+    const Tensor raw(DType::kU8, {static_cast<std::int64_t>(block.size())},
+                     std::as_bytes(std::span(block)), nullptr);
+    return testing::error_of(
+        [&] { load_blocks(type, {ggml_info(type).block_elements}, raw, "x"); });
+  };
+  // An exponent of 255, E8M0's NaN, is 2^127 for ggml; times 12 it is beyond every float.
+  std::vector<std::uint8_t> mxfp4(17, 0x77);
+  mxfp4[0] = 255;
+  EXPECT_EQ(error(GgmlType::kMXFP4, mxfp4), "x: the value inf is beyond BF16");
+  // A scale of infinity, and one that is finite by itself.
+  std::vector<std::uint8_t> iq4_nl(18, 0x88);
+  iq4_nl[0] = 0x00, iq4_nl[1] = 0x7c;
+  EXPECT_EQ(error(GgmlType::kIQ4_NL, iq4_nl), "x: the value inf is beyond F16");
+  std::vector<std::uint8_t> iq4_xs(136, 0xff);
+  iq4_xs[0] = 0xff, iq4_xs[1] = 0x7b;
+  EXPECT_NE(error(GgmlType::kIQ4_XS, iq4_xs).find("is beyond F16"), std::string::npos);
+  EXPECT_NE(error(GgmlType::kIQ3_S, std::vector<std::uint8_t>(110)).find("type IQ3_S is not read"),
+            std::string::npos);
 }
 
 TEST_F(GgmlBlocks, TinyValuesBecomeZero) {
@@ -87,6 +128,11 @@ TEST_F(GgmlBlocks, TinyValuesBecomeZero) {
 TEST_F(GgmlBlocks, SizesAreChecked) {
   EXPECT_EQ(checked_ggml_bytes(GgmlType::kQ4_K, {3, 512}), 3 * 2 * 144);
   EXPECT_EQ(checked_ggml_bytes(GgmlType::kQ4_K, {3, 500}), std::nullopt);
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kIQ4_NL, {2, 96}), 2 * 3 * 18);
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kMXFP4, {2, 96}), 2 * 3 * 17);
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kMXFP4, {2, 80}), std::nullopt);
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kIQ4_XS, {2, 512}), 2 * 2 * 136);
+  EXPECT_EQ(checked_ggml_bytes(GgmlType::kIQ4_XS, {2, 96}), std::nullopt);
   EXPECT_EQ(checked_ggml_bytes(GgmlType::kF32, {}), 4);
   EXPECT_EQ(checked_ggml_bytes(GgmlType::kF32, {-1}), std::nullopt);
   EXPECT_EQ(find_ggml_type(4), std::nullopt);

@@ -2,6 +2,7 @@
 #include "checkpoint/gguf/block_tensors.h"
 
 #include <cassert>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -31,22 +32,25 @@ Tensor load_blocks(GgmlType type, const Shape& shape, const Tensor& raw, const s
   if (const auto dtype = plain_dtype(type)) return load_plain(*dtype, shape, raw);
   if (!can_dequantize(type))
     fail(ErrorCode::kUnsupported,
-         "{}: type {} is not read here: expected F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 or "
-         "Q2_K to Q6_K",
+         "{}: type {} is not read here: expected F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, "
+         "Q2_K to Q6_K, IQ4_NL, IQ4_XS or MXFP4",
          place, to_string(type));
   const auto bytes = raw.bytes();
   // Block by block, so that the floats of a matrix are never all in memory.
   const GgmlTypeInfo format = ggml_info(type);
   const auto size = static_cast<std::size_t>(format.block_bytes);
   std::vector<float> block(static_cast<std::size_t>(format.block_elements));
+  const DType dtype = loaded_dtype(type);
   std::byte* data = nullptr;
-  Tensor result = Tensor::allocate(DType::kF16, shape, &data);
+  Tensor result = Tensor::allocate(dtype, shape, &data);
   for (std::size_t at = 0; at < bytes.size(); at += size) {
     dequantize_blocks(type, bytes.subspan(at, size), block);
     for (const float value : block) {
-      const std::uint16_t half = float_to_f16(value);
-      if ((half & 0x7c00) == 0x7c00)
-        fail(ErrorCode::kUnsupported, "{}: the value {} is beyond F16", place, value);
+      const bool wide = dtype == DType::kBF16;
+      const std::uint16_t half = wide ? float_to_bf16(value) : float_to_f16(value);
+      if (!std::isfinite(wide ? bf16_to_float(half) : f16_to_float(half)))
+        fail(ErrorCode::kUnsupported, "{}: the value {} is beyond {}", place, value,
+             to_string(dtype));
       std::memcpy(data, &half, sizeof half);
       data += sizeof half;
     }

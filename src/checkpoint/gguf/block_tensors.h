@@ -10,9 +10,9 @@
 namespace tandem {
 
 // A tensor from the bytes of its elements or blocks, `raw`, which fill `shape` exactly. Plain
-// elements are used in place, or copied if misaligned; blocks are dequantized to F16. Throws
-// kUnsupported for an unsupported type and for a value beyond the range of F16. `place` starts
-// messages.
+// elements are used in place, or copied if misaligned; blocks are dequantized to loaded_dtype().
+// Throws kUnsupported for an unsupported type and for a value beyond that dtype's range. `place`
+// starts messages.
 Tensor load_blocks(GgmlType type, const Shape& shape, const Tensor& raw, const std::string& place);
 
 // The same, for elements of a known type.

@@ -3,6 +3,7 @@
 #include "checkpoint/gguf/ggml_blocks.h"
 
 #include <array>
+#include <bit>
 #include <cassert>
 #include <cstring>
 
@@ -100,6 +101,53 @@ void dequantize_q3_k(Bytes block, float* out) {
   }
 }
 
+// What the codes of IQ4_NL and IQ4_XS stand for: steps that grow with the distance from zero, as
+// weights are distributed.
+constexpr std::array<float, 16> kNonLinear = {-127, -104, -83, -65, -49, -35, -22, -10,
+                                              1,    13,   25,  38,  53,  69,  89,  113};
+
+// 16 bytes: low nibbles are elements 0 to 15, high nibbles 16 to 31.
+void look_up_nibbles(const std::array<float, 16>& table, float scale, Bytes codes, float* out) {
+  for (int j = 0; j < 16; ++j) {
+    out[j] = scale * table[codes[j] & 15];
+    out[j + 16] = scale * table[codes[j] >> 4];
+  }
+}
+
+// f16 d, 16 bytes of nibbles.
+void dequantize_iq4_nl(Bytes block, float* out) {
+  look_up_nibbles(kNonLinear, load_half(block), block + 2, out);
+}
+
+// f16 d, 16 bits with the two high bits of each of eight scales, 4 bytes with their four low bits,
+// then 16 bytes of nibbles for 32 elements each. A scale is stored 32 higher than it is.
+void dequantize_iq4_xs(Bytes block, float* out) {
+  const float d = load_half(block);
+  const std::uint16_t high = load_16(block + 2);
+  for (int s = 0; s < kSuperBlock / 32; ++s) {
+    const int low = (block[4 + s / 2] >> (s % 2 * 4)) & 15;
+    const int scale = (low | ((high >> (2 * s)) & 3) << 4) - 32;
+    look_up_nibbles(kNonLinear, d * static_cast<float>(scale), block + 8 + 16 * s, out + 32 * s);
+  }
+}
+
+// The values of FP4 (E2M1), doubled to be whole numbers. ggml has no negative zero.
+constexpr std::array<float, 16> kDoubledFp4 = {0, 1,  2,  3,  4,  6,  8,  12,
+                                               0, -1, -2, -3, -4, -6, -8, -12};
+
+// 2^(exponent - 128): half of what E8M0 says, because the codes' values are doubled. ggml reads the
+// exponent 255, which is E8M0's NaN, as a number, too.
+float half_power(std::uint8_t exponent) {
+  const std::uint32_t bits =
+      exponent < 2 ? std::uint32_t{0x200000} << exponent : (std::uint32_t{exponent} - 1) << 23;
+  return std::bit_cast<float>(bits);
+}
+
+// One byte of exponent, 16 bytes of nibbles.
+void dequantize_mxfp4(Bytes block, float* out) {
+  look_up_nibbles(kDoubledFp4, half_power(block[0]), block + 1, out);
+}
+
 struct ScaleAndMinimum {
   int scale;
   int minimum;
@@ -178,6 +226,12 @@ Dequantize find_dequantize(GgmlType type) noexcept {
       return dequantize_q5_k;
     case GgmlType::kQ6_K:
       return dequantize_q6_k;
+    case GgmlType::kIQ4_NL:
+      return dequantize_iq4_nl;
+    case GgmlType::kIQ4_XS:
+      return dequantize_iq4_xs;
+    case GgmlType::kMXFP4:
+      return dequantize_mxfp4;
     default:
       return nullptr;
   }

@@ -69,9 +69,13 @@ std::optional<DType> plain_dtype(GgmlType type) noexcept;
 // multiple of the block size.
 std::optional<std::int64_t> checked_ggml_bytes(GgmlType type, const Shape& shape) noexcept;
 
-// True for the types that can be dequantized: all but the codebook types (IQ, TQ, MXFP4) and those
-// for activations (Q8_1, Q8_K).
+// True for the types that can be dequantized: all but those of one to three bits with a codebook
+// (IQ1 to IQ3, TQ) and those for activations (Q8_1, Q8_K).
 bool can_dequantize(GgmlType type) noexcept;
+
+// The dtype of a tensor loaded from `type`: the plain type itself; BF16 for MXFP4, whose values are
+// exact there over the whole range of its exponents; F16 for all other blocks.
+DType loaded_dtype(GgmlType type) noexcept;
 
 // Dequantizes whole blocks to float32, bit-exact with ggml; `out` has as many elements as `bytes`
 // holds. Only for types for which can_dequantize() is true (and, of the plain ones, the floats).

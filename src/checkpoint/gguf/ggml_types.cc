@@ -78,6 +78,11 @@ std::optional<DType> plain_dtype(GgmlType type) noexcept {
   }
 }
 
+DType loaded_dtype(GgmlType type) noexcept {
+  const DType blocks = type == GgmlType::kMXFP4 ? DType::kBF16 : DType::kF16;
+  return plain_dtype(type).value_or(blocks);
+}
+
 std::optional<std::int64_t> checked_ggml_bytes(GgmlType type, const Shape& shape) noexcept {
   const GgmlTypeInfo format = ggml_info(type);
   // As many elements as bytes is a valid bound for every type: no block has more than 292 bytes for

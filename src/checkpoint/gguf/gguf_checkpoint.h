@@ -22,7 +22,7 @@ GgufArchitecture architecture_of(const GgufFile& file, const std::string& place)
 
 // The tensors: rows of q and k are permuted back to the order of transformers, and the offset that
 // the converter added to norms is removed. Q4_0 stays in four bits (GroupCodes with group size 32
-// and zero point 8); other blocks are dequantized to F16 when loaded.
+// and zero point 8); other blocks are dequantized to F16 (MXFP4: BF16) when loaded.
 std::shared_ptr<const TensorStore> open_gguf_tensors(GgufFile file,
                                                      const GgufArchitecture& architecture,
                                                      const JsonObject& config,

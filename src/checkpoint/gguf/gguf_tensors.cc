@@ -36,8 +36,7 @@ class GgufStore : public TensorStore {
       if (!known)
         fail(ErrorCode::kUnsupported, "[gguf] {}: tensor \"{}\" has no place in architecture {}",
              place, printable(name), architecture.name);
-      const auto dtype = plain_dtype(tensor.type);
-      tensors_[*known] = {std::string(to_string(tensor.type)), dtype.value_or(DType::kF16),
+      tensors_[*known] = {std::string(to_string(tensor.type)), loaded_dtype(tensor.type),
                           tensor.shape, static_cast<std::int64_t>(tensor.bytes.size())};
       if (is_shifted_norm(*known)) tensors_[*known].dtype = DType::kF32;
       stored_.emplace(*known, std::move(tensor));
