@@ -3,12 +3,12 @@
 
 #include <algorithm>
 #include <fstream>
-#include <set>
 #include <utility>
 
 #include "base/error.h"
 #include "base/printable.h"
 #include "checkpoint/gguf/gguf_checkpoint.h"
+#include "checkpoint/gguf/gguf_parts.h"
 #include "checkpoint/mllm_file.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
@@ -100,16 +100,18 @@ class ShapedStore : public TensorStore {
   std::shared_ptr<const TensorStore> flat_;
 };
 
-// The only file in `folder` that ends in `suffix`; an empty path if there is none. Throws
-// kInvalidArgument if there are several.
+// The only file in `folder` that ends in `suffix`, or a part of the only model that is split into
+// several; an empty path if there is none. Throws kInvalidArgument if there are several.
 fs::path only_file(const fs::path& folder, std::string_view suffix) {
-  std::set<fs::path> found;
+  // By the name of the first part, which may be missing.
+  std::map<fs::path, fs::path> found;
   for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.path().extension() == suffix && entry.is_regular_file()) found.insert(entry.path());
+    if (entry.path().extension() == suffix && entry.is_regular_file())
+      found.emplace(first_gguf_part(entry.path()), entry.path());
   if (found.size() > 1)
     fail(ErrorCode::kInvalidArgument, "[checkpoint] {}: holds {} files {}: name one of them",
          folder.string(), found.size(), suffix);
-  return found.empty() ? fs::path() : *found.begin();
+  return found.empty() ? fs::path() : found.begin()->second;
 }
 
 }  // namespace
@@ -207,12 +209,13 @@ void Checkpoint::open_file(const fs::path& config) {
 }
 
 void Checkpoint::open_gguf(const fs::path& file) {
-  GgufFile content = GgufFile::open(file);
-  config_file_ = text_path_ = file;
-  const GgufArchitecture architecture = architecture_of(content, file.string());
-  config_ = config_from_gguf(content, architecture, file.string());
-  store_ = open_gguf_tensors(std::move(content), architecture, config_object(), file.string());
-  weight_files_ = {file};
+  auto [content, files] = open_gguf_parts(file);
+  const fs::path& first = files.front();
+  config_file_ = text_path_ = first;
+  const GgufArchitecture architecture = architecture_of(content, first.string());
+  config_ = config_from_gguf(content, architecture, first.string());
+  store_ = open_gguf_tensors(std::move(content), architecture, config_object(), first.string());
+  weight_files_ = std::move(files);
 }
 
 std::string Checkpoint::stored_name(const std::string& name) const {

@@ -19,9 +19,10 @@ class Checkpoint {
   // Opens a folder: config.json with model.safetensors, or the shards listed in
   // model.safetensors.index.json (every tensor in the index must be in the shard it names; shard
   // names may not leave the folder), else pytorch_model.bin or its shards, else the only .gguf
-  // file, else the only .mllm file. Or opens a single file of any of these formats, detected from
-  // its content; config.json is next to it, except for GGUF, which contains its own. Without a
-  // configuration, the tensors of a file can still be read. `config` replaces config.json.
+  // file or the parts of the only one that is split, else the only .mllm file. Or opens a single
+  // file of any of these formats, detected from its content, with the other parts of a split GGUF;
+  // config.json is next to it, except for GGUF, which contains its own. Without a configuration,
+  // the tensors of a file can still be read. `config` replaces config.json.
   static Checkpoint open(const fs::path& path, const fs::path& config = {});
 
   // As given, for messages.

@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "checkpoint/gguf/gguf.h"
+#include "checkpoint/gguf/gguf_parts.h"
 #include "text/jinja/evaluator.h"
 #include "text/jinja/json.h"
 #include "text/jinja/parser.h"
@@ -61,7 +62,7 @@ std::optional<Sources> read_config(const fs::path& path) {
 
 // "tokenizer.chat_template" of a GGUF, if present.
 std::optional<Sources> read_gguf(const fs::path& path) {
-  const Json metadata = GgufFile::open(path).metadata;
+  const Json metadata = gguf_metadata(path);
   const JsonObject object(metadata, path.string());
   const auto read = [&](const std::string& key) {
     return Source{object.get_string(key), path.string() + ": " + key};
@@ -110,7 +111,7 @@ std::optional<Sources> find_sources(const fs::path& path) {
 
 // A GGUF's special tokens: their texts, looked up by id.
 OrderedJson gguf_special_tokens(const fs::path& path) {
-  const Json metadata = GgufFile::open(path).metadata;
+  const Json metadata = gguf_metadata(path);
   const JsonObject object(metadata, path.string());
   OrderedJson result = OrderedJson::object();
   if (!object.has("tokenizer.ggml.tokens")) return result;

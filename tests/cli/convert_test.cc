@@ -44,6 +44,26 @@ TEST(Convert, ToGgufWhichRuns) {
   EXPECT_EQ(report["tensors"].size(), 74u);
 }
 
+// A GGUF in three parts is the model that is whole in another file, whichever part is named.
+TEST(Convert, FromGgufInParts) {
+  const ScratchFolder folder;
+  const std::string whole = fixture("split/whole.gguf");
+  const std::string bytes = [&] {
+    expect_success({"convert", "--input_model", whole, "--output_model", folder / "w.safetensors"});
+    return read_text_file(folder / "w.safetensors");
+  }();
+  for (const char* part : {"1", "2", "3"}) {
+    const std::string file = fixture(fmt::format("split/tiny-0000{}-of-00003.gguf", part));
+    EXPECT_EQ(answer(file), answer(whole));
+    EXPECT_EQ(run_for_json({"inspect", file, "--json"})["tensors"],
+              run_for_json({"inspect", whole, "--json"})["tensors"]);
+    expect_success({"convert", "--input_model", file, "--output_model", folder / "p.safetensors"});
+    EXPECT_EQ(read_text_file(folder / "p.safetensors"), bytes);
+    fs::remove(folder / "p.safetensors");
+    expect_refusal({"convert", "--input_model", file, "--output_model", file}, {"is the input"});
+  }
+}
+
 TEST(Convert, RoundTheWorld) {
   const ScratchFolder folder;
   const auto at = [&](const char* name) { return (folder / name).string(); };

@@ -213,10 +213,6 @@ class ConfigWriter {
 
 GgufArchitecture architecture_of(const GgufFile& file, const std::string& place) {
   const JsonObject metadata(file.metadata, place);
-  if (metadata.get_int_or("split.count", 1, 0, kMost) > 1)
-    fail(ErrorCode::kUnsupported,
-         "[gguf] {}: is a part of a model in several files: merge them with llama-gguf-split",
-         place);
   const std::string name = metadata.get_string("general.architecture");
   const auto found = find_gguf_architecture(name);
   if (!found)

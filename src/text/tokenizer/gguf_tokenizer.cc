@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "base/error.h"
-#include "checkpoint/gguf/gguf.h"
+#include "checkpoint/gguf/gguf_parts.h"
 #include "text/tokenizer/byte_level.h"
 #include "text/tokenizer/foreign_tokenizers.h"
 #include "text/tokenizer/gguf_pre_tokenizers.h"
@@ -166,7 +166,7 @@ Json read_bpe(const JsonObject& metadata, Observer& observer) {
 }  // namespace
 
 Json read_gguf_vocabulary(const fs::path& file, Observer& observer) {
-  const Json json = GgufFile::open(file).metadata;
+  const Json json = gguf_metadata(file);
   const JsonObject metadata(json, file.string());
   const std::string model = metadata.get_string("tokenizer.ggml.model");
   if (model == "llama") return read_sentencepiece(metadata, false);

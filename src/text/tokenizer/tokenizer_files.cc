@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "checkpoint/gguf/gguf.h"
+#include "checkpoint/gguf/gguf_parts.h"
 #include "text/tokenizer/foreign_tokenizers.h"
 
 namespace tandem {
@@ -24,13 +25,6 @@ std::vector<fs::path> files_ending(const fs::path& folder, std::string_view suff
   }
   std::sort(files.begin(), files.end());
   return files;
-}
-
-// Of a model split into several files, the first contains the metadata.
-bool is_later_shard(const fs::path& file) {
-  const std::string name = file.filename().string();
-  const std::size_t of = name.rfind("-of-");
-  return of != std::string::npos && of >= 6 && name.substr(of - 6, 6) != "-00001";
 }
 
 bool is_there(const fs::path& file) {
@@ -80,7 +74,7 @@ fs::path find_tokenizer(const fs::path& path) {
     if (!files.empty()) return files[0];
   }
   std::vector<fs::path> ggufs = files_ending(path, ".gguf");
-  std::erase_if(ggufs, is_later_shard);
+  std::erase_if(ggufs, [](const fs::path& file) { return first_gguf_part(file) != file; });
   if (ggufs.size() > 1) {
     fail(ErrorCode::kInvalidArgument,
          "[tokenizer] {}: the folder holds several models ({}, {}, …); name one of the files",
