@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "base/json_cursor.h"
+#include "base/long_integer.h"
 #include "base/printable.h"
 
 namespace tandem {
@@ -139,7 +140,7 @@ Json parse_json(std::string_view text, std::string_view where) {
 
 OrderedJson parse_ordered_json(std::string_view text, std::string_view where) {
   check_key_counts(parse_json(text, where), where);
-  return OrderedJson::parse(text);
+  return parse_with_long_integers(text);
 }
 
 Json read_json_file(const fs::path& path, std::size_t max_bytes) {

@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 
+#include "base/long_integer.h"
 #include "support.h"
 
 namespace tandem {
@@ -218,6 +219,22 @@ TEST_F(JsonObjectTest, ChildrenNameTheirWholePath) {
   EXPECT_EQ(error_of([&] { object_.child("s"); }),
             "[json] c.json: s: expected an object, got \"x\"");
   EXPECT_EQ(error_of([&] { object_.child("z"); }), "[json] c.json: z: is missing");
+}
+
+TEST(ParseOrderedJson, KeepsIntegersOfAnySize) {
+  const OrderedJson json = parse_ordered_json(
+      R"({"b": [12345678901234567890123, -98765432109876543210, 18446744073709551615], "a": 1e30,
+          "c": {"d": 12345678901234567890123.0}})",
+      "file");
+  EXPECT_EQ(long_integer_digits(json["b"][0]), "12345678901234567890123");
+  EXPECT_EQ(long_integer_digits(json["b"][1]), "-98765432109876543210");
+  EXPECT_EQ(json["b"][2].get<std::uint64_t>(), std::numeric_limits<std::uint64_t>::max());
+  EXPECT_EQ(long_integer_digits(json["b"][2]), std::nullopt);
+  EXPECT_EQ(json["a"], 1e30);
+  EXPECT_TRUE(json["c"]["d"].is_number_float());
+  EXPECT_EQ(json.begin().key(), "b");
+  EXPECT_EQ(long_integer_digits(long_integer("123")), "123");
+  EXPECT_EQ(long_integer_digits(OrderedJson::binary({'1'})), std::nullopt);
 }
 
 }  // namespace

@@ -106,13 +106,12 @@ TEST(ChatTemplateHostile, AsksForTooMuch) {
            "{{ ('x' * 60000000)|replace('', 'yyyy') }}",
            "{{ (range(99999)|list)|join('x' * 60000) }}",
            "{{ ('x' * 6000000)|list }}",
-           "{{ 2 ** 64 }}",
-           "{{ 9223372036854775807 + 1 }}",
-           "{{ -9223372036854775807 - 2 }}",
-           "{{ (-9223372036854775807 - 1) // -1 }}",
-           "{{ -(-9223372036854775807 - 1) }}",
-           "{{ 99999999999999999999 }}",
-           "{{ '%d' % 1e300 }}",
+           "{{ 2 ** 9223372036854775807 }}",
+           "{{ 9223372036854775807 ** 9223372036854775807 }}",
+           "{% for i in range(99999) %}{% set x = 3**40000 // 2**30000 %}{% endfor %}",
+           "{% for i in range(99999) %}{% set x = (2**14000)|string %}{% endfor %}",
+           "{% for i in range(99999) %}{% set x = [2**64000]|sort %}{% endfor %}",
+           "{{ (2**60000)|tojson }}",
            doubled + "{% set ns.s = ns.s ~ ns.s %}{% endfor %}",
            doubled + "{% set ns.s = ns.s + ns.s %}{% endfor %}",
            doubled + "{% set ns.s = [ns.s, ns.s]|join %}{% endfor %}",
@@ -167,7 +166,7 @@ TEST(ChatTemplateHostile, ContextsAreBoundedToo) {
   EXPECT_NE(error_of([&] { compiled.render(OrderedJson::array()); }).find("expected an object"),
             std::string::npos);
   EXPECT_EQ(compiled.render({{"x", "\xff\xc3(\xe6\x97"}}), "\xff\xc3(\xe6\x97");
-  EXPECT_EQ(compiled.render({{"x", 18446744073709551615U}}), "1.8446744073709552e+19");
+  EXPECT_EQ(compiled.render({{"x", 18446744073709551615U}}), "18446744073709551615");
 }
 
 // Whatever becomes of a template that is cut short or changed in a few bytes, it is text or an

@@ -65,6 +65,41 @@ TEST(ChatTemplate, RendersAsJinja2Does) {
   }
 }
 
+// Integers of any size and the case of every character; the context keeps its long integers.
+TEST(ChatTemplate, CountsAndSpellsAsPythonDoes) {
+  const fs::path path = fixture("text/fixtures/chat_template_python.json");
+  const OrderedJson file = parse_ordered_json(read_text_file(path), path.string());
+  EXPECT_GT(file.at("cases").size(), 40U);
+  for (const auto& each : file.at("cases")) {
+    const std::string source = each.at("template");
+    SCOPED_TRACE(source);
+    if (each.contains("text")) {
+      try {
+        EXPECT_EQ(render(source, file.at("context")), each.at("text").get<std::string>());
+      } catch (const Error& error) {
+        ADD_FAILURE() << error.what();
+      }
+      continue;
+    }
+    const std::string message = error_of([&] { render(source, file.at("context")); });
+    EXPECT_EQ(message.find("[chat template] t:"), 0U) << message;
+  }
+}
+
+TEST(ChatTemplate, BoundsItsIntegers) {
+  const std::string long_one(5000, '9');
+  for (const std::string& source : std::vector<std::string>{
+           "{{ 2**100000 }}", "{{ 10**(10**30) }}", "{{ 2**60000 * 2**60000 }}",
+           "{{ (2**60000)|string }}", "{{ " + long_one + " }}",
+           "{% set ns = namespace(x=3) %}{% for i in range(99) %}{% set ns.x = ns.x * ns.x %}"
+           "{% endfor %}"}) {
+    const std::string message = error_of([&] { render(source); });
+    EXPECT_NE(message.find("an integer of more than"), std::string::npos) << message;
+  }
+  EXPECT_EQ(render("{{ '" + long_one + "'|int }}"), "0");
+  EXPECT_EQ(render("{{ 2**60000 > 2**59999 }}"), "True");
+}
+
 TEST(ChatTemplate, RendersTheTemplatesOfModelsAsJinja2Does) {
   TANDEM_REQUIRE_SHARED("chat_templates");
   const OrderedJson file = read_ordered(fixture("text/fixtures/chat_template_models.json"));

@@ -148,7 +148,7 @@ Value Evaluator::evaluate(const UnaryExpr& node) {
   const Value operand = evaluate(*node.operand);
   if (node.op == UnaryOp::kNot) return Value(!is_true(operand));
   // Throws unless the operand is a number.
-  const Value negative = negate(operand);
+  const Value negative = negate(operand, runtime_.budget());
   if (node.op == UnaryOp::kNegate) return negative;
   return operand.is_bool() ? Value(operand.integer()) : operand;
 }

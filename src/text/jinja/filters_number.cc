@@ -2,7 +2,9 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 
+#include "text/jinja/big_integer.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/print.h"
 #include "text/jinja/runtime.h"
@@ -12,7 +14,7 @@ namespace tandem::jinja {
 namespace {
 
 // Enough for any number; a longer string is not a number.
-constexpr std::size_t kMaxNumberText = 400;
+constexpr std::size_t kMaxNumberText = kMaxDecimalDigits + 100;
 
 // A number as accepted by Python's int() and float(): surrounding white space and single
 // underscores between digits are allowed.
@@ -43,10 +45,13 @@ std::optional<double> parse_float(const Text& text) {
   double number = 0;
   const auto result = std::from_chars(begin, end, number);
   if (result.ptr != end || result.ec == std::errc::invalid_argument) return std::nullopt;
+  // Infinite, or too small for a float.
+  if (result.ec == std::errc::result_out_of_range) return std::strtod(begin, nullptr);
   return number;
 }
 
-std::optional<std::int64_t> parse_integer(const Text& text, int base) {
+// Python's int(text, base).
+std::optional<Value> integer_of(const Text& text, int base) {
   const auto digits = number_text(text);
   if (!digits) return std::nullopt;
   std::string_view rest = *digits;
@@ -61,37 +66,34 @@ std::optional<std::int64_t> parse_integer(const Text& text, int base) {
       rest.remove_prefix(2);
   }
   if (rest.empty() || rest.front() == '-' || rest.front() == '+') return std::nullopt;
-  signless += rest;
-  std::int64_t number = 0;
-  const auto result =
-      std::from_chars(signless.data(), signless.data() + signless.size(), number, base);
-  if (result.ptr != signless.data() + signless.size() || result.ec != std::errc{})
-    return std::nullopt;
-  return number;
+  if (rest.size() > kMaxDecimalDigits) return std::nullopt;
+  return parse_integer(signless + std::string(rest), base);
 }
 
-std::optional<std::int64_t> truncated(double number) {
-  if (!(std::abs(number) < 9.2e18)) return std::nullopt;
-  return static_cast<std::int64_t>(number);
+std::optional<Value> truncated(double number) {
+  if (!std::isfinite(number)) return std::nullopt;
+  return truncate_to_integer(number);
 }
 
 Value filter_int(const Call& call) {
   const Value& value = call[0];
   const Value fallback = call.has(1) ? call[1] : Value(std::int64_t{0});
   if (value.is_undefined()) fail_here("{}", value.undefined_message());
-  std::optional<std::int64_t> number;
-  if (value.is_integral()) {
-    number = value.integer();
+  std::optional<Value> number;
+  if (value.is_int()) {
+    number = value;
+  } else if (value.is_bool()) {
+    number = Value(value.integer());
   } else if (value.is_float()) {
     number = truncated(value.number());
   } else if (value.is_text()) {
     const std::int64_t base = call.integer(2, 10);
     if (base < 2 || base > 36) fail_here("int() needs a base in [2, 36], got {}", base);
-    number = parse_integer(value.text(), static_cast<int>(base));
+    number = integer_of(value.text(), static_cast<int>(base));
     if (!number)
       if (const auto real = parse_float(value.text())) number = truncated(*real);
   }
-  return number ? Value(*number) : fallback;
+  return number ? *number : fallback;
 }
 
 Value filter_float(const Call& call) {
@@ -114,7 +116,8 @@ const Value& number_of(const Call& call) {
 Value filter_abs(const Call& call) {
   const Value& value = number_of(call);
   if (value.is_float()) return Value(std::abs(value.number()));
-  return value.integer() < 0 ? negate(value) : Value(value.integer());
+  if (value.integer() < 0) return negate(value, call.budget());
+  return value.is_bool() ? Value(value.integer()) : value;
 }
 
 // "common" rounds as Python's round(): to the nearest decimal, ties to even.
@@ -126,19 +129,16 @@ Value filter_round(const Call& call) {
     fail_here("round() knows common, ceil and floor, got '{}'", method);
   if (precision < -300 || precision > 300)
     fail_here("round() needs a precision within 300, got {}", precision);
+  if (method == "common" && value.is_integral()) {
+    if (precision < 0) return round_integer(value, -precision);
+    return value.is_bool() ? Value(value.integer()) : value;
+  }
   const double number = value.number();
   const double scale = std::pow(10.0, static_cast<double>(precision));
   if (method == "ceil") return Value(std::ceil(number * scale) / scale);
   if (method == "floor") return Value(std::floor(number * scale) / scale);
-  if (value.is_integral() && precision >= 0) return Value(value.integer());
   if (!std::isfinite(number)) return value;
-  if (precision < 0) {
-    const double rounded = std::nearbyint(number * scale) / scale;
-    if (value.is_float()) return Value(rounded);
-    const auto whole = truncated(rounded);
-    if (!whole) fail_here("an integer does not fit 64 bits");
-    return Value(*whole);
-  }
+  if (precision < 0) return Value(std::nearbyint(number * scale) / scale);
   // Printing rounds the exact value, as Python does.
   const std::string text = fmt::format("{:.{}f}", number, precision);
   double rounded = 0;

@@ -9,6 +9,7 @@
 #include "text/jinja/runtime.h"
 #include "text/jinja/strings.h"
 #include "text/jinja/unicode.h"
+#include "text/jinja/unicode_case.h"
 
 namespace tandem::jinja {
 namespace {

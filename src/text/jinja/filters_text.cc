@@ -10,6 +10,7 @@
 #include "text/jinja/runtime.h"
 #include "text/jinja/strings.h"
 #include "text/jinja/unicode.h"
+#include "text/jinja/unicode_case.h"
 
 namespace tandem::jinja {
 namespace {
@@ -46,18 +47,30 @@ Value filter_capitalize(const Call& call) {
   return mapped(call, [](const Text& text) { return capitalize(text); });
 }
 
-// Jinja's own rule: a word starts after white space, a hyphen or an opening bracket.
+// Jinja's own rule: a word starts after white space, a hyphen or an opening bracket. Its first
+// character is in upper case, and the rest is mapped as if it stood alone.
 Value filter_title(const Call& call) {
   return mapped(call, [](const Text& text) {
+    const std::string_view bytes = text.bytes();
     std::string result;
-    bool inside = false;
-    for (std::size_t i = 0; i < text.size();) {
-      const CodePoint c = decode_at(text.bytes(), i);
-      append_utf8(result, inside ? to_lower(c.code) : to_upper(c.code));
-      inside = !is_space(c.code) &&
-               std::u32string_view(U"-({[<").find(c.code) == std::u32string_view::npos;
+    std::size_t begin = 0;
+    const auto add_word = [&](std::size_t end) {
+      if (begin == end) return;
+      const std::size_t first = decode_at(bytes, begin).size;
+      result += to_upper(bytes.substr(begin, first));
+      result += to_lower(bytes.substr(begin + first, end - begin - first));
+    };
+    for (std::size_t i = 0; i < bytes.size();) {
+      const CodePoint c = decode_at(bytes, i);
+      if (is_space(c.code) ||
+          std::u32string_view(U"-({[<").find(c.code) != std::u32string_view::npos) {
+        add_word(i);
+        result += bytes.substr(i, c.size);
+        begin = i + c.size;
+      }
       i += c.size;
     }
+    add_word(bytes.size());
     return Text::derived(text, std::move(result));
   });
 }

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "text/jinja/big_integer.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/print.h"
 #include "text/jinja/unicode.h"
@@ -70,21 +71,14 @@ std::string float_digits(double number, const Spec& spec) {
   }
 }
 
-std::string integer_digits(std::int64_t number, const Spec& spec) {
-  const std::uint64_t size = number < 0 ? std::uint64_t{0} - static_cast<std::uint64_t>(number)
-                                        : static_cast<std::uint64_t>(number);
-  switch (spec.type) {
-    case 'x':
-      return spec.alternate ? fmt::format("{:#x}", size) : fmt::format("{:x}", size);
-    case 'X':
-      return spec.alternate ? fmt::format("{:#X}", size) : fmt::format("{:X}", size);
-    case 'o':
-      return spec.alternate ? fmt::format("0o{:o}", size) : fmt::format("{:o}", size);
-    case 'b':
-      return spec.alternate ? fmt::format("{:#b}", size) : fmt::format("{:b}", size);
-    default:
-      return std::to_string(size);
-  }
+std::string integer_digits(const Value& number, const Spec& spec) {
+  const char kind = static_cast<char>(spec.type | 0x20);
+  const int base = kind == 'x' ? 16 : kind == 'o' ? 8 : kind == 'b' ? 2 : 10;
+  std::string digits = print_magnitude(number, base);
+  if (spec.type == 'X')
+    for (char& c : digits) c = c >= 'a' ? static_cast<char>(c - 0x20) : c;
+  if (spec.alternate && base != 10) digits.insert(0, {'0', spec.type});
+  return digits;
 }
 
 void append_padded(Text& out, const Spec& spec, const std::string& sign, const Text& body,
@@ -107,21 +101,17 @@ void append_number(Text& out, const Spec& spec, const Value& value) {
   std::string digits;
   bool negative;
   if (spec.type != 0 && integer_types.find(spec.type) != std::string_view::npos) {
-    std::int64_t number;
-    if (value.is_integral()) {
-      number = value.integer();
-    } else {
-      if (!(std::abs(value.number()) < 9e18)) fail_here("a number too large for '%{}'", spec.type);
-      number = static_cast<std::int64_t>(value.number());
-    }
-    negative = number < 0;
+    if (value.is_float() && !std::isfinite(value.number()))
+      fail_here("{} is no number for '%{}'", print_float(value.number()), spec.type);
+    const Value number = value.is_float() ? truncate_to_integer(value.number()) : value;
+    negative = number.integer() < 0;
     digits = integer_digits(number, spec);
   } else if (value.is_float() || spec.type != 0) {
     negative = std::signbit(value.number());
     digits = float_digits(value.number(), spec);
   } else {
     negative = value.integer() < 0;
-    digits = integer_digits(value.integer(), spec);
+    digits = integer_digits(value, spec);
   }
   if (spec.group) group_thousands(digits);
   const std::string sign = negative ? "-" : spec.sign == '-' ? "" : std::string(1, spec.sign);

@@ -4,7 +4,9 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/long_integer.h"
 #include "base/merge_sort.h"
+#include "text/jinja/big_integer.h"
 #include "text/jinja/operators.h"
 #include "text/jinja/print.h"
 #include "text/jinja/unicode.h"
@@ -21,9 +23,14 @@ Value convert(const OrderedJson& json, bool from_chat, Budget& budget, int depth
       return Value(json.get<std::int64_t>());
     case OrderedJson::value_t::number_unsigned: {
       const auto number = json.get<std::uint64_t>();
-      if (number > static_cast<std::uint64_t>(INT64_MAX)) return Value(static_cast<double>(number));
-      return Value(static_cast<std::int64_t>(number));
+      if (number <= static_cast<std::uint64_t>(INT64_MAX))
+        return Value(static_cast<std::int64_t>(number));
+      return *parse_integer(std::to_string(number), 10);
     }
+    case OrderedJson::value_t::binary:
+      if (const auto digits = long_integer_digits(json))
+        if (const auto number = parse_integer(*digits, 10)) return *number;
+      fail_here("binary values are not JSON");
     case OrderedJson::value_t::number_float:
       return Value(json.get<double>());
     case OrderedJson::value_t::string:
@@ -71,7 +78,7 @@ class Writer {
   static std::string scalar(const Value& value) {
     if (value.is_none()) return "null";
     if (value.is_bool()) return value.boolean() ? "true" : "false";
-    if (value.is_int()) return std::to_string(value.integer());
+    if (value.is_int()) return print_integer(value);
     if (!value.is_float())
       fail_here("Object of type {} is not JSON serializable", value.type_name());
     if (std::isnan(value.number())) return "NaN";

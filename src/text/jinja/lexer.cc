@@ -77,7 +77,7 @@ class Lexer {
   }
 
   Token& add(TokenKind kind, std::string text, std::size_t position) {
-    tokens_.push_back({kind, std::move(text), 0, 0, place_of(position)});
+    tokens_.push_back({kind, std::move(text), 10, 0, place_of(position)});
     return tokens_.back();
   }
 
@@ -321,12 +321,9 @@ class Lexer {
       if (result.ec != std::errc{}) fail_at(start, fmt::format("number {} is out of range", text));
       return;
     }
-    Token& token = add(TokenKind::kInteger, text, start);
-    const auto result =
-        std::from_chars(text.data(), text.data() + text.size(), token.integer, base);
-    if (result.ec != std::errc{})
-      fail_at(start, fmt::format("'{}' is no integer of 64 bits",
-                                 source_.substr(start, position_ - start)));
+    if (text.empty())
+      fail_at(start, fmt::format("'{}' is no integer", source_.substr(start, position_ - start)));
+    add(TokenKind::kInteger, text, start).base = base;
   }
 
   // "e+5", or "" if there is no exponent at position_.

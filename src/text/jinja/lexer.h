@@ -34,9 +34,10 @@ enum class TokenKind {
 
 struct Token {
   TokenKind kind = TokenKind::kEnd;
-  // For data, names and operators their text; for strings their value with escapes resolved.
+  // For data, names and operators their text; for strings their value with escapes resolved; for
+  // integers their digits in `base`.
   std::string text;
-  std::int64_t integer = 0;
+  int base = 10;
   double number = 0;
   Place place;
 };

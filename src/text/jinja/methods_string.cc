@@ -8,6 +8,7 @@
 #include "text/jinja/runtime.h"
 #include "text/jinja/strings.h"
 #include "text/jinja/unicode.h"
+#include "text/jinja/unicode_case.h"
 
 namespace tandem::jinja {
 namespace {
@@ -38,14 +39,10 @@ Value method_title(const Call& call) { return Value(title(self(call))); }
 Value method_capitalize(const Call& call) { return Value(capitalize(self(call))); }
 
 Value method_swapcase(const Call& call) {
-  const Text& text = self(call);
-  std::string result;
-  for (std::size_t i = 0; i < text.size();) {
-    const CodePoint c = decode_at(text.bytes(), i);
-    append_utf8(result, is_upper(c.code) ? to_lower(c.code) : to_upper(c.code));
-    i += c.size;
-  }
-  return Value(Text::derived(text, std::move(result)));
+  return Value(Text::derived(self(call), swap_case(call[0].text().bytes())));
+}
+Value method_casefold(const Call& call) {
+  return Value(Text::derived(self(call), fold_case(call[0].text().bytes())));
 }
 
 // ------------------------------------------------------------ cutting and joining
@@ -336,7 +333,7 @@ constexpr auto kMethods = std::to_array<Builtin>({
     {"removesuffix", "self suffix", method_removesuffix},
     {"upper", "self", method_upper},
     {"lower", "self", method_lower},
-    {"casefold", "self", method_lower},
+    {"casefold", "self", method_casefold},
     {"title", "self", method_title},
     {"capitalize", "self", method_capitalize},
     {"swapcase", "self", method_swapcase},

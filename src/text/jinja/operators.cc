@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "text/jinja/big_integer.h"
 #include "text/jinja/format.h"
 #include "text/jinja/print.h"
 #include "text/jinja/unicode.h"
@@ -31,40 +32,48 @@ constexpr std::string_view symbol(BinaryOp op) {
   return "?";
 }
 
-[[noreturn]] void fail_overflow() { fail_here("an integer does not fit 64 bits"); }
+// Integers up to here are floats too.
+constexpr std::int64_t kExactInteger = std::int64_t{1} << 53;
 
-std::int64_t power(std::int64_t base, std::int64_t exponent) {
-  std::int64_t result = 1;
-  while (exponent > 0) {
-    if ((exponent & 1) != 0 && __builtin_mul_overflow(result, base, &result)) fail_overflow();
-    exponent >>= 1;
-    if (exponent > 0 && __builtin_mul_overflow(base, base, &base)) fail_overflow();
-  }
-  return result;
+[[noreturn]] void fail_division(BinaryOp op) {
+  fail_here("{}",
+            op == BinaryOp::kDivide ? "division by zero" : "integer division or modulo by zero");
 }
 
-Value integer_binary(BinaryOp op, std::int64_t a, std::int64_t b) {
+// 64 bits where they suffice.
+Value integer_binary(BinaryOp op, const Value& left, const Value& right, Budget& budget) {
+  if (left.is_big() || right.is_big() || op == BinaryOp::kPower) {
+    const bool divides =
+        op == BinaryOp::kDivide || op == BinaryOp::kFloorDivide || op == BinaryOp::kModulo;
+    if (divides && !is_true(right)) fail_division(op);
+    if (op == BinaryOp::kPower && !is_true(left) && right.integer() < 0)
+      fail_here("0 can't be raised to a negative power");
+    return big_binary(op, left, right, budget);
+  }
+  const std::int64_t a = left.integer();
+  const std::int64_t b = right.integer();
   std::int64_t result = 0;
   switch (op) {
     case BinaryOp::kAdd:
-      if (__builtin_add_overflow(a, b, &result)) fail_overflow();
-      return Value(result);
+      if (!__builtin_add_overflow(a, b, &result)) return Value(result);
+      break;
     case BinaryOp::kSubtract:
-      if (__builtin_sub_overflow(a, b, &result)) fail_overflow();
-      return Value(result);
+      if (!__builtin_sub_overflow(a, b, &result)) return Value(result);
+      break;
     case BinaryOp::kMultiply:
-      if (__builtin_mul_overflow(a, b, &result)) fail_overflow();
-      return Value(result);
+      if (!__builtin_mul_overflow(a, b, &result)) return Value(result);
+      break;
     case BinaryOp::kDivide:
-      if (b == 0) fail_here("division by zero");
-      return Value(static_cast<double>(a) / static_cast<double>(b));
+      if (b == 0) fail_division(op);
+      if (-kExactInteger <= a && a <= kExactInteger && -kExactInteger <= b && b <= kExactInteger)
+        return Value(static_cast<double>(a) / static_cast<double>(b));
+      return Value(divide_integers(left, right));
     case BinaryOp::kFloorDivide:
     case BinaryOp::kModulo: {
-      if (b == 0) fail_here("integer division or modulo by zero");
-      if (b == -1) {  // the one quotient that overflows
+      if (b == 0) fail_division(op);
+      if (b == -1) {  // the one quotient that may overflow
         if (op == BinaryOp::kModulo) return Value(std::int64_t{0});
-        if (__builtin_sub_overflow(std::int64_t{0}, a, &result)) fail_overflow();
-        return Value(result);
+        break;
       }
       // Rounded towards negative infinity; the remainder has the sign of b.
       const bool adjust = a % b != 0 && (a < 0) != (b < 0);
@@ -72,13 +81,9 @@ Value integer_binary(BinaryOp op, std::int64_t a, std::int64_t b) {
       return Value(a / b - (adjust ? 1 : 0));
     }
     case BinaryOp::kPower:
-      if (b < 0) {
-        if (a == 0) fail_here("0 can't be raised to a negative power");
-        return Value(std::pow(static_cast<double>(a), static_cast<double>(b)));
-      }
-      return Value(power(a, b));
+      break;
   }
-  fail_here("unknown operator");
+  return big_binary(op, left, right, budget);
 }
 
 Value float_binary(BinaryOp op, double a, double b) {
@@ -140,17 +145,12 @@ Value join_lists(Runtime& runtime, const List& a, const List& b) {
 
 // -1, 0 or 1; nullopt for values that have no order, such as NaN.
 std::optional<int> compare_numbers(const Value& a, const Value& b) {
-  if (a.is_integral() && b.is_integral())
-    return a.integer() < b.integer() ? -1 : a.integer() > b.integer() ? 1 : 0;
-  // Where long double has a 64-bit mantissa, it holds every 64-bit integer and every double.
-  const auto wide = [](const Value& v) {
-    return v.is_float() ? static_cast<long double>(v.number())
-                        : static_cast<long double>(v.integer());
-  };
-  if (wide(a) < wide(b)) return -1;
-  if (wide(a) > wide(b)) return 1;
-  if (wide(a) == wide(b)) return 0;
-  return std::nullopt;
+  if (a.is_integral() && b.is_integral()) return compare_integers(a, b);
+  if ((a.is_float() && std::isnan(a.number())) || (b.is_float() && std::isnan(b.number())))
+    return std::nullopt;
+  if (a.is_integral()) return compare_integer(a, b.number());
+  if (b.is_integral()) return -compare_integer(b, a.number());
+  return (a.number() > b.number()) - (a.number() < b.number());
 }
 
 }  // namespace
@@ -240,15 +240,16 @@ bool contains(const Value& container, const Value& value, Budget& budget) {
 bool is_same(const Value& a, const Value& b) {
   if (a.kind() != b.kind()) return false;
   if (a.is_none()) return true;
-  if (a.is_integral()) return a.integer() == b.integer();
+  if (a.is_integral()) return compare_integers(a, b) == 0;
   if (a.is_float()) return a.number() == b.number();
   // Python interns some equal short strings; templates mean equality.
   if (a.is_text()) return a.text().bytes() == b.text().bytes();
   return a.address() != nullptr && a.address() == b.address();
 }
 
-Value negate(const Value& value) {
-  if (value.is_integral()) return integer_binary(BinaryOp::kSubtract, 0, value.integer());
+Value negate(const Value& value, Budget& budget) {
+  if (value.is_integral())
+    return integer_binary(BinaryOp::kSubtract, Value(std::int64_t{0}), value, budget);
   if (value.is_float()) return Value(-value.number());
   if (value.is_undefined()) fail_here("{}", value.undefined_message());
   fail_here("bad operand type for unary -: '{}'", value.type_name());
@@ -265,7 +266,7 @@ Value binary(Runtime& runtime, BinaryOp op, const Value& a, const Value& b) {
   }
   for (const Value* value : {&a, &b})
     if (value->is_undefined()) fail_here("{}", value->undefined_message());
-  if (a.is_integral() && b.is_integral()) return integer_binary(op, a.integer(), b.integer());
+  if (a.is_integral() && b.is_integral()) return integer_binary(op, a, b, runtime.budget());
   if (a.is_number() && b.is_number()) return float_binary(op, a.number(), b.number());
   if (op == BinaryOp::kAdd && a.is_text() && b.is_text()) {
     runtime.budget().spend_text(a.text().size() + b.text().size());

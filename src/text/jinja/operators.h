@@ -22,7 +22,7 @@ bool contains(const Value& container, const Value& value, Budget& budget);
 // Python's "is".
 bool is_same(const Value& a, const Value& b);
 
-Value negate(const Value& value);
+Value negate(const Value& value, Budget& budget);
 Value binary(Runtime& runtime, BinaryOp op, const Value& a, const Value& b);
 
 // value.name and value[key], each falling back to the other as in Jinja; undefined if neither

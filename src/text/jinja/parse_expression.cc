@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "text/jinja/big_integer.h"
 #include "text/jinja/parser.h"
 
 namespace tandem::jinja {
@@ -24,6 +25,17 @@ void Parser::fail_at(const Place& place, const std::string& what) const {
 
 void Parser::fail_expected(std::string_view what) const {
   fail_at(current().place, fmt::format("expected {}, got {}", what, describe(current())));
+}
+
+ExprPtr Parser::parse_integer_literal() {
+  const Token token = next();
+  std::optional<Value> value;
+  try {
+    value = parse_integer(token.text, token.base);
+  } catch (const Failure& failure) {
+    fail_at(token.place, failure.message);
+  }
+  return make(token.place, LiteralExpr{*value});
 }
 
 Token Parser::next() {
@@ -252,7 +264,7 @@ ExprPtr Parser::parse_primary() {
       return make(place, LiteralExpr{Value(Text(std::move(text)))});
     }
     case TokenKind::kInteger:
-      return make(place, LiteralExpr{Value(next().integer)});
+      return parse_integer_literal();
     case TokenKind::kFloat:
       return make(place, LiteralExpr{Value(next().number)});
     default:
@@ -319,7 +331,7 @@ ExprPtr Parser::parse_subscript(ExprPtr value) {
   const Expr* object = value.get();
   if (skip_operator(".")) {
     if (current().kind == TokenKind::kInteger) {
-      ExprPtr key = make(current().place, LiteralExpr{Value(next().integer)});
+      ExprPtr key = parse_integer_literal();
       return make(place, ItemExpr{std::move(value), std::move(key)}, {object});
     }
     return make(place, AttributeExpr{std::move(value), expect_identifier()}, {object});

@@ -57,6 +57,7 @@ class Parser {
   ExprPtr parse_power();
   ExprPtr parse_unary(bool with_filters);
   ExprPtr parse_primary();
+  ExprPtr parse_integer_literal();
   ExprPtr parse_parenthesized();
   ExprPtr parse_list();
   ExprPtr parse_dict();

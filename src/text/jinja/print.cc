@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 
+#include "text/jinja/big_integer.h"
 #include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
@@ -34,7 +35,7 @@ class Printer {
     else if (value.is_bool())
       out_.append(value.boolean() ? "True" : "False");
     else if (value.is_int())
-      out_.append(std::to_string(value.integer()));
+      out_.append(print_integer(value));
     else if (value.is_float())
       out_.append(print_float(value.number()));
     else

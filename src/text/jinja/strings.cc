@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "text/jinja/unicode.h"
+#include "text/jinja/unicode_case.h"
 
 namespace tandem::jinja {
 namespace {
@@ -80,26 +81,9 @@ Text replace(const Text& text, const Text& old, const Text& by, std::int64_t cou
   return result;
 }
 
-Text title(const Text& text) {
-  std::string result;
-  bool inside = false;
-  for (std::size_t i = 0; i < text.size();) {
-    const CodePoint c = decode_at(text.bytes(), i);
-    append_utf8(result, inside ? to_lower(c.code) : to_upper(c.code));
-    inside = is_upper(c.code) || is_lower(c.code);
-    i += c.size;
-  }
-  return Text::derived(text, std::move(result));
-}
+Text title(const Text& text) { return Text::derived(text, to_title(text.bytes())); }
 
-Text capitalize(const Text& text) {
-  if (text.empty()) return text;
-  const CodePoint first = decode_at(text.bytes(), 0);
-  std::string result;
-  append_utf8(result, to_upper(first.code));
-  result += to_lower(std::string_view(text.bytes()).substr(first.size));
-  return Text::derived(text, std::move(result));
-}
+Text capitalize(const Text& text) { return Text::derived(text, to_capitalized(text.bytes())); }
 
 std::vector<Text> split_lines(const Text& text, bool keep_ends, Budget& budget) {
   const std::string& bytes = text.bytes();

@@ -5,6 +5,7 @@
 #include "text/jinja/print.h"
 #include "text/jinja/runtime.h"
 #include "text/jinja/unicode.h"
+#include "text/jinja/unicode_case.h"
 
 namespace tandem::jinja {
 namespace {
@@ -52,14 +53,14 @@ Value test_divisibleby(const Call& call) { return Value(divides(call, call[1]));
 Value test_even(const Call& call) { return Value(divides(call, Value(std::int64_t{2}))); }
 Value test_odd(const Call& call) { return Value(!divides(call, Value(std::int64_t{2}))); }
 
-// True if all letters with case have this case, and there is at least one.
+// True if all letters with case have this case, and there is at least one. Titlecase is neither.
 bool has_case(const Call& call, bool upper) {
   const Text text = call.text(0);
   call.budget().spend_bytes(text.size());
   bool any = false;
   for (std::size_t i = 0; i < text.size();) {
     const CodePoint c = decode_at(text.bytes(), i);
-    if (upper ? is_lower(c.code) : is_upper(c.code)) return false;
+    if (is_title(c.code) || (upper ? is_lower(c.code) : is_upper(c.code))) return false;
     any |= upper ? is_upper(c.code) : is_lower(c.code);
     i += c.size;
   }

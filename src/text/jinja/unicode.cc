@@ -16,22 +16,6 @@ utf8proc_category_t category(char32_t code) {
   return utf8proc_category(static_cast<utf8proc_int32_t>(code));
 }
 
-template <typename Map>
-std::string map_each(std::string_view text, Map map) {
-  std::string result;
-  result.reserve(text.size());
-  for (std::size_t i = 0; i < text.size();) {
-    const CodePoint c = decode_at(text, i);
-    const char32_t mapped = map(c.code);
-    if (mapped == c.code)
-      result.append(text.substr(i, c.size));
-    else
-      append_utf8(result, mapped);
-    i += c.size;
-  }
-  return result;
-}
-
 }  // namespace
 
 CodePoint decode_at(std::string_view text, std::size_t position) noexcept {
@@ -89,25 +73,6 @@ bool is_decimal(char32_t code) noexcept { return category(code) == UTF8PROC_CATE
 bool is_numeric(char32_t code) noexcept {
   const auto c = category(code);
   return c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO;
-}
-
-bool is_upper(char32_t code) noexcept { return category(code) == UTF8PROC_CATEGORY_LU; }
-bool is_lower(char32_t code) noexcept { return category(code) == UTF8PROC_CATEGORY_LL; }
-
-char32_t to_upper(char32_t code) noexcept {
-  return static_cast<char32_t>(utf8proc_toupper(static_cast<utf8proc_int32_t>(code)));
-}
-
-char32_t to_lower(char32_t code) noexcept {
-  return static_cast<char32_t>(utf8proc_tolower(static_cast<utf8proc_int32_t>(code)));
-}
-
-std::string to_upper(std::string_view text) {
-  return map_each(text, [](char32_t c) { return to_upper(c); });
-}
-
-std::string to_lower(std::string_view text) {
-  return map_each(text, [](char32_t c) { return to_lower(c); });
 }
 
 }  // namespace tandem::jinja

@@ -29,13 +29,5 @@ bool is_alpha(char32_t code) noexcept;
 bool is_decimal(char32_t code) noexcept;
 // Any number, such as a fraction.
 bool is_numeric(char32_t code) noexcept;
-bool is_upper(char32_t code) noexcept;
-bool is_lower(char32_t code) noexcept;
-
-// Case mapping of one character to one character ("ß" stays).
-char32_t to_upper(char32_t code) noexcept;
-char32_t to_lower(char32_t code) noexcept;
-std::string to_upper(std::string_view text);
-std::string to_lower(std::string_view text);
 
 }  // namespace tandem::jinja

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "text/jinja/big_integer.h"
+
 namespace tandem::jinja {
 namespace {
 
@@ -34,11 +36,11 @@ void append_key(std::string& out, const Value& key, Budget& budget) {
     out += fmt::format("s{}:", key.text().size());
     out += key.text().bytes();
   } else if (key.is_integral()) {
-    out += fmt::format("i{};", key.integer());
+    out += fmt::format("i{};", print_integer(key));
   } else if (key.is_float()) {
     const double number = key.number();
-    if (number == std::floor(number) && std::abs(number) < 9e18)
-      out += fmt::format("i{};", static_cast<std::int64_t>(number));
+    if (std::isfinite(number) && number == std::floor(number))
+      out += fmt::format("i{};", print_integer(truncate_to_integer(number)));
     else
       out += fmt::format("f{};", number);
   } else if (key.is_none()) {

@@ -19,6 +19,7 @@
 
 namespace tandem::jinja {
 
+class BigInteger;
 class Dict;
 class Object;
 struct List;
@@ -35,6 +36,8 @@ class Value {
   template <std::same_as<bool> Bool>
   explicit Value(Bool value) : data_(value) {}
   explicit Value(std::int64_t value) : data_(value) {}
+  // One that does not fit 64 bits (see big_integer.h).
+  explicit Value(std::shared_ptr<const BigInteger> value) : data_(std::move(value)) {}
   explicit Value(double value) : data_(value) {}
   explicit Value(Text text) : data_(std::make_shared<const Text>(std::move(text))) {}
   explicit Value(std::string_view text) : Value(Text(std::string(text))) {}
@@ -46,7 +49,8 @@ class Value {
   bool is_undefined() const noexcept { return holds<Undefined>(); }
   bool is_none() const noexcept { return holds<None>(); }
   bool is_bool() const noexcept { return holds<bool>(); }
-  bool is_int() const noexcept { return holds<std::int64_t>(); }
+  bool is_int() const noexcept { return holds<std::int64_t>() || is_big(); }
+  bool is_big() const noexcept { return holds<std::shared_ptr<const BigInteger>>(); }
   bool is_float() const noexcept { return holds<double>(); }
   bool is_integral() const noexcept { return is_bool() || is_int(); }
   bool is_number() const noexcept { return is_integral() || is_float(); }
@@ -59,8 +63,15 @@ class Value {
   // Each may only be called for a value of that kind.
   const std::string& undefined_message() const { return *std::get<Undefined>(data_).message; }
   bool boolean() const { return std::get<bool>(data_); }
-  std::int64_t integer() const { return is_bool() ? boolean() : std::get<std::int64_t>(data_); }
+  // The nearest one of 64 bits, which is what an index, a count or a width needs.
+  std::int64_t integer() const {
+    if (is_big()) return big_bound();
+    return is_bool() ? boolean() : std::get<std::int64_t>(data_);
+  }
+  const BigInteger& big() const { return *std::get<std::shared_ptr<const BigInteger>>(data_); }
+  // Fails for an integer beyond the range of floats, as Python does.
   double number() const {
+    if (is_big()) return big_number();
     return is_float() ? std::get<double>(data_) : static_cast<double>(integer());
   }
   const Text& text() const { return *std::get<std::shared_ptr<const Text>>(data_); }
@@ -80,13 +91,17 @@ class Value {
   std::string type_name() const;
 
  private:
+  std::int64_t big_bound() const;
+  double big_number() const;
+
   template <typename T>
   bool holds() const noexcept {
     return std::holds_alternative<T>(data_);
   }
 
   std::variant<Undefined, None, bool, std::int64_t, double, std::shared_ptr<const Text>,
-               std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Object>>
+               std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Object>,
+               std::shared_ptr<const BigInteger>>
       data_;
 };
 
