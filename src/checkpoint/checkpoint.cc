@@ -18,6 +18,10 @@ namespace {
 
 constexpr std::string_view kWeight = ".weight";
 
+bool is_f8_weight(const TensorStore& store, const std::string& name) {
+  return name.ends_with(kWeight) && store.tensors().at(name).type.starts_with("F8_");
+}
+
 // Shards may be in subfolders of the model, never outside it.
 bool stays_inside(const fs::path& relative) {
   if (relative.empty() || relative.is_absolute() || !relative.has_filename()) return false;
@@ -132,6 +136,7 @@ Checkpoint Checkpoint::open(const fs::path& path, const fs::path& config) {
   }
   if (!checkpoint.config_file_.empty())
     checkpoint.packed_ = PackedSettings(checkpoint.config_object());
+  require_scales(*checkpoint.store_, checkpoint.packed_, path.string());
   return checkpoint;
 }
 
@@ -264,8 +269,20 @@ Tensor Checkpoint::tensor(const std::string& name, const Shape& expected) const 
   if (shape != expected && !flat)
     fail(ErrorCode::kFormat, "[checkpoint] {}: {}: expected {}, got {}", path_.string(), name,
          to_string(expected), to_string(shape));
+  // 8-bit floats with scales are floats like others, once multiplied.
+  if (is_f8_weight(*store_, stored) && is_packed_part(*store_, stored) && expected.size() == 2) {
+    const std::string module = name.substr(0, name.size() - kWeight.size());
+    const Weight weight = linear(module, expected[0], expected[1]);
+    return *std::get<FloatWeight>(weight).rows->stored();
+  }
   const Tensor tensor = store_->load(stored);
   return tensor.view_as(tensor.dtype(), expected);
+}
+
+bool Checkpoint::is_stored_plainly(const std::string& name, const Shape& shape) const {
+  const auto stored = tensors().find(name);
+  return stored != tensors().end() && stored->second.shape == shape &&
+         !is_packed_part(*store_, name);
 }
 
 Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_t k) const {

@@ -40,7 +40,8 @@ class Checkpoint {
   const fs::path& text_path() const noexcept { return text_path_; }
   const std::vector<fs::path>& weight_files() const noexcept { return weight_files_; }
 
-  // The stored tensors by name. For a Linear packed by AWQ, GPTQ or Quark these are its parts.
+  // The stored tensors by name. For a Linear packed by AWQ, GPTQ or Quark, or in 8-bit
+  // floats with scales, these are its parts.
   const std::map<std::string, StoredTensor>& tensors() const noexcept { return store_->tensors(); }
   // False for .mllm version 1, where every shape has one dimension.
   bool has_shapes() const noexcept { return store_->has_shapes(); }
@@ -49,6 +50,10 @@ class Checkpoint {
   void set_shapes(const std::map<std::string, Shape>& shapes);
   // The elements of a tensor in tensors(), in its own shape.
   Tensor load(const std::string& name) const;
+
+  // True if load() returns the values of what contents() lists as `name` with `shape`; false for what
+  // is packed, renamed or without a shape of its own.
+  bool is_stored_plainly(const std::string& name, const Shape& shape) const;
 
   // Every name that tensor() or linear() (with ".weight" added) finds, with its shape: for a packed
   // Linear the matrix, not its parts.
@@ -60,7 +65,8 @@ class Checkpoint {
   // 768], got [768, 256]").
   Tensor tensor(const std::string& name, const Shape& expected) const;
   // The weight of the Linear `module`, [n, k]: float as stored, or quantized if the file holds it
-  // in a form that kernels can compute with; any other quantized form is converted to F16.
+  // in a form that kernels can compute with; any other quantized form, and 8-bit floats, are
+  // converted to F16.
   Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const;
   // The static int8 scale of the input of the Linear `module`, if a packed checkpoint has one (see
   // read_packed_input_scale()); else 0.

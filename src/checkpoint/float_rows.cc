@@ -38,7 +38,7 @@ void copy_integers(const Tensor& tensor, std::int64_t begin, std::span<float> ou
 }  // namespace
 
 FloatRows::FloatRows(const Checkpoint& checkpoint, const std::string& name, const Shape& shape) {
-  if (checkpoint.tensors().contains(name) && checkpoint.tensors().at(name).shape == shape) {
+  if (checkpoint.is_stored_plainly(name, shape)) {
     tensor_ = checkpoint.load(name);
   } else if (shape.size() == 2 && name.ends_with(".weight")) {
     weight_ = checkpoint.linear(name.substr(0, name.size() - 7), shape[0], shape[1]);

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "tensor/half.h"
 
 namespace tandem {
@@ -18,7 +19,15 @@ using Method = PackedScheme::Method;
 // Column 8c + j of a reordered word is in nibble kReordered[j].
 constexpr std::array<int, 8> kReordered = {0, 4, 1, 5, 2, 6, 3, 7};
 // The names that writers use for the scales.
-constexpr std::initializer_list<const char*> kScales = {".scales", ".qscales", ".weight_scale"};
+constexpr std::initializer_list<const char*> kScales = {".scales", ".qscales", ".weight_scale",
+                                                        ".weight_scale_inv"};
+
+// True if `store` holds 8-bit floats under `name`.
+bool is_f8_in(const TensorStore& store, const std::string& name) {
+  const auto found = store.tensors().find(name);
+  return found != store.tensors().end() && found->second.type.starts_with("F8_");
+}
+
 // Rows that are unpacked at a time: 16 words of 8 codes, one cache line of the file.
 constexpr std::int64_t kRowBlock = 128;
 
@@ -52,6 +61,7 @@ class PackedReader {
       : store_(store), module_(module), scheme_(scheme), n_(n), k_(k), place_(place) {}
 
   Weight read() {
+    if (is_f8_in(store_, module_ + ".weight")) return read_f8();
     if (scheme_.method == Method::kNone)
       fail(ErrorCode::kFormat,
            "[packed] {}: {}: is packed, but quantization_config in config.json does not say how",
@@ -262,6 +272,56 @@ class PackedReader {
     if (!consecutive) w.group_of.assign(groups.begin(), groups.end());
   }
 
+  // 8-bit floats [n, k] times one scale, one per row, or one per block. The scales are factors under
+  // either name, "weight_scale" and DeepSeek's "weight_scale_inv".
+  Weight read_f8() {
+    if (scheme_.method != Method::kF8 && scheme_.method != Method::kNone)
+      fail(ErrorCode::kUnsupported,
+           "[packed] {}: {}: is of 8-bit floats, which quantization_config in config.json does not "
+           "say",
+           place_, module_);
+    codes_ = load({".weight"}, "codes");
+    scales_ = load(kScales, "scales");
+    expect_shape(codes_, {n_, k_}, "codes");
+    if (!is_float(scales_.dtype())) reject("scales", "floats", scales_);
+    if (const std::string* name = find({".weight_zero_point"})) {
+      zeros_ = store_.load(*name);
+      if (std::ranges::any_of(zeros_.bytes(), [](std::byte b) { return b != std::byte{0}; }))
+        reject("zero points", "zeros, as 8-bit floats have none", zeros_);
+    }
+    const auto [rows, columns] = f8_block();
+    const std::int64_t across = (k_ + columns - 1) / columns;
+    const std::vector<float> scales = scales_.to_floats();
+    if (!std::ranges::all_of(scales, [](float scale) { return std::isfinite(scale); }))
+      reject("scales", "finite numbers", scales_);
+    std::byte* memory = nullptr;
+    Tensor values = Tensor::allocate(DType::kF32, {n_, k_}, &memory);
+    const std::span out(reinterpret_cast<float*>(memory), static_cast<std::size_t>(n_ * k_));
+    codes_.copy_floats(0, out);
+    for (std::int64_t r = 0; r < n_; ++r)
+      for (std::int64_t c = 0; c < k_; ++c)
+        out[static_cast<std::size_t>(r * k_ + c)] *=
+            scales[static_cast<std::size_t>(r / rows * across + c / columns)];
+    return narrowed(std::move(values));
+  }
+
+  // The rows and columns that share a scale, by the shape of the scales.
+  std::array<std::int64_t, 2> f8_block() {
+    const Shape& shape = scales_.shape();
+    if (scales_.elements() == 1) return {n_, k_};
+    const auto [rows, columns] = scheme_.block;
+    if (rows != 0) {
+      expect_shape(scales_, {(n_ + rows - 1) / rows, (k_ + columns - 1) / columns}, "scales");
+      return scheme_.block;
+    }
+    if (shape != Shape{n_} && shape != Shape{n_, 1})
+      reject("scales",
+             fmt::format("[1], [{}] or [{}, 1], as quantization_config has no weight_block_size",
+                         n_, n_),
+             scales_);
+    return {1, k_};
+  }
+
   // Quark's int8 and uint8: [n, k] with one scale per tensor or per row, or transposed [k, n] with
   // scales [groups, n].
   Weight read_bytes() {
@@ -351,28 +411,28 @@ class PackedReader {
   }
 
   // To F16 if every value is within its range.
+  static Weight narrowed(Tensor values) {
+    const auto wide = values.as<float>();
+    const bool fits = std::ranges::all_of(wide, [](float value) {
+      const float half = f16_to_float(float_to_f16(value));
+      return std::isfinite(half) && (half != 0) == (value != 0);
+    });
+    if (!fits) return FloatWeight(std::move(values));
+    return FloatWeight(values.to_f16());
+  }
+
   Weight dequantized(const Unpacked& w) {
     std::byte* memory = nullptr;
     Tensor values = Tensor::allocate(DType::kF32, {n_, k_}, &memory);
     auto* out = reinterpret_cast<float*>(memory);
-    bool fits = true;
     for (std::int64_t r = 0; r < n_; ++r) {
       for (std::int64_t c = 0; c < k_; ++c) {
         const auto group = static_cast<std::size_t>(r * w.groups + w.group_index(c));
         const auto at = static_cast<std::size_t>(r * k_ + c);
         out[at] = static_cast<float>(w.codes[at] - w.zeros[group]) * w.scales[group];
-        const float half = f16_to_float(float_to_f16(out[at]));
-        fits = fits && std::isfinite(half) && (half != 0) == (out[at] != 0);
       }
     }
-    if (!fits) return FloatWeight(std::move(values));
-    std::byte* halves = nullptr;
-    Tensor result = Tensor::allocate(DType::kF16, {n_, k_}, &halves);
-    for (std::int64_t i = 0; i < n_ * k_; ++i) {
-      const std::uint16_t half = float_to_f16(out[i]);
-      std::memcpy(halves + i * 2, &half, sizeof half);
-    }
-    return FloatWeight(std::move(result));
+    return narrowed(std::move(values));
   }
 
   const TensorStore& store_;
@@ -391,11 +451,24 @@ class PackedReader {
 bool is_packed(const TensorStore& store, const std::string& module) {
   const auto is_codes = [&](const char* suffix) {
     const auto found = store.tensors().find(module + suffix);
-    return found != store.tensors().end() && !is_float(found->second.dtype);
+    return found != store.tensors().end() &&
+           (!is_float(found->second.dtype) || is_f8_in(store, found->first));
   };
   if (!is_codes(".qweight") && !is_codes(".weight")) return false;
   return std::ranges::any_of(
       kScales, [&](const char* suffix) { return store.tensors().contains(module + suffix); });
+}
+
+void require_scales(const TensorStore& store, const PackedSettings& settings,
+                    const std::string& place) {
+  constexpr std::string_view kWeight = ".weight";
+  for (const auto& [name, tensor] : store.tensors()) {
+    if (!name.ends_with(kWeight) || !is_f8_in(store, name)) continue;
+    const std::string module = name.substr(0, name.size() - kWeight.size());
+    if (settings.scheme(module).method == Method::kF8 && !is_packed(store, module))
+      fail(ErrorCode::kNotFound, "[packed] {}: {}: the scales are missing", place,
+           printable(module));
+  }
 }
 
 bool is_packed_part(const TensorStore& store, const std::string& name) {
@@ -404,14 +477,20 @@ bool is_packed_part(const TensorStore& store, const std::string& name) {
                                     ".scales",
                                     ".qscales",
                                     ".weight_scale",
+                                    ".weight_scale_inv",
                                     ".qzeros",
                                     ".qqzeros",
                                     ".weight_zero_point",
                                     ".g_idx",
                                     ".input_scale",
+                                    ".input_scale_ub",
+                                    ".activation_scale",
                                     ".input_zero_point",
                                     ".output_scale",
                                     ".output_zero_point"};
+  // Those of the KV cache stand by themselves, in the attention or in its projections.
+  for (const char* cache : {".q_scale", ".k_scale", ".v_scale"})
+    if (name.ends_with(cache)) return true;
   return std::ranges::any_of(kParts, [&](std::string_view part) {
     return name.ends_with(part) && is_packed(store, name.substr(0, name.size() - part.size()));
   });
@@ -430,7 +509,7 @@ Shape packed_shape(const TensorStore& store, const PackedSettings& settings,
   const Shape scales = shape_of(kScales).shape;
   const PackedScheme scheme = settings.scheme(module);
   const bool grouped = scales.size() == 2;
-  if (codes.shape.size() != 2) return codes.shape;
+  if (codes.shape.size() != 2 || is_float(codes.dtype)) return codes.shape;
   if (codes.dtype != DType::kI32)
     return grouped ? Shape{codes.shape[1], codes.shape[0]} : codes.shape;
   if (scheme.method == Method::kGptq)
@@ -450,7 +529,9 @@ Weight read_packed_linear(const TensorStore& store, const PackedSettings& settin
 float read_packed_input_scale(const TensorStore& store, const std::string& module,
                               const std::string& place) {
   const std::string name = module + ".input_scale";
-  if (!is_packed(store, module) || !store.tensors().contains(name)) return 0;
+  if (!is_packed(store, module) || !store.tensors().contains(name) ||
+      is_f8_in(store, module + ".weight"))
+    return 0;
   const Tensor scale = store.load(name);
   if (!is_float(scale.dtype()) || scale.elements() != 1)
     fail(ErrorCode::kFormat, "[packed] {}: {}: input scale: expected one float, got {} {}", place,

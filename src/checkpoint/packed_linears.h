@@ -1,7 +1,9 @@
-// Linears packed by AWQ, GPTQ or AMD Quark: integer codes in 32-bit words, with scales and zero
-// points alongside, in the layouts and under the names that those tools write.
+// Linears packed by AWQ, GPTQ or AMD Quark, integer codes in 32-bit words with scales and zero
+// points alongside, and Linears of 8-bit floats with scales, in the layouts and under the names that
+// the tools write.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -14,7 +16,7 @@ namespace tandem {
 
 // How a Linear is packed, as far as its tensors don't show it.
 struct PackedScheme {
-  enum class Method { kNone, kAwq, kGptq, kQuark };
+  enum class Method { kNone, kAwq, kGptq, kQuark, kF8 };
   Method method = Method::kNone;
   int bits = 4;
   // Codes are in two's complement.
@@ -23,13 +25,16 @@ struct PackedScheme {
   bool reordered = true;
   // Stored zero points are one too low (GPTQ version 1).
   bool zeros_minus_one = false;
+  // Of 8-bit floats with a matrix of scales: the rows and columns that share one, [128, 128] for
+  // example. 0 if a scale is for the tensor or for a row.
+  std::array<std::int64_t, 2> block = {0, 0};
 };
 
 // The quantization_config of a config.json.
 class PackedSettings {
  public:
   PackedSettings() = default;
-  // Throws kUnsupported for a method or scheme that is not supported, such as fp8.
+  // Throws kUnsupported for a method or scheme that is not supported, such as bitsandbytes.
   explicit PackedSettings(const JsonObject& config);
 
   PackedScheme scheme(const std::string& module) const;
@@ -44,10 +49,17 @@ class PackedSettings {
   std::vector<Override> overrides_;
 };
 
-// True if `module` has codes and scales rather than a float weight.
+// True if `module` has codes and scales rather than a float weight. 8-bit floats with a scale count
+// as codes.
 bool is_packed(const TensorStore& store, const std::string& module);
 
-// True if `name` is one of the parts of a packed module: its codes, scales, zero points, index.
+// Throws kNotFound naming a module of 8-bit floats that `settings` say have scales, but has none.
+// `place` starts messages.
+void require_scales(const TensorStore& store, const PackedSettings& settings,
+                    const std::string& place);
+
+// True if `name` is one of the parts of a packed module, its codes, scales, zero points, index, or
+// the scale of a quantized KV cache.
 bool is_packed_part(const TensorStore& store, const std::string& name);
 
 // [n, k] of a packed module, derived from its parts.
@@ -56,14 +68,15 @@ Shape packed_shape(const TensorStore& store, const PackedSettings& settings,
 
 // The weight of a packed module, [n, k]: GroupCodes for 4-bit codes whose group size is a multiple
 // of 32 and whose scales are normal numbers in F16 (scales in BF16 or F32 are rounded to F16);
-// ChannelCodes for symmetric int8; else dequantized to F16, or to F32 if F16 would lose the
-// smallest or the largest values. `place` starts messages.
+// ChannelCodes for symmetric int8; else, and for 8-bit floats, dequantized to F16, or to F32 if F16
+// would lose the smallest or the largest values. `place` starts messages.
 Weight read_packed_linear(const TensorStore& store, const PackedSettings& settings,
                           const std::string& module, std::int64_t n, std::int64_t k,
                           const std::string& place);
 
-// The static int8 scale of the module's input, if the file has one (Quark's W8A8); 0 if not. Throws
-// kFormat unless it is a single finite float >= 0.
+// The static int8 scale of the module's input, if the file has one (Quark's W8A8); 0 if not, and
+// for 8-bit floats, whose inputs are not quantized here. Throws kFormat unless it is a single finite
+// float >= 0.
 float read_packed_input_scale(const TensorStore& store, const std::string& module,
                               const std::string& place);
 

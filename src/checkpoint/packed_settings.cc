@@ -1,5 +1,8 @@
-// The quantization_config of AWQ, GPTQ and Quark checkpoints.
+// The quantization_config of AWQ, GPTQ, Quark and 8-bit float checkpoints.
 #include <fnmatch.h>
+
+#include <optional>
+#include <vector>
 
 #include "base/error.h"
 #include "base/printable.h"
@@ -37,6 +40,81 @@ PackedScheme read_gptq(const JsonObject& config) {
   return scheme;
 }
 
+[[noreturn]] void reject(const JsonObject& config, const char* key, std::string_view expected,
+                         std::string_view got) {
+  fail(ErrorCode::kUnsupported, "[packed] {}: {}: expected {}, got \"{}\"", config.where(), key,
+       expected, printable(got));
+}
+
+// The rows and columns that share a scale, such as [128, 128].
+std::array<std::int64_t, 2> read_block(const JsonObject& config, const char* key) {
+  constexpr std::int64_t kMostRows = std::int64_t{1} << 30;
+  const std::vector<std::int64_t> sizes = config.get_ints(key);
+  if (sizes.size() != 2 || sizes[0] < 1 || sizes[1] < 1 || sizes[0] > kMostRows ||
+      sizes[1] > kMostRows)
+    fail(ErrorCode::kFormat, "[packed] {}: {}: expected [rows, columns] from 1 up, got {}",
+         config.where(), key, printable(config.at(key).dump()));
+  return {sizes[0], sizes[1]};
+}
+
+// The "fp8" of DeepSeek, Qwen and vLLM. Whether inputs are quantized, and how, is not used: they
+// stay floats here.
+PackedScheme read_fp8(const JsonObject& config) {
+  PackedScheme scheme{.method = Method::kF8, .bits = 8};
+  const std::string format = config.get_string_or("fmt", "e4m3");
+  if (format != "e4m3" && format != "e5m2") reject(config, "fmt", "\"e4m3\" or \"e5m2\"", format);
+  if (config.has("weight_block_size")) scheme.block = read_block(config, "weight_block_size");
+  return scheme;
+}
+
+// The weights of one group of compressed-tensors.
+PackedScheme read_float_group(const JsonObject& weights) {
+  PackedScheme scheme{.method = Method::kF8, .bits = 8};
+  const std::string type = weights.get_string_or("type", "int");
+  const auto bits = weights.get_int_or("num_bits", 8, 1, 64);
+  if (type != "float" || bits != 8)
+    fail(ErrorCode::kUnsupported, "[packed] {}: expected floats of 8 bits, got {} of {}",
+         weights.where(), printable(type), bits);
+  const std::string strategy = weights.get_string_or("strategy", "tensor");
+  if (strategy == "block") {
+    scheme.block = read_block(weights, "block_structure");
+  } else if (strategy == "group") {
+    scheme.block = {1, weights.get_int("group_size", 1, std::int64_t{1} << 30)};
+  } else if (strategy != "tensor" && strategy != "channel") {
+    reject(weights, "strategy", "\"tensor\", \"channel\", \"block\" or \"group\"", strategy);
+  }
+  return scheme;
+}
+
+// compressed-tensors, whose weights are 8-bit floats: one group, or several that agree.
+PackedScheme read_compressed_tensors(const JsonObject& config) {
+  const std::string format = config.get_string_or("format", "float-quantized");
+  // The second is what its first versions called weights in the type that they have.
+  if (format != "float-quantized" && format != "naive-quantized")
+    reject(config, "format", "\"float-quantized\"", format);
+  std::optional<PackedScheme> all;
+  const JsonObject groups = config.child("config_groups");
+  for (const auto& [name, value] : groups.json().items()) {
+    const JsonObject group = groups.child(name);
+    if (!group.has("weights")) continue;
+    const PackedScheme scheme = read_float_group(group.child("weights"));
+    if (all && all->block != scheme.block)
+      fail(ErrorCode::kUnsupported,
+           "[packed] {}: groups with blocks of different sizes are not "
+           "read here",
+           groups.where());
+    all = scheme;
+  }
+  if (!all) fail(ErrorCode::kFormat, "[packed] {}: expected a group with weights", groups.where());
+  return *all;
+}
+
+PackedScheme read_modelopt(const JsonObject& config) {
+  const std::string algorithm = config.get_string("quant_algo");
+  if (algorithm != "FP8") reject(config, "quant_algo", "\"FP8\"", algorithm);
+  return {.method = Method::kF8, .bits = 8};
+}
+
 // One of Quark's quantizers: {"dtype": "uint4", …}.
 PackedScheme read_quark_weight(const JsonObject& owner, bool reordered) {
   if (!owner.has("weight")) return {};  // left as it was
@@ -45,6 +123,7 @@ PackedScheme read_quark_weight(const JsonObject& owner, bool reordered) {
          owner.where());
   const JsonObject weight = owner.child("weight");
   const std::string dtype = weight.get_string("dtype");
+  if (dtype == "fp8_e4m3" || dtype == "fp8_e5m2") return {.method = Method::kF8, .bits = 8};
   PackedScheme scheme{.method = Method::kQuark, .reordered = reordered};
   if (dtype == "int4" || dtype == "uint4") {
     scheme.bits = 4;
@@ -52,7 +131,8 @@ PackedScheme read_quark_weight(const JsonObject& owner, bool reordered) {
     scheme.bits = 8;
   } else {
     fail(ErrorCode::kUnsupported,
-         "[packed] {}: dtype: expected \"int4\", \"uint4\", \"int8\" or \"uint8\", got \"{}\"",
+         "[packed] {}: dtype: expected \"int4\", \"uint4\", \"int8\", \"uint8\" or \"fp8_e4m3\", "
+         "got \"{}\"",
          weight.where(), printable(dtype));
   }
   scheme.is_signed = dtype[0] == 'i';
@@ -69,6 +149,12 @@ PackedSettings::PackedSettings(const JsonObject& config) {
     all_ = read_awq(settings);
   } else if (method == "gptq") {
     all_ = read_gptq(settings);
+  } else if (method == "fp8" || method == "fbgemm_fp8") {
+    all_ = read_fp8(settings);
+  } else if (method == "compressed-tensors") {
+    all_ = read_compressed_tensors(settings);
+  } else if (method == "modelopt") {
+    all_ = read_modelopt(settings);
   } else if (method == "quark") {
     const JsonObject where_packed = settings.has("export") ? settings.child("export") : settings;
     const bool reordered = where_packed.get_string_or("pack_method", "reorder") != "order";
@@ -81,7 +167,8 @@ PackedSettings::PackedSettings(const JsonObject& config) {
     }
   } else {
     fail(ErrorCode::kUnsupported,
-         "[packed] {}: quant_method: expected \"awq\", \"gptq\" or \"quark\", got \"{}\"",
+         "[packed] {}: quant_method: expected \"awq\", \"gptq\", \"quark\", \"fp8\", "
+         "\"fbgemm_fp8\", \"compressed-tensors\" or \"modelopt\", got \"{}\"",
          settings.where(), printable(method));
   }
 }

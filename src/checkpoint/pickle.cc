@@ -82,13 +82,21 @@ constexpr std::array kStorageTypes = {
 
 // Dtypes named by tensors on an untyped storage.
 constexpr std::array kDTypes = {
-    StorageType{"torch.float32", DType::kF32},   StorageType{"torch.float16", DType::kF16},
-    StorageType{"torch.bfloat16", DType::kBF16}, StorageType{"torch.float64", DType::kF64},
-    StorageType{"torch.int8", DType::kI8},       StorageType{"torch.uint8", DType::kU8},
-    StorageType{"torch.int16", DType::kI16},     StorageType{"torch.uint16", DType::kU16},
-    StorageType{"torch.int32", DType::kI32},     StorageType{"torch.uint32", DType::kU32},
-    StorageType{"torch.int64", DType::kI64},     StorageType{"torch.uint64", DType::kU64},
+    StorageType{"torch.float32", DType::kF32},
+    StorageType{"torch.float16", DType::kF16},
+    StorageType{"torch.bfloat16", DType::kBF16},
+    StorageType{"torch.float64", DType::kF64},
+    StorageType{"torch.int8", DType::kI8},
+    StorageType{"torch.uint8", DType::kU8},
+    StorageType{"torch.int16", DType::kI16},
+    StorageType{"torch.uint16", DType::kU16},
+    StorageType{"torch.int32", DType::kI32},
+    StorageType{"torch.uint32", DType::kU32},
+    StorageType{"torch.int64", DType::kI64},
+    StorageType{"torch.uint64", DType::kU64},
     StorageType{"torch.bool", DType::kBool},
+    StorageType{"torch.float8_e4m3fn", DType::kF8E4M3},
+    StorageType{"torch.float8_e5m2", DType::kF8E5M2},
 };
 
 // What a pickle may "call"; each is handled here without calling anything.

@@ -15,7 +15,7 @@ namespace tandem {
 struct StoredTensor {
   // The file's name for its type: "BF16", "Q4_K".
   std::string type;
-  // The dtype that load() returns: F16 or BF16 for blocks.
+  // The dtype that load() returns: F16 or BF16 for blocks, F16 for 8-bit floats.
   DType dtype = DType::kF32;
   Shape shape;
   // Size in the file.
@@ -48,17 +48,28 @@ class TensorStore {
   std::map<std::string, StoredTensor> tensors_;
 };
 
+// What is known of a tensor of plain elements.
+inline StoredTensor describe_plain(DType dtype, Shape shape, std::int64_t bytes) {
+  return {std::string(to_string(dtype)), is_f8(dtype) ? DType::kF16 : dtype, std::move(shape),
+          bytes};
+}
+
+// Plain elements as load() returns them: in place, or 8-bit floats as the F16 that equal them.
+inline Tensor load_elements(const Tensor& tensor) {
+  return is_f8(tensor.dtype()) ? tensor.to_f16() : tensor;
+}
+
 // Tensors stored in files as plain elements.
 class PlainStore : public TensorStore {
  public:
   explicit PlainStore(std::map<std::string, Tensor> plain, bool has_shapes = true)
       : plain_(std::move(plain)), has_shapes_(has_shapes) {
     for (const auto& [name, tensor] : plain_) {
-      tensors_[name] = {std::string(to_string(tensor.dtype())), tensor.dtype(), tensor.shape(),
-                        static_cast<std::int64_t>(tensor.bytes().size())};
+      tensors_[name] = describe_plain(tensor.dtype(), tensor.shape(),
+                                      static_cast<std::int64_t>(tensor.bytes().size()));
     }
   }
-  Tensor load(const std::string& name) const override { return plain_.at(name); }
+  Tensor load(const std::string& name) const override { return load_elements(plain_.at(name)); }
   bool has_shapes() const noexcept override { return has_shapes_; }
 
  private:

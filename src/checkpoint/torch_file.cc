@@ -113,8 +113,8 @@ class TorchStore : public TensorStore {
           check_view(value->tensor,
                      storage->second.first(static_cast<std::size_t>(value->tensor.storage_bytes)),
                      place, name);
-      tensors_[name] = {std::string(to_string(view.dtype)), view.dtype, view.shape,
-                        *checked_bytes(view.dtype, view.shape)};
+      tensors_[name] =
+          describe_plain(view.dtype, view.shape, *checked_bytes(view.dtype, view.shape));
       views_[name] = std::move(view);
     }
   }
@@ -125,11 +125,11 @@ class TorchStore : public TensorStore {
     const bool aligned =
         reinterpret_cast<std::uintptr_t>(view.bytes.data()) % size_of(view.dtype) == 0;
     if (is_contiguous(view) && aligned && size > 0)
-      return Tensor(view.dtype, view.shape, view.bytes.first(size), file_);
+      return load_elements(Tensor(view.dtype, view.shape, view.bytes.first(size), file_));
     std::byte* out = nullptr;
     Tensor copy = Tensor::allocate(view.dtype, view.shape, &out);
     if (size > 0) gather(view, out);
-    return copy;
+    return load_elements(copy);
   }
 
  private:

@@ -114,9 +114,8 @@ class Converter {
     std::vector<Planned> planned;
     for (const auto& [name, shape] : contents_) {
       Planned plan{name, shape};
-      const auto stored = checkpoint_.tensors().find(name);
-      const bool plain = stored != checkpoint_.tensors().end() && stored->second.shape == shape;
-      const DType dtype = plain ? stored->second.dtype : DType::kF32;
+      const bool plain = checkpoint_.is_stored_plainly(name, shape);
+      const DType dtype = plain ? checkpoint_.tensors().at(name).dtype : DType::kF32;
       const bool bytes = dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kBool;
       if (!is_float(dtype) && (bytes || version == 2)) {
         plan.kept = dtype;
@@ -152,9 +151,8 @@ class Converter {
            "[convert] --dtype: safetensors hold f32, f16 and bf16, got {}", to_string(*type_));
     std::vector<SafetensorsWriter::Entry> entries;
     for (const auto& [name, shape] : contents_) {
-      const auto stored = checkpoint_.tensors().find(name);
-      const bool plain = stored != checkpoint_.tensors().end() && stored->second.shape == shape;
-      DType dtype = plain ? stored->second.dtype : DType::kF16;
+      const bool plain = checkpoint_.is_stored_plainly(name, shape);
+      DType dtype = plain ? checkpoint_.tensors().at(name).dtype : DType::kF16;
       if (type_ && is_float(dtype)) dtype = *plain_dtype(*type_);
       entries.push_back({name, dtype, shape});
     }
@@ -164,9 +162,8 @@ class Converter {
     SafetensorsWriter writer(output, entries, {{"format", "pt"}});
     Task task = begin();
     for (const SafetensorsWriter::Entry& entry : entries) {
-      const auto stored = checkpoint_.tensors().find(entry.name);
-      if (stored != checkpoint_.tensors().end() && stored->second.dtype == entry.dtype &&
-          stored->second.shape == entry.shape) {
+      if (checkpoint_.is_stored_plainly(entry.name, entry.shape) &&
+          checkpoint_.tensors().at(entry.name).dtype == entry.dtype) {
         writer.write(entry.name, checkpoint_.load(entry.name).bytes());
       } else {
         const GgmlType type = entry.dtype == DType::kF32   ? GgmlType::kF32

@@ -15,7 +15,7 @@ struct Row {
 };
 
 // In the order of DType.
-constexpr std::array<Row, 13> kTable = {{{"F32", 4},
+constexpr std::array<Row, 15> kTable = {{{"F32", 4},
                                          {"F16", 2},
                                          {"BF16", 2},
                                          {"F64", 8},
@@ -27,7 +27,9 @@ constexpr std::array<Row, 13> kTable = {{{"F32", 4},
                                          {"U32", 4},
                                          {"I64", 8},
                                          {"U64", 8},
-                                         {"BOOL", 1}}};
+                                         {"BOOL", 1},
+                                         {"F8_E4M3", 1},
+                                         {"F8_E5M2", 1}}};
 
 }  // namespace
 
@@ -39,8 +41,10 @@ std::string_view to_string(DType dtype) noexcept {
 
 bool is_float(DType dtype) noexcept {
   return dtype == DType::kF32 || dtype == DType::kF16 || dtype == DType::kBF16 ||
-         dtype == DType::kF64;
+         dtype == DType::kF64 || is_f8(dtype);
 }
+
+bool is_f8(DType dtype) noexcept { return dtype == DType::kF8E4M3 || dtype == DType::kF8E5M2; }
 
 DType dtype_from_string(std::string_view name) {
   for (std::size_t i = 0; i < kTable.size(); ++i)

@@ -1,4 +1,4 @@
-// Conversions between float32 and 16-bit floats by arithmetic on their bits.
+// Conversions between float32 and narrower floats by arithmetic on their bits.
 #include "tensor/half.h"
 
 #include <cmath>
@@ -29,6 +29,19 @@ float f16_to_float(std::uint16_t h) noexcept {
   }
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) |
                               (mantissa << 13));  // 112 = 127 - 15
+}
+
+float f8_e4m3_to_float(std::uint8_t f) noexcept {
+  if ((f & 0x7f) == 0x7f) return std::bit_cast<float>(f < 0x80 ? 0x7fc00000u : 0xffc00000u);
+  // Where F16 has its sign and the lower bits of its exponent and mantissa, the eight bits are an
+  // F16 that is 2^8 too small, subnormal or not: the biases are 7 and 15.
+  const int bits = (f & 0x80) << 8 | (f & 0x7f) << 7;
+  return f16_to_float(static_cast<std::uint16_t>(bits)) * 0x1p8f;
+}
+
+// The upper half of an F16.
+float f8_e5m2_to_float(std::uint8_t f) noexcept {
+  return f16_to_float(static_cast<std::uint16_t>(f << 8));
 }
 
 std::uint16_t float_to_f16(float f) noexcept {

@@ -1,4 +1,5 @@
-// Conversions between float32 and the two 16-bit float types, exact or rounded to nearest even.
+// Conversions between float32 and the two 16-bit float types, exact or rounded to nearest even, and
+// from the two 8-bit float types.
 #pragma once
 
 #include <bit>
@@ -15,5 +16,10 @@ std::uint16_t float_to_bf16(float f) noexcept;
 float f16_to_float(std::uint16_t h) noexcept;
 // Rounds to nearest even; overflows to infinity from 65520.
 std::uint16_t float_to_f16(float f) noexcept;
+
+// Exact, also in F16. E4M3 is the type without infinities: 0x7f and 0xff are NaN, the largest value
+// is 448.
+float f8_e4m3_to_float(std::uint8_t f) noexcept;
+float f8_e5m2_to_float(std::uint8_t f) noexcept;
 
 }  // namespace tandem

@@ -261,9 +261,11 @@ void RowSource::read(std::int64_t first, std::span<float> out) const {
 Rows stored_rows(Tensor values) {
   if (values.empty()) fail(ErrorCode::kFormat, "[rows] expected a matrix, got an empty tensor");
   if (values.shape().size() != 2 || values.dim(1) < 1 || !is_float(values.dtype()))
-    fail(ErrorCode::kFormat, "[rows] expected a matrix of F32, F16, BF16 or F64, got {} {}",
+    fail(ErrorCode::kFormat, "[rows] expected a matrix of F32, F16, BF16, F64 or F8, got {} {}",
          to_string(values.dtype()), to_string(values.shape()));
-  const DType dtype = values.dtype() == DType::kF64 ? DType::kF32 : values.dtype();
+  const DType dtype = values.dtype() == DType::kF64 ? DType::kF32
+                      : is_f8(values.dtype())       ? DType::kF16
+                                                    : values.dtype();
   return std::make_shared<StoredRows>(std::move(values), dtype);
 }
 

@@ -49,8 +49,9 @@ class RowSource {
 
 using Rows = std::shared_ptr<const RowSource>;
 
-// The rows of a tensor [rows, columns] of F32, F16, BF16 or F64; throws kFormat for anything else.
-// F64 is read as the nearest F32 values, and therefore stored() is null.
+// The rows of a tensor [rows, columns] of F32, F16, BF16, F64, F8_E4M3 or F8_E5M2; throws kFormat
+// for anything else. F64 is read as the nearest F32 values and 8-bit floats as F16, and therefore
+// stored() is null.
 Rows stored_rows(Tensor values);
 
 // Rows [first, first + count); shares memory with stored rows. Throws kInvalidArgument for rows

@@ -149,6 +149,10 @@ void Tensor::copy_floats(std::int64_t begin, std::span<float> out) const {
       return convert<std::uint16_t>(from, out, bf16_to_float);
     case DType::kF64:
       return convert<double>(from, out, [](double value) { return static_cast<float>(value); });
+    case DType::kF8E4M3:
+      return convert<std::uint8_t>(from, out, f8_e4m3_to_float);
+    case DType::kF8E5M2:
+      return convert<std::uint8_t>(from, out, f8_e5m2_to_float);
     default:
       fail(ErrorCode::kUnsupported, "[tensor] expected a float tensor, got {} {}",
            to_string(dtype_), to_string(shape_));
@@ -159,6 +163,18 @@ std::vector<float> Tensor::to_floats() const {
   std::vector<float> values(empty() ? 0 : static_cast<std::size_t>(elements()));
   if (!empty()) copy_floats(0, values);
   return values;
+}
+
+Tensor Tensor::to_f16() const {
+  const std::vector<float> values = to_floats();
+  std::byte* data = nullptr;
+  Tensor halves = allocate(DType::kF16, shape_, &data);
+  for (const float value : values) {
+    const std::uint16_t half = float_to_f16(value);
+    std::memcpy(data, &half, sizeof half);
+    data += sizeof half;
+  }
+  return halves;
 }
 
 void Tensor::release() const noexcept {

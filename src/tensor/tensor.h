@@ -71,9 +71,12 @@ class Tensor {
     return {reinterpret_cast<const T*>(data_), empty() ? 0 : static_cast<std::size_t>(elements())};
   }
 
-  // A float32 copy of elements [begin, begin + count) of a float tensor (F32, F16, BF16, F64).
+  // A float32 copy of elements [begin, begin + count) of a float tensor (F32, F16, BF16, F64,
+  // F8_E4M3, F8_E5M2).
   void copy_floats(std::int64_t begin, std::span<float> out) const;
   std::vector<float> to_floats() const;
+  // An F16 copy of a float tensor, rounded to nearest even; exact for 8-bit floats.
+  Tensor to_f16() const;
 
   // Rows [begin, begin + count) of the first dimension, sharing memory.
   Tensor rows(std::int64_t begin, std::int64_t count) const;

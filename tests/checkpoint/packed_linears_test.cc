@@ -175,12 +175,12 @@ TEST_F(PackedLinears, RefusesWhatItDoesNotKnow) {
     const std::string text = error_of([&] { settings(config); });
     EXPECT_NE(text.find(reason), std::string::npos) << text;
   };
-  rejects(R"({"quant_method":"bitsandbytes"})", "expected \"awq\", \"gptq\" or \"quark\"");
+  rejects(R"({"quant_method":"bitsandbytes"})", "expected \"awq\", \"gptq\", \"quark\", \"fp8\"");
   rejects(R"({"quant_method":"awq","version":"gemv"})", "expected 4 bits in the layout \"gemm\"");
   rejects(R"({"quant_method":"gptq","bits":5})", "expected 2, 3, 4 or 8 bits, got 5");
   rejects(R"({"quant_method":"gptq","checkpoint_format":"marlin"})", "got \"marlin\"");
-  rejects(R"({"quant_method":"quark","global_quant_config":{"weight":{"dtype":"fp8_e4m3"}}})",
-          "got \"fp8_e4m3\"");
+  rejects(R"({"quant_method":"quark","global_quant_config":{"weight":{"dtype":"mxfp6_e2m3"}}})",
+          "got \"mxfp6_e2m3\"");
   rejects(R"({"quant_method":"quark","global_quant_config":{"weight":[]}})", "two stages");
   EXPECT_NE(error("awq.g128", PackedSettings()).find("does not say how"), std::string::npos);
 }

@@ -31,6 +31,8 @@ std::vector<double> as_numbers(const Tensor& tensor) {
     case DType::kF32:
     case DType::kF16:
     case DType::kBF16:
+    case DType::kF8E4M3:
+    case DType::kF8E5M2:
       return collect(tensor.to_floats());
     case DType::kI8:
       return collect(tensor.as<std::int8_t>());
@@ -77,7 +79,7 @@ std::map<std::string, Tensor> assorted_tensors() {
   const std::array<std::byte, 24> bytes = {std::byte{1}, std::byte{2}, std::byte{3}};
   std::map<std::string, Tensor> tensors;
   for (const char* name : {"BOOL", "I8", "U8", "I16", "U16", "F16", "BF16", "I32", "U32", "F32",
-                           "I64", "U64", "F64"}) {
+                           "I64", "U64", "F64", "F8_E4M3", "F8_E5M2"}) {
     const DType dtype = dtype_from_string(name);
     std::byte* data = nullptr;
     const std::string key = std::string("a.") + name;
@@ -273,8 +275,8 @@ TEST_F(HostileSafetensors, HeaderText) {
 }
 
 TEST_F(HostileSafetensors, TypesAndShapes) {
-  expect(R"({"a":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", 1,
-         "dtype \"F8_E4M3\" is not supported");
+  expect(R"({"a":{"dtype":"F9_E4M4","shape":[1],"data_offsets":[0,1]}})", 1,
+         "dtype \"F9_E4M4\" is not supported");
   expect(R"({"a":{"dtype":8,"shape":[1],"data_offsets":[0,1]}})", 1,
          "a.dtype: expected a string, got 8");
   expect(R"({"a":{"dtype":"U8","data_offsets":[0,1]}})", 1, "a.shape: is missing");

@@ -104,7 +104,7 @@ TEST(GraphAdd, RejectsMisshapenLinear) {
   EXPECT_EQ(start.reject(Op::kLinear, {start.x}, biased),
             "[linear] node: expected bias as a float tensor of 1 dimension, got F32 [4, 1]");
   EXPECT_EQ(error_of([] { FloatWeight(ones({4, 2, 4})); }),
-            "[rows] expected a matrix of F32, F16, BF16 or F64, got F32 [4, 2, 4]");
+            "[rows] expected a matrix of F32, F16, BF16, F64 or F8, got F32 [4, 2, 4]");
   EXPECT_EQ(start.reject(Op::kLinear, {start.x}, LinearAttributes{}),
             "[linear] node: expected a weight, got none");
 }

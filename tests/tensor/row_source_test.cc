@@ -202,7 +202,7 @@ TEST(Rows, RefuseWhatDoesNotFit) {
   const Rows rows = stored_rows(random_matrix(4, 6).tensor());
   const auto square = [](std::int64_t d) { return random_matrix(d, d).tensor(); };
   EXPECT_EQ(error_of([&] { stored_rows(Tensor::from_floats(std::vector<float>(3), {3})); }),
-            "[rows] expected a matrix of F32, F16, BF16 or F64, got F32 [3]");
+            "[rows] expected a matrix of F32, F16, BF16, F64 or F8, got F32 [3]");
   const std::vector<std::uint8_t> bytes(4);
   const Tensor integers(DType::kU8, {2, 2}, std::as_bytes(std::span(bytes)), nullptr);
   EXPECT_NE(error_of([&] { stored_rows(integers); }).find("got U8 [2, 2]"), std::string::npos);
