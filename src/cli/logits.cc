@@ -39,9 +39,9 @@ void logits(const LogitsFlags& flags) {
   TerminalObserver observer;
   const auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
   const auto tokens = static_cast<std::int64_t>(ids.size());
-  if (tokens > model->info().context_length) {
+  if (tokens > model->info().longest_sequence()) {
     fail(ErrorCode::kInvalidArgument, "[logits] {}: {} tokens, the model's context is {}",
-         flags.ids, tokens, model->info().context_length);
+         flags.ids, tokens, model->info().longest_sequence());
   }
   std::byte* data = nullptr;
   const Tensor all = Tensor::allocate(DType::kF32, {tokens, model->info().vocabulary}, &data);

@@ -125,7 +125,8 @@ void add_run(CLI::App& app) {
       command->add_option("--seed", search.seed, "same seed, same text; -1: a new one each time")
           ->capture_default_str();
   command->add_option("--max-length", search.max_length,
-                      "tokens of prompt and answer together (default: the context)");
+                      "tokens of prompt and answer together (default: the context; no limit "
+                      "with dynamic rope scaling)");
   command->add_option("--min-length", search.min_length,
                       "tokens of prompt and answer before the answer may end");
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after an end token");

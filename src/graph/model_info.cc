@@ -8,7 +8,7 @@ namespace {
 
 // Several times what any model has, and small enough that no product of two sizes overflows.
 constexpr std::int64_t kMaxSize = std::int64_t{1} << 24;
-constexpr std::int64_t kMaxContext = std::int64_t{1} << 30;
+constexpr std::int64_t kMaxContext = kLongestSequence;
 
 }  // namespace
 
@@ -24,6 +24,7 @@ OrderedJson to_json(const ModelInfo& info) {
                       {"context_length", info.context_length},
                       {"tied_head", info.tied_head},
                       {"eos", info.eos}};
+  if (info.open_context) json["open_context"] = true;
   if (info.bos) json["bos"] = *info.bos;
   if (info.pad) json["pad"] = *info.pad;
   return json;
@@ -40,6 +41,7 @@ ModelInfo model_info_from_json(const JsonObject& json) {
   info.head_dim = json.get_int("head_dim", 1, 65536);
   info.vocabulary = json.get_int("vocabulary", 1, kMaxSize);
   info.context_length = json.get_int("context_length", 1, kMaxContext);
+  info.open_context = json.get_bool_or("open_context", false);
   info.tied_head = json.get_bool("tied_head");
   const auto token = [&](const char* key) -> std::optional<std::int64_t> {
     if (!json.has(key)) return std::nullopt;

@@ -10,6 +10,9 @@
 
 namespace tandem {
 
+// In tokens, for models that set no limit themselves: as much context as any may name.
+inline constexpr std::int64_t kLongestSequence = std::int64_t{1} << 30;
+
 struct ModelInfo {
   // Such as "llama" or "phi3".
   std::string model_type;
@@ -22,10 +25,17 @@ struct ModelInfo {
   std::int64_t vocabulary = 0;
   // Maximum number of tokens, rope scaling included.
   std::int64_t context_length = 0;
+  // Sequences may be longer than that: dynamic NTK adapts its base to any length.
+  bool open_context = false;
   bool tied_head = false;
   std::optional<std::int64_t> bos = {};
   std::vector<std::int64_t> eos;
   std::optional<std::int64_t> pad = {};
+
+  // In tokens.
+  std::int64_t longest_sequence() const noexcept {
+    return open_context ? kLongestSequence : context_length;
+  }
 };
 
 // For display and for packages: every field under its own name, absent ones omitted.

@@ -18,7 +18,7 @@ constexpr std::int64_t kMaxLayers = 4096;
 constexpr std::int64_t kMaxHeads = std::int64_t{1} << 16;
 constexpr std::int64_t kMaxHeadDim = std::int64_t{1} << 16;
 constexpr std::int64_t kMaxVocabulary = std::int64_t{1} << 24;
-constexpr std::int64_t kMaxContext = std::int64_t{1} << 30;
+constexpr std::int64_t kMaxContext = kLongestSequence;
 
 void read_heads(const JsonObject& config, const FamilyDefaults& defaults, ModelInfo& info) {
   info.heads = config.get_int("num_attention_heads", 1, kMaxHeads);
@@ -81,8 +81,9 @@ ModelInfo read_renamed_info(const JsonObject& config, const Family& family) {
   info.layers = config.get_int("num_hidden_layers", 1, kMaxLayers);
   info.vocabulary = config.get_int("vocab_size", 1, kMaxVocabulary);
   const std::int64_t positions = read_max_positions(config, defaults);
-  info.context_length =
-      scaled_context(read_rope_parameters(config, positions, defaults.rope_theta), positions);
+  const RopeParameters rope = read_rope_parameters(config, positions, defaults.rope_theta);
+  info.context_length = scaled_context(rope, positions);
+  info.open_context = rope.scaling == RopeParameters::Scaling::kDynamic;
   info.tied_head = config.get_bool_or("tie_word_embeddings", defaults.tied_head);
   read_heads(config, defaults, info);
 

@@ -57,7 +57,8 @@ RopeParameters read_rope_parameters(const JsonObject& config, std::int64_t conte
                                     double theta);
 
 // The model's context length in tokens: `context_length` (max_position_embeddings), extended if the
-// kind of scaling leaves that key at its training value (linear, dynamic, yarn).
+// kind of scaling leaves that key at its training value (linear, dynamic, yarn). Dynamic scaling
+// goes on beyond it (ModelInfo::open_context).
 std::int64_t scaled_context(const RopeParameters& parameters, std::int64_t context_length);
 
 // The parameters of a RotaryEmbedding.

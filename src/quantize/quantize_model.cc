@@ -66,7 +66,7 @@ Calibrated calibrate_model(const QuantizeOptions& options, const Checkpoint& che
   const std::string text = read_text_file(options.calibration);
   const CalibrationSettings& settings = options.recipe.calibration;
   const CalibrationWindows windows = cut_windows(
-      tokenizer.encode(text), std::min(settings.window, info.context_length), settings.samples);
+      tokenizer.encode(text), std::min(settings.window, info.longest_sequence()), settings.samples);
   Calibrated result;
   result.tokens = static_cast<std::int64_t>(windows.ids.size());
   result.source = {{"file", options.calibration.filename().string()},

@@ -96,7 +96,7 @@ TextWindows read_windows(LocalModel& model, const fs::path& text, std::int64_t w
                          std::int64_t max_windows) {
   TextWindows windows;
   windows.ids = model.text.tokenizer().encode(read_text_file(text), {.add_special_tokens = false});
-  windows.window = std::min(window, model.info().context_length);
+  windows.window = std::min(window, model.info().longest_sequence());
   const auto limit = static_cast<std::size_t>(max_windows * windows.window);
   if (limit > 0 && windows.ids.size() > limit) windows.ids.resize(limit);
   return windows;

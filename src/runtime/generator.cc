@@ -17,11 +17,11 @@ TokenId padding_of(const ModelInfo& info) {
 
 SearchOptions with_defaults(SearchOptions options, const ModelInfo& info) {
   if (options.eos.empty()) options.eos = info.eos;
-  if (options.max_length == 0) options.max_length = info.context_length;
-  if (options.max_length > info.context_length) {
+  if (options.max_length == 0) options.max_length = info.longest_sequence();
+  if (options.max_length > info.longest_sequence()) {
     fail(ErrorCode::kInvalidArgument,
          "[generator] max_length ({}) cannot be greater than the model's context length ({})",
-         options.max_length, info.context_length);
+         options.max_length, info.longest_sequence());
   }
   return options;
 }

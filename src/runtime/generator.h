@@ -13,7 +13,7 @@
 namespace tandem {
 
 // Replaces empty options.eos and a max_length of 0 by the model's. Throws kInvalidArgument for a
-// max_length beyond the context length.
+// max_length beyond the longest sequence.
 SearchOptions with_defaults(SearchOptions options, const ModelInfo& info);
 bool is_end(const SearchOptions& options, TokenId id) noexcept;
 

@@ -466,6 +466,13 @@ TEST(ModelInfoJson, ReadsWhatItWrote) {
   EXPECT_EQ(info.bos, std::optional<std::int64_t>(1));
   EXPECT_EQ(info.eos, (std::vector<std::int64_t>{2, 7}));
   EXPECT_EQ(info.pad, std::nullopt);
+  EXPECT_EQ(info.longest_sequence(), 2048);
+  EXPECT_FALSE(json.contains("open_context"));
+  ModelInfo open = small_info();
+  open.open_context = true;
+  const Json open_json = parse_json(to_json(open).dump(), "test");
+  EXPECT_TRUE(info_from(open_json).open_context);
+  EXPECT_EQ(info_from(open_json).longest_sequence(), kLongestSequence);
 }
 
 TEST(ModelInfoJson, NamesKeysAndBounds) {

@@ -159,6 +159,12 @@ TEST(ModelInfo, CountsRopeScalingIntoTheContext) {
   config["max_position_embeddings"] = 2048;
   config["rope_scaling"] = {{"type", "dynamic"}, {"factor", 2.0}};
   EXPECT_EQ(read(config).context_length, 4096);
+  EXPECT_TRUE(read(config).open_context);
+  EXPECT_GE(read(config).longest_sequence(), 1000000);
+  config["rope_scaling"]["type"] = "linear";
+  EXPECT_EQ(read(config).longest_sequence(), 4096);
+  config.erase("rope_scaling");
+  EXPECT_EQ(read(config).longest_sequence(), 2048);
 }
 
 TEST(ModelInfo, RefusesUnknownModelTypes) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <string>
 
+#include "graph/rotary.h"
 #include "support.h"
 
 namespace tandem {
@@ -153,6 +154,31 @@ TEST(Rope, StretchesTheContextWhereTheConfigurationDoesNot) {
                          "original_max_position_embeddings": 32768}})";
   EXPECT_EQ(context(yarn, 32768), 131072);
   EXPECT_EQ(context(yarn, 131072), 131072);
+}
+
+// transformers' _compute_dynamic_ntk_parameters, whose base follows the length reached and has no
+// bound: theta * (factor * length / original - (factor - 1))^(dim / (dim - 2)).
+TEST(Rope, DynamicBaseFollowsAnyLength) {
+  const Json config = parse_json(
+      R"({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_theta": 10000})", "test");
+  constexpr std::int64_t kOriginal = 4096;
+  constexpr std::int64_t kDim = 64;
+  const Rope rope = make_rope(read_rope_parameters(JsonObject(config, "test"), kOriginal, 10000),
+                              kDim, "config.json");
+  RotaryAnglesAttributes angles;
+  angles.inverse_frequencies = rope.inverse_frequencies;
+  angles.extension = rope.extension;
+  std::vector<float> got(kDim / 2);
+  for (const std::int64_t length : {4097, 8192, 8193, 16384, 100000, 1000000}) {
+    ASSERT_EQ(rotary_epoch(rope.extension, length), length);
+    write_frequencies(angles, length, got);
+    const double base =
+        10000 * std::pow(2.0 * static_cast<double>(length) / kOriginal - 1, kDim / (kDim - 2.0));
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const double want = std::pow(base, -2.0 * static_cast<double>(i) / kDim);
+      EXPECT_NEAR(got[i], want, 2e-6 * want) << length << " pair " << i;
+    }
+  }
 }
 
 TEST(Rope, RefusesHostileValues) {

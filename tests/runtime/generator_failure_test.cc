@@ -236,5 +236,26 @@ TEST(GeneratorFailureOfLongSequences, TakesTheirFrequenciesBack) {
   }
 }
 
+// Dynamic NTK has no longest sequence; other kinds of scaling end with the context.
+TEST(GeneratorFailureOfLongSequences, DynamicScalingHasNoEnd) {
+  const auto model = testing::open_alone(testing::fixture("models/fixtures/llama_dynamic"),
+                                         {.engine = {.chunk = 8}});
+  ASSERT_EQ(model->info().context_length, 192);
+  SearchOptions options;
+  options.eos = {-1};
+  Generator generator(model->engine, options);
+  generator.append(Tokens(200, 7));
+  EXPECT_EQ(take(generator, 4).size(), 4u);
+  options.max_length = 205;
+  Generator bounded(model->engine, options);
+  bounded.append(Tokens(200, 7));
+  take(bounded, 5);
+  EXPECT_TRUE(bounded.done());
+  const auto longrope = testing::open_alone(testing::fixture("models/fixtures/phi3_longrope"), {});
+  options.max_length = longrope->info().context_length + 1;
+  EXPECT_NE(error_of([&] { Generator(longrope->engine, options); }).find("cannot be greater than"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace tandem
