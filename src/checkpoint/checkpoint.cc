@@ -120,7 +120,7 @@ fs::path only_file(const fs::path& folder, std::string_view suffix) {
 
 }  // namespace
 
-Checkpoint Checkpoint::open(const fs::path& path, const fs::path& config) {
+Checkpoint Checkpoint::open(const fs::path& path, const fs::path& config, Observer& observer) {
   std::error_code ignored;
   Checkpoint checkpoint;
   checkpoint.path_ = path;
@@ -135,7 +135,7 @@ Checkpoint Checkpoint::open(const fs::path& path, const fs::path& config) {
     fail(ErrorCode::kNotFound, "[checkpoint] {}: no such file or folder", path.string());
   }
   if (!checkpoint.config_file_.empty())
-    checkpoint.packed_ = PackedSettings(checkpoint.config_object());
+    checkpoint.packed_ = PackedSettings(checkpoint.config_object(), checkpoint.separate_, observer);
   require_scales(*checkpoint.store_, checkpoint.packed_, path.string());
   return checkpoint;
 }
@@ -151,6 +151,7 @@ void Checkpoint::read_config(const fs::path& config) {
   config_file_ = config.empty() ? folder_ / "config.json" : config;
   config_ = read_json_file(config_file_);
   config_object();
+  separate_ = read_separate_settings(folder_);
   // A configuration named from elsewhere brings the file next to it.
   for (const fs::path& folder : {folder_, config_file_.parent_path()}) {
     const fs::path generation = folder / "generation_config.json";
@@ -160,8 +161,19 @@ void Checkpoint::read_config(const fs::path& config) {
   }
 }
 
+std::string Checkpoint::packed_base_name() const {
+  const auto found = config_.find("quantization_config");
+  for (const Json* settings : {found == config_.end() ? nullptr : &*found, &separate_.settings}) {
+    if (settings == nullptr || !settings->is_object()) continue;
+    const auto name = settings->find("model_file_base_name");
+    if (name != settings->end() && name->is_string() && stays_inside(name->get<std::string>()))
+      return name->get<std::string>();
+  }
+  return {};
+}
+
 void Checkpoint::open_folder(const fs::path& config) {
-  const auto open_whole = [&](const char* name, OpenFile open_it) {
+  const auto open_whole = [&](const std::string& name, OpenFile open_it) {
     const fs::path file = folder_ / name;
     if (!fs::exists(file)) return false;
     read_config(config);
@@ -169,7 +181,7 @@ void Checkpoint::open_folder(const fs::path& config) {
     weight_files_ = {file};
     return true;
   };
-  const auto open_shards = [&](const char* name, OpenFile open_it) {
+  const auto open_shards = [&](const std::string& name, OpenFile open_it) {
     const fs::path index = folder_ / name;
     if (!fs::exists(index)) return false;
     read_config(config);
@@ -187,6 +199,14 @@ void Checkpoint::open_folder(const fs::path& config) {
     store_ = open_mllm(file);
     weight_files_ = {file};
     return;
+  }
+  if (fs::exists(folder_ / "config.json") || !config.empty()) {
+    read_config(config);
+    if (const std::string base = packed_base_name();
+        !base.empty() && (open_whole(base + ".safetensors", open_safetensors) ||
+                          open_shards(base + ".safetensors.index.json", open_safetensors) ||
+                          open_whole(base + ".bin", open_torch_file)))
+      return;
   }
   fail(ErrorCode::kNotFound,
        "[checkpoint] {}: expected config.json with model.safetensors, "

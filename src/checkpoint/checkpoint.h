@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/observer.h"
 #include "checkpoint/packed_linears.h"
 #include "checkpoint/tensor_store.h"
 #include "tensor/weight.h"
@@ -23,7 +24,13 @@ class Checkpoint {
   // file of any of these formats, detected from its content, with the other parts of a split GGUF;
   // config.json is next to it, except for GGUF, which contains its own. Without a configuration,
   // the tensors of a file can still be read. `config` replaces config.json.
-  static Checkpoint open(const fs::path& path, const fs::path& config = {});
+  //
+  // The settings of packed Linears are those of quantization_config in config.json, else of
+  // AutoGPTQ's quantize_config.json or AutoAWQ's quant_config.json beside it; a folder without any
+  // of the files above is opened by the name of its weights there (model_file_base_name).
+  // `observer` is warned where the two contradict each other.
+  static Checkpoint open(const fs::path& path, const fs::path& config = {},
+                         Observer& observer = silent());
 
   // As given, for messages.
   const fs::path& path() const noexcept { return path_; }
@@ -77,6 +84,9 @@ class Checkpoint {
   void open_file(const fs::path& config);
   void open_gguf(const fs::path& file);
   void read_config(const fs::path& config);
+  // The name of the weights, without its ending, that the settings of a packed checkpoint give;
+  // empty if they give none.
+  std::string packed_base_name() const;
   // The stored name of `name`: itself, or its name from a known writer. Empty if there is none.
   std::string stored_name(const std::string& name) const;
 
@@ -88,6 +98,7 @@ class Checkpoint {
   Json generation_config_ = Json::object();
   fs::path text_path_;
   std::shared_ptr<const TensorStore> store_;
+  SeparateSettings separate_;
   PackedSettings packed_;
   std::vector<fs::path> weight_files_;
 };

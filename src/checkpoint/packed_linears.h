@@ -9,7 +9,9 @@
 #include <string_view>
 #include <vector>
 
+#include "base/files.h"
 #include "base/json.h"
+#include "base/observer.h"
 #include "checkpoint/tensor_store.h"
 
 namespace tandem {
@@ -30,16 +32,33 @@ struct PackedScheme {
   std::array<std::int64_t, 2> block = {0, 0};
 };
 
+// The settings that AutoGPTQ and earlier versions of AutoAWQ write beside config.json, as a
+// quantization_config.
+struct SeparateSettings {
+  // quantize_config.json or quant_config.json; empty if neither is there or describes weights.
+  fs::path file;
+  // With quant_method, in the spelling of a quantization_config.
+  Json settings = Json::object();
+};
+
+// Reads them from a model's folder. Throws kFormat for a file that is not JSON.
+SeparateSettings read_separate_settings(const fs::path& folder);
+
 // The quantization_config of a config.json.
 class PackedSettings {
  public:
   PackedSettings() = default;
   // Throws kUnsupported for a method or scheme that is not supported, such as bitsandbytes.
   explicit PackedSettings(const JsonObject& config);
+  // The same, or if there is no quantization_config, of `separate`. Where both are there and
+  // contradict each other, the first holds and `observer` is warned.
+  PackedSettings(const JsonObject& config, const SeparateSettings& separate, Observer& observer);
 
   PackedScheme scheme(const std::string& module) const;
 
  private:
+  void read(const JsonObject& settings);
+
   struct Override {
     // With the wildcards * and ?.
     std::string pattern;

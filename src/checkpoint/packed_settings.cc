@@ -2,6 +2,8 @@
 #include <fnmatch.h>
 
 #include <optional>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -12,6 +14,28 @@ namespace tandem {
 namespace {
 
 using Method = PackedScheme::Method;
+
+// ASCII, as in "GEMM".
+std::string in_lower_case(std::string text) {
+  for (char& c : text)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+  return text;
+}
+
+// AutoAWQ's earlier names for keys, and today's.
+constexpr std::pair<const char*, const char*> kOlderNames[] = {{"w_bit", "bits"},
+                                                               {"q_group_size", "group_size"}};
+
+// `settings` with today's names for keys; where it has both, today's holds.
+Json with_todays_names(Json settings) {
+  for (const auto& [older, today] : kOlderNames) {
+    const auto found = settings.find(older);
+    if (found == settings.end()) continue;
+    if (!settings.contains(today)) settings[today] = *found;
+    settings.erase(older);
+  }
+  return settings;
+}
 
 PackedScheme read_awq(const JsonObject& config) {
   PackedScheme scheme{.method = Method::kAwq};
@@ -31,6 +55,9 @@ PackedScheme read_gptq(const JsonObject& config) {
   if (scheme.bits != 2 && scheme.bits != 3 && scheme.bits != 4 && scheme.bits != 8)
     fail(ErrorCode::kUnsupported, "[packed] {}: expected 2, 3, 4 or 8 bits, got {}", config.where(),
          scheme.bits);
+  if (config.get_bool_or("is_marlin_format", false))
+    fail(ErrorCode::kUnsupported, "[packed] {}: is_marlin_format: expected false, got true",
+         config.where());
   const std::string format = config.get_string_or("checkpoint_format", "gptq");
   if (format != "gptq" && format != "gptq_v2")
     fail(ErrorCode::kUnsupported,
@@ -141,9 +168,58 @@ PackedScheme read_quark_weight(const JsonObject& owner, bool reordered) {
 
 }  // namespace
 
+SeparateSettings read_separate_settings(const fs::path& folder) {
+  for (const auto& [name, method] :
+       {std::pair{"quantize_config.json", "gptq"}, {"quant_config.json", "awq"}}) {
+    const fs::path file = folder / name;
+    std::error_code ignored;
+    if (!fs::exists(file, ignored)) continue;
+    Json settings = read_json_file(file);
+    // Tools of other formats use these names for settings of their own.
+    if (!settings.is_object() || (!settings.contains("bits") && !settings.contains("w_bit")))
+      continue;
+    settings = with_todays_names(std::move(settings));
+    if (!settings.contains("quant_method") || settings["quant_method"].is_null())
+      settings["quant_method"] = method;
+    return {file, std::move(settings)};
+  }
+  return {};
+}
+
 PackedSettings::PackedSettings(const JsonObject& config) {
   if (!config.has("quantization_config")) return;
-  const JsonObject settings = config.child("quantization_config");
+  const JsonObject stored = config.child("quantization_config");
+  const Json settings = with_todays_names(stored.json());
+  read(JsonObject(settings, stored.where()));
+}
+
+PackedSettings::PackedSettings(const JsonObject& config, const SeparateSettings& separate,
+                               Observer& observer)
+    : PackedSettings(config) {
+  if (separate.file.empty()) return;
+  const JsonObject settings(separate.settings, separate.file.string());
+  if (!config.has("quantization_config")) {
+    read(settings);
+    return;
+  }
+  const Json own = with_todays_names(config.child("quantization_config").json());
+  for (const char* key : {"quant_method", "bits", "group_size", "sym", "desc_act", "zero_point",
+                          "version", "checkpoint_format"}) {
+    if (!settings.has(key) || !own.contains(key) || own.at(key).is_null()) continue;
+    const auto text = [](const Json& value) {
+      return in_lower_case(value.is_string() ? value.get<std::string>() : value.dump());
+    };
+    const std::string here = text(own.at(key));
+    const std::string there = text(settings.at(key));
+    if (here != there)
+      observer.warn(
+          fmt::format("[packed] {}: {}: is {}, but {} in quantization_config in "
+                      "config.json, which is used",
+                      separate.file.string(), key, printable(there), printable(here)));
+  }
+}
+
+void PackedSettings::read(const JsonObject& settings) {
   const std::string method = settings.get_string_or("quant_method", "");
   if (method == "awq") {
     all_ = read_awq(settings);

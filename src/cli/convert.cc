@@ -249,7 +249,8 @@ void convert(const ConvertFlags& flags) {
   catch_interrupt();
   const std::optional<GgmlType> type = find_type(flags.dtype);
   const fs::path output = flags.output;
-  Checkpoint checkpoint = Checkpoint::open(flags.input, flags.config);
+  TerminalObserver observer;
+  Checkpoint checkpoint = Checkpoint::open(flags.input, flags.config, observer);
   check_kind(flags.type, checkpoint);
   std::error_code ignored;
   for (const fs::path& file : checkpoint.weight_files())
@@ -259,7 +260,6 @@ void convert(const ConvertFlags& flags) {
   const std::string suffix = output.extension().string();
   if (!checkpoint.has_shapes() && (suffix != ".mllm" || flags.mllm_version != 1))
     checkpoint.set_shapes(asked_shapes(checkpoint));
-  TerminalObserver observer;
   Converter converter(checkpoint, type, observer);
   if (suffix == ".gguf") {
     converter.to_gguf(output);

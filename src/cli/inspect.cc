@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/commands.h"
+#include "cli/terminal_observer.h"
 #include "graph/graph.h"
 #include "models/model.h"
 #include "package/package.h"
@@ -97,7 +98,8 @@ void inspect(const InspectFlags& flags) {
       add_graph(phase == Phase::kPrefill ? "prefill" : "decode", package.graph(phase));
     append_tensors(report["tensors"], package.tensors());
   } else {
-    const Checkpoint checkpoint = Checkpoint::open(folder);
+    TerminalObserver observer;
+    const Checkpoint checkpoint = Checkpoint::open(folder, {}, observer);
     const JsonObject config = checkpoint.config_object();
     report["kind"] = "checkpoint";
     report["model"] = to_json(read_model_info(config, &checkpoint.generation_config()));

@@ -91,7 +91,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
          target.string());
   }
   require_replaceable(target, "quantize", "a package", objection_to_package);
-  const Checkpoint checkpoint = Checkpoint::open(options.checkpoint);
+  const Checkpoint checkpoint = Checkpoint::open(options.checkpoint, {}, observer);
   const JsonObject config = checkpoint.config_object();
   const Json& generation = checkpoint.generation_config();
   const ModelInfo info = read_model_info(config, &generation);

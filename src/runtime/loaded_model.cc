@@ -7,7 +7,8 @@
 namespace tandem {
 
 std::shared_ptr<const LoadedModel> LoadedModel::open(const fs::path& path, ThreadPool& pool,
-                                                     const PackageOptions& options) {
+                                                     const PackageOptions& options,
+                                                     Observer& observer) {
   auto model = std::shared_ptr<LoadedModel>(new LoadedModel());
   model->path_ = model->text_path_ = path;
   if (Package::is_package(path)) {
@@ -18,7 +19,7 @@ std::shared_ptr<const LoadedModel> LoadedModel::open(const fs::path& path, Threa
     model->prefill_ = package.graph(Phase::kPrefill);
     return model;
   }
-  const Checkpoint checkpoint = Checkpoint::open(path);
+  const Checkpoint checkpoint = Checkpoint::open(path, {}, observer);
   const JsonObject config = checkpoint.config_object();
   model->generation_config_ = checkpoint.generation_config();
   model->text_path_ = checkpoint.text_path();

@@ -6,6 +6,7 @@
 
 #include "base/files.h"
 #include "base/json.h"
+#include "base/observer.h"
 #include "base/thread_pool.h"
 #include "graph/graph.h"
 #include "graph/model_info.h"
@@ -16,9 +17,10 @@ namespace tandem {
 class LoadedModel {
  public:
   // Opens a package folder, or anything that Checkpoint::open() accepts. `pool` is used for hashing
-  // what must be verified.
+  // what must be verified, `observer` is warned of settings that contradict each other.
   static std::shared_ptr<const LoadedModel> open(const fs::path& path, ThreadPool& pool,
-                                                 const PackageOptions& options = {});
+                                                 const PackageOptions& options = {},
+                                                 Observer& observer = silent());
 
   // As given.
   const fs::path& path() const noexcept { return path_; }

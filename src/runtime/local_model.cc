@@ -19,7 +19,7 @@ std::unique_ptr<LocalModel> LocalModel::open(const fs::path& path, const LoadOpt
   engine.cache = options.cache.value_or(default_cache_folder());
   if (engine.threads <= 0) engine.threads = default_threads();
   ThreadPool pool(engine.threads);
-  auto model = LoadedModel::open(path, pool, {engine.cache, options.verify});
+  auto model = LoadedModel::open(path, pool, {engine.cache, options.verify}, observer);
   return std::make_unique<LocalModel>(std::move(model), plan_for(mode), engine,
                                       options.chat_template, observer);
 }

@@ -185,6 +185,109 @@ TEST_F(PackedLinears, RefusesWhatItDoesNotKnow) {
   EXPECT_NE(error("awq.g128", PackedSettings()).find("does not say how"), std::string::npos);
 }
 
+// What AutoGPTQ and earlier versions of AutoAWQ write beside a config.json that says nothing.
+class SeparateFile : public PackedLinears {
+ protected:
+  class Listener : public Observer {
+   public:
+    void warn(std::string_view message) override { warnings.emplace_back(message); }
+    std::vector<std::string> warnings;
+  };
+
+  SeparateFile() { write_config("{}"); }
+
+  void write_config(const std::string& text) { write_text_file(scratch_ / "config.json", text); }
+
+  // A folder whose only Linear, of `weights`, is "m" of the fixture.
+  Checkpoint open(const std::string& module, const std::string& weights = "model.safetensors") {
+    std::map<std::string, Tensor> tensors;
+    for (const auto& [name, tensor] : tensors_)
+      if (name.starts_with(module + ".")) tensors.emplace("m" + name.substr(module.size()), tensor);
+    write_safetensors(scratch_ / weights, tensors);
+    return Checkpoint::open(scratch_.path(), {}, listener_);
+  }
+
+  void expect_values(const std::string& module, const Checkpoint& checkpoint) {
+    const Tensor& want = tensors_.at(module + ".expected");
+    const Weight weight = checkpoint.linear("m", want.dim(0), want.dim(1));
+    EXPECT_EQ(values_of(weight), want.to_floats());
+  }
+
+  testing::ScratchFolder scratch_;
+  Listener listener_;
+};
+
+TEST_F(SeparateFile, OfAutoGptq) {
+  write_text_file(scratch_ / "quantize_config.json",
+                  R"({"bits": 4, "group_size": 32, "damp_percent": 0.01, "desc_act": false,
+                      "static_groups": false, "sym": true, "true_sequential": true,
+                      "model_name_or_path": null, "model_file_base_name": "model"})");
+  expect_values("v1.gptq4", open("v1.gptq4"));
+  EXPECT_TRUE(listener_.warnings.empty());
+  fs::remove(scratch_ / "quantize_config.json");
+  EXPECT_NE(error_of([&] { open("v1.gptq4").linear("m", 16, 128); }).find("does not say how"),
+            std::string::npos);
+}
+
+TEST_F(SeparateFile, OfAutoAwq) {
+  write_text_file(scratch_ / "quant_config.json",
+                  R"({"zero_point": true, "q_group_size": 128, "w_bit": 4, "version": "GEMM"})");
+  expect_values("awq.g128", open("awq.g128"));
+  EXPECT_TRUE(listener_.warnings.empty());
+  // The earlier names are known in config.json, too.
+  fs::remove(scratch_ / "quant_config.json");
+  write_config(
+      R"({"quantization_config": {"quant_method": "awq", "w_bit": 4, "version": "GEMM"}})");
+  expect_values("awq.g128", open("awq.g128"));
+  write_config(R"({"quantization_config": {"quant_method": "awq", "w_bit": 8}})");
+  EXPECT_NE(error_of([&] { open("awq.g128"); }).find("got 8 in \"gemm\""), std::string::npos);
+}
+
+TEST_F(SeparateFile, NamesTheWeights) {
+  write_text_file(
+      scratch_ / "quantize_config.json",
+      R"({"bits": 4, "group_size": 32, "model_file_base_name": "gptq_model-4bit-32g"})");
+  expect_values("v1.gptq4", open("v1.gptq4", "gptq_model-4bit-32g.safetensors"));
+  write_text_file(scratch_ / "quantize_config.json",
+                  R"({"bits": 4, "model_file_base_name": "../gptq_model-4bit-32g"})");
+  EXPECT_NE(error_of([&] { Checkpoint::open(scratch_.path()); }).find("expected config.json with"),
+            std::string::npos);
+}
+
+TEST_F(SeparateFile, YieldsToConfigJson) {
+  write_config(R"({"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 32}})");
+  const auto separate = [&](const std::string& text) {
+    listener_.warnings.clear();
+    write_text_file(scratch_ / "quantize_config.json", text);
+    expect_values("v1.gptq4", open("v1.gptq4"));
+    return listener_.warnings;
+  };
+  EXPECT_TRUE(separate(R"({"bits": 4, "group_size": 32, "sym": true})").empty());
+  const std::vector<std::string> warnings = separate(R"({"bits": 8, "group_size": 64})");
+  ASSERT_EQ(warnings.size(), 2u);
+  EXPECT_EQ(warnings[0],
+            "[packed] " + (scratch_ / "quantize_config.json").string() +
+                ": bits: is 8, but 4 in quantization_config in config.json, which is used");
+  EXPECT_NE(warnings[1].find("group_size: is 64, but 32 in"), std::string::npos);
+}
+
+TEST_F(SeparateFile, MayBeAnything) {
+  const auto error = [&](const std::string& text) {
+    write_text_file(scratch_ / "quantize_config.json", text);
+    return error_of([&] { open("v1.gptq4").linear("m", 16, 128); });
+  };
+  // Other tools' settings under the same name are none.
+  for (const char* text : {"{}", "[]", R"({"per_channel": false, "reduce_range": false})"})
+    EXPECT_NE(error(text).find("does not say how"), std::string::npos) << text;
+  EXPECT_NE(error("{").find("quantize_config.json: line 1"), std::string::npos);
+  const std::string file = (scratch_ / "quantize_config.json").string();
+  EXPECT_EQ(error(R"({"bits": 5})"), "[packed] " + file + ": expected 2, 3, 4 or 8 bits, got 5");
+  EXPECT_NE(error(R"({"bits": "four"})").find(file + ": bits"), std::string::npos);
+  EXPECT_EQ(error(R"({"bits": 4, "is_marlin_format": true})"),
+            "[packed] " + file + ": is_marlin_format: expected false, got true");
+  EXPECT_NE(error(R"({"bits": 4, "quant_method": "hqq"})").find("got \"hqq\""), std::string::npos);
+}
+
 TEST_F(PackedLinears, RefusesPartsThatDoNotFit) {
   const std::map<std::string, Tensor> whole = tensors_;
   std::byte* data = nullptr;
