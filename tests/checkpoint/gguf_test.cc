@@ -139,6 +139,12 @@ TEST_F(BadGguf, Tensors) {
   expect_error(one({~0ull}, 0, 0), "is negative, too large");
   expect_error(one({1ull << 40, 1ull << 40}, 0, 0), "is negative, too large");
   expect_error(one({33}, 2, 0), "w: Q4_0 [33] is negative, too large, or not made of blocks of 32");
+  expect_error(one({33}, 20, 0), "w: IQ4_NL [33] is negative, too large, or not made of blocks of");
+  expect_error(one({32}, 23, 0), "w: IQ4_XS [32] is negative, too large, or not made of blocks of");
+  expect_error(one({16}, 39, 0), "w: MXFP4 [16] is negative, too large, or not made of blocks of");
+  expect_error(one({32, 4}, 20, 0), "w: 72 bytes at 0: expected them within the 64 bytes of data");
+  expect_error(one({256}, 23, 0), "w: 136 bytes at 0");
+  expect_error(one({128}, 39, 0), "w: 68 bytes at 0");
   expect_error(one({4}, 0, 8), "w: offset 8 is not a multiple of the alignment 32");
   expect_error(one({17}, 0, 0), "w: 68 bytes at 0: expected them within the 64 bytes of data");
   expect_error(one({1}, 0, 64), "w: 4 bytes at 64");
