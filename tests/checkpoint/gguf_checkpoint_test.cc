@@ -181,6 +181,38 @@ TEST_F(GgufCheckpoint, RefusesWhatItDoesNotKnow) {
             std::string::npos);
 }
 
+// Added tokens have the ids that Hugging Face's library assigns, not those that the file lists.
+TEST_F(GgufCheckpoint, NumbersAddedTokensAsTheReference) {
+  const fs::path folder = scratch_ / "model";
+  fs::copy(testing::fixture("models/fixtures/llama_head_dim"), folder);
+  const auto size = read_json_file(folder / "config.json").at("vocab_size").get<std::int64_t>();
+  write_vocabulary(folder, size - 3);
+  Json tokenizer = read_json_file(folder / "tokenizer.json");
+  const auto added = [](std::int64_t id, const char* content) {
+    return Json{{"id", id}, {"content", content}, {"special", true}};
+  };
+  tokenizer["added_tokens"] = {added(size - 1, "<e>"), added(3, "<f>"), added(9, "t5"),
+                               added(size + 7, "<e>")};
+  const auto tokens = [&] {
+    write_text_file(folder / "tokenizer.json", tokenizer.dump());
+    through_gguf(folder, GgmlType::kF32);
+    return GgufFile::open(scratch_ / "x.gguf").metadata.at("tokenizer.ggml.tokens");
+  };
+  const Json numbered = tokens();
+  const auto at = [](std::int64_t id) { return static_cast<std::size_t>(id); };
+  EXPECT_EQ(numbered.at(at(size - 3)), "<e>");
+  EXPECT_EQ(numbered.at(at(size - 2)), "<f>");
+  EXPECT_EQ(numbered.at(3), "t3");
+  EXPECT_EQ(numbered.at(5), "t5");
+  tokenizer["added_tokens_keep_ids"] = true;
+  tokenizer["added_tokens"].erase(3);
+  EXPECT_EQ(tokens().at(at(size - 1)), "<e>");
+  tokenizer.erase("added_tokens_keep_ids");
+  for (int i = 0; i < 3; ++i)
+    tokenizer["added_tokens"].push_back(added(1, fmt::format("<{}>", i).c_str()));
+  EXPECT_NE(error_of(tokens).find("expected less than vocab_size"), std::string::npos);
+}
+
 TEST_F(GgufCheckpoint, WritesNothingForATokenizerThatHasNoForm) {
   const fs::path folder = scratch_ / "model";
   fs::copy(testing::fixture("models/fixtures/qwen3"), folder);

@@ -71,15 +71,15 @@ TEST(TokenizerPlain, TheFirstTokenThatFitsIsTaken) {
   const testing::ScratchFolder scratch;
   const Json json =
       Json::parse(R"({"model": {"type": "BPE", "vocab": {"a": 0, "<": 1, ">": 2, "b": 3},
-    "merges": []}, "added_tokens": [{"id": 10, "content": "<a>", "special": true},
-    {"id": 11, "content": "<a><b>", "special": true}, {"id": 12, "content": "</b>", "special": false},
-    {"id": 13, "content": "bb", "special": false}]})");
+    "merges": []}, "added_tokens": [{"id": 4, "content": "<a>", "special": true},
+    {"id": 5, "content": "<a><b>", "special": true}, {"id": 6, "content": "</b>", "special": false},
+    {"id": 7, "content": "bb", "special": false}]})");
   const Tokenizer tokenizer = testing::open_tokenizer(json, scratch / "tokenizer.json");
-  EXPECT_EQ(encode(tokenizer, {"<a><b>"}), (std::vector<TokenId>{11}));
-  EXPECT_EQ(encode(tokenizer, {"<a>", "<b>"}), (std::vector<TokenId>{10, 1, 3, 2}));
-  EXPECT_EQ(encode(tokenizer, {"", "<a>", "<a><b>"}), (std::vector<TokenId>{1, 0, 2, 11}));
+  EXPECT_EQ(encode(tokenizer, {"<a><b>"}), (std::vector<TokenId>{5}));
+  EXPECT_EQ(encode(tokenizer, {"<a>", "<b>"}), (std::vector<TokenId>{4, 1, 3, 2}));
+  EXPECT_EQ(encode(tokenizer, {"", "<a>", "<a><b>"}), (std::vector<TokenId>{1, 0, 2, 5}));
   // Spelled like control tokens they are taken for such; other added tokens are text like any.
-  EXPECT_EQ(encode(tokenizer, {"</b>", "</b>bb"}), (std::vector<TokenId>{12, 1, 3, 2, 13}));
+  EXPECT_EQ(encode(tokenizer, {"</b>", "</b>bb"}), (std::vector<TokenId>{6, 1, 3, 2, 7}));
 }
 
 // Where control tokens are sought in normalized text, the spans move with it.
@@ -88,19 +88,19 @@ TEST(TokenizerPlain, SpansFollowNormalization) {
   Json json = Json::parse(
       R"({"normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": "___"},
     "model": {"type": "BPE", "vocab": {"_": 0, "<": 1, "s": 2, ">": 3, "a": 4}, "merges": []},
-    "added_tokens": [{"id": 10, "content": "<s>", "special": true, "normalized": true}]})");
+    "added_tokens": [{"id": 5, "content": "<s>", "special": true, "normalized": true}]})");
   const Tokenizer tokenizer = testing::open_tokenizer(json, scratch / "tokenizer.json");
   EXPECT_EQ(encode(tokenizer, {"  <s>", "  <s>a", "<s>"}),
-            (std::vector<TokenId>{0, 0, 0, 0, 0, 0, 10, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 10}));
+            (std::vector<TokenId>{0, 0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5}));
   // A prefix is sought with the token, and is there where the text begins.
   json["normalizer"] = {{"type", "Prepend"}, {"prepend", "_"}};
   const Tokenizer prefixed = testing::open_tokenizer(json, scratch / "tokenizer.json");
-  EXPECT_EQ(encode(prefixed, {"<s>", "a"}), (std::vector<TokenId>{10, 4}));
+  EXPECT_EQ(encode(prefixed, {"<s>", "a"}), (std::vector<TokenId>{5, 4}));
   EXPECT_EQ(encode(prefixed, {"", "<s>a"}), (std::vector<TokenId>{0, 1, 2, 3, 4}));
   // A border that normalization hides: nothing is taken rather than too much.
   json["normalizer"] = {{"type", "Replace"}, {"pattern", {{"String", "aa"}}}, {"content", "_"}};
   const Tokenizer joining = testing::open_tokenizer(json, scratch / "tokenizer.json");
-  EXPECT_EQ(encode(joining, {"<s>aa", "a"}), (std::vector<TokenId>{10, 0, 4}));
+  EXPECT_EQ(encode(joining, {"<s>aa", "a"}), (std::vector<TokenId>{5, 0, 4}));
   EXPECT_EQ(encode(joining, {"<s>a", "a"}), (std::vector<TokenId>{1, 2, 3, 0}));
 }
 

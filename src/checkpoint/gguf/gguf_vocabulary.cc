@@ -98,10 +98,22 @@ class VocabularyWriter {
     if (tokenizer_.has("added_tokens")) {
       const Json& added = tokenizer_.at("added_tokens");
       if (!added.is_array()) reject("added_tokens to be an array");
+      // As in Hugging Face's library, what is not in the vocabulary is numbered in the order of the
+      // list, whatever id is listed with it.
+      auto next = static_cast<std::int64_t>(vocabulary.json().size());
       for (const Json& entry : added) {
         const JsonObject token(entry, path_.string() + ": added_tokens");
-        const std::int64_t id = token.get_int("id", 0, size - 1);
         const std::string content = token.get_string("content");
+        if (content.empty()) continue;
+        const auto known = ids_.find(content);
+        const std::int64_t id = tokenizer_.get_bool_or("added_tokens_keep_ids", false)
+                                    ? token.get_int("id", 0, size - 1)
+                                : known != ids_.end() ? known->second
+                                                      : next++;
+        if (id >= size)
+          fail(ErrorCode::kFormat,
+               "[gguf] {}: \"{}\": has id {}, expected less than vocab_size = {}", token.where(),
+               printable(content), id, size);
         const bool unknown = id < static_cast<std::int64_t>(types_.size()) &&
                              types_[static_cast<std::size_t>(id)] == kUnknown;
         place(id, content,

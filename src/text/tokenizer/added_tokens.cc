@@ -17,8 +17,8 @@ AddedToken read_token(const JsonObject& config) {
   AddedToken token;
   token.id = expect_token_id(config.at("id"), key_place(config, "id"));
   token.content = config.get_string("content");
-  if (token.content.empty() || token.content.size() > kMaxContentBytes) {
-    fail(ErrorCode::kFormat, "[tokenizer] {}: expected 1 to {} bytes, got {}",
+  if (token.content.size() > kMaxContentBytes) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: expected at most {} bytes, got {}",
          key_place(config, "content"), kMaxContentBytes, token.content.size());
   }
   token.special = config.get_bool_or("special", false);
@@ -54,41 +54,68 @@ bool touches(std::span<const TextSpan> spans, const TextSpan& range) {
 AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
                          const Normalizer* normalizer) {
   if (!root.has("added_tokens")) return;
-  std::vector<std::pair<std::string, TokenId>> raw;
-  std::vector<std::pair<std::string, TokenId>> normalized;
+  const bool keep_ids = root.get_bool_or(kKeepAddedIds, false);
+  // The number of tokens, which is not the highest id + 1 where ids have gaps.
+  auto next = static_cast<TokenId>(vocabulary.size());
+  // What is searched for.
+  std::map<TokenId, std::string> sought;
   for (const JsonObject& config : get_objects(root, "added_tokens")) {
     AddedToken token = read_token(config);
-    const std::optional<TokenId> known = vocabulary.find(token.content);
-    const std::optional<std::string_view> owner = vocabulary.token(token.id);
-    if (known && *known != token.id) {
-      fail(ErrorCode::kFormat, "[tokenizer] {}: \"{}\" has id {} in the vocabulary, got {}",
-           key_place(config, "id"), token.content, *known, token.id);
+    highest_listed_id_ = std::max(highest_listed_id_, token.id);
+    if (token.content.empty()) continue;
+    if (keep_ids) {
+      require_own_id(token, vocabulary, config);
+    } else {
+      token.id = assigned_id(token.content, vocabulary, next);
     }
-    if (owner && *owner != token.content) {
-      fail(ErrorCode::kFormat,
-           "[tokenizer] {}: id {} of \"{}\" belongs to \"{}\" in the vocabulary",
-           key_place(config, "id"), token.id, token.content, *owner);
-    }
-    if (by_id_.contains(token.id) || by_content_.contains(token.content)) {
-      fail(ErrorCode::kFormat,
-           "[tokenizer] {}: \"{}\" with id {}: another added token has this id or content",
-           config.where(), token.content, token.id);
-    }
-    std::string sought = token.content;
-    if (token.normalized && normalizer != nullptr) normalizer->apply(sought);
+    std::string& content = sought[token.id] = token.content;
+    if (token.normalized && normalizer != nullptr) normalizer->apply(content);
     // Normalization may leave an empty string, or one longer than the search limit.
-    if (sought.size() > kMaxContentBytes * 4) {
+    if (content.size() > kMaxContentBytes * 4) {
       fail(ErrorCode::kFormat,
            "[tokenizer] {}: normalized, this content has {} bytes, expected at most {}",
-           key_place(config, "content"), sought.size(), kMaxContentBytes * 4);
+           key_place(config, "content"), content.size(), kMaxContentBytes * 4);
     }
-    if (!sought.empty()) (token.normalized ? normalized : raw).emplace_back(sought, token.id);
+    // Of a token that is listed twice the last entry holds, but special it stays.
+    if (const AddedToken* earlier = find(token.content)) token.special |= earlier->special;
+    by_content_.insert_or_assign(token.content, token.id);
+    by_id_.insert_or_assign(token.id, std::move(token));
+  }
+  std::vector<std::pair<std::string, TokenId>> raw;
+  std::vector<std::pair<std::string, TokenId>> normalized;
+  for (const auto& [id, token] : by_id_) {
+    if (!sought.at(id).empty())
+      (token.normalized ? normalized : raw).emplace_back(sought.at(id), id);
     normalizes_control_ = normalizes_control_ || (token.normalized && token.is_control());
-    by_content_.emplace(token.content, token.id);
-    by_id_.emplace(token.id, std::move(token));
   }
   raw_.build(std::move(raw));
   normalized_.build(std::move(normalized));
+}
+
+void AddedTokens::require_own_id(const AddedToken& token, const Vocabulary& vocabulary,
+                                 const JsonObject& config) const {
+  const std::optional<TokenId> known = vocabulary.find(token.content);
+  const std::optional<std::string_view> owner = vocabulary.token(token.id);
+  if (known && *known != token.id) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: \"{}\" has id {} in the vocabulary, got {}",
+         key_place(config, "id"), token.content, *known, token.id);
+  }
+  if (owner && *owner != token.content) {
+    fail(ErrorCode::kFormat, "[tokenizer] {}: id {} of \"{}\" belongs to \"{}\" in the vocabulary",
+         key_place(config, "id"), token.id, token.content, *owner);
+  }
+  if (by_id_.contains(token.id) || by_content_.contains(token.content)) {
+    fail(ErrorCode::kFormat,
+         "[tokenizer] {}: \"{}\" with id {}: another added token has this id or content",
+         config.where(), token.content, token.id);
+  }
+}
+
+TokenId AddedTokens::assigned_id(const std::string& content, const Vocabulary& vocabulary,
+                                 TokenId& next) const {
+  if (const AddedToken* earlier = find(content)) return earlier->id;
+  if (const std::optional<TokenId> known = vocabulary.find(content)) return *known;
+  return next++;
 }
 
 std::vector<AddedTokenPart> AddedTokens::split(std::string_view text, bool normalized,

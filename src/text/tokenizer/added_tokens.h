@@ -53,8 +53,11 @@ struct AddedTokenPart {
 
 class AddedTokens {
  public:
-  // Reads "added_tokens" of tokenizer.json, if present. `normalizer` may be null. Throws kFormat,
-  // for example for an id that `vocabulary` assigns to another token.
+  // Reads "added_tokens" of tokenizer.json, if present. `normalizer` may be null. As in Hugging
+  // Face's library, a token that `vocabulary` holds has its id there, and any other the number
+  // of tokens before it, in the order of the list, whatever id is listed with it; entries without content are
+  // ignored, and of entries with the same content the last holds. With kKeepAddedIds, ids are those
+  // listed. Throws kFormat for damaged entries.
   AddedTokens(const JsonObject& root, const Vocabulary& vocabulary, const Normalizer* normalizer);
 
   // Splits `text` at the tokens whose `normalized` flag is as given.
@@ -66,13 +69,23 @@ class AddedTokens {
   const AddedToken* find(TokenId id) const noexcept;
   const AddedToken* find(std::string_view content) const noexcept;
   TokenId highest_id() const noexcept;
+  // Of the ids in the list, which may not be those assigned. -1 if there are none.
+  TokenId highest_listed_id() const noexcept { return highest_listed_id_; }
 
  private:
+  // Throws kFormat if `vocabulary` or an earlier token contradicts the id of `token`.
+  void require_own_id(const AddedToken& token, const Vocabulary& vocabulary,
+                      const JsonObject& config) const;
+  // That of an earlier token with this content or of the vocabulary, else `next`, which moves on.
+  TokenId assigned_id(const std::string& content, const Vocabulary& vocabulary,
+                      TokenId& next) const;
+
   std::map<TokenId, AddedToken> by_id_;
   std::map<std::string, TokenId, std::less<>> by_content_;
   ByteTrie raw_;
   ByteTrie normalized_;
   bool normalizes_control_ = false;
+  TokenId highest_listed_id_ = -1;
 };
 
 }  // namespace tandem

@@ -157,7 +157,11 @@ TokenizerStages::TokenizerStages(const JsonObject& root)
       size(std::max(model->vocabulary().highest_id(), added.highest_id()) + std::int64_t{1}),
       post_processor(make_if_present(
           root, "post_processor",
-          [&](const JsonObject& config) { return make_post_processor(config, size); })),
+          [&](const JsonObject& config) {
+            // A template adds the ids that it lists, which may be those of tokens with another id.
+            return make_post_processor(config,
+                                       std::max(size, added.highest_listed_id() + std::int64_t{1}));
+          })),
       decoder(make_if_present(root, "decoder", make_decoder)) {
   if (!decoder) decoder = make_joining_decoder();
 }

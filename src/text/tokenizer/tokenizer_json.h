@@ -14,6 +14,10 @@ namespace tandem {
 // No known vocabulary is a tenth as large; a larger id means a damaged file.
 inline constexpr std::int64_t kMaxTokenId = (std::int64_t{1} << 24) - 1;
 
+// True in what is made of other formats, whose added tokens have the ids that they are listed with,
+// with gaps between them: tokenizer.json numbers them itself (see AddedTokens).
+inline constexpr std::string_view kKeepAddedIds = "added_tokens_keep_ids";
+
 // "PATH: key.sub", in the format of JsonObject's errors.
 std::string key_place(const JsonObject& object, std::string_view key);
 

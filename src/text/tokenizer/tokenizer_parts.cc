@@ -3,6 +3,8 @@
 
 #include <utility>
 
+#include "text/tokenizer/tokenizer_json.h"
+
 namespace tandem {
 namespace {
 
@@ -50,6 +52,7 @@ Json visible_spaces_decoder(bool prefix, bool byte_fallback) {
 }
 
 void set_added_tokens(Json& tokenizer, const std::map<TokenId, Json>& tokens) {
+  tokenizer[std::string(kKeepAddedIds)] = true;
   Json& list = tokenizer["added_tokens"] = Json::array();
   for (const auto& [id, token] : tokens) list.push_back(token);
 }

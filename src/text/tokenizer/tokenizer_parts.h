@@ -32,6 +32,7 @@ void set_spaces_visible(Json& tokenizer, bool prefix);
 // Only the decoder, which also removes the space added by `prefix`.
 Json visible_spaces_decoder(bool prefix, bool byte_fallback);
 
+// Sets "added_tokens", which keep their ids.
 void set_added_tokens(Json& tokenizer, const std::map<TokenId, Json>& tokens);
 
 // Sets "post_processor": the tokens before and after each text. Tokens that are not in `added` are

@@ -1,0 +1,82 @@
+// The ids of added tokens in tokenizer.json, as the Hugging Face library assigns them, whatever the
+// file says.
+#include <gtest/gtest.h>
+
+#include "text/tokenizer_fixture.h"
+
+namespace tandem {
+namespace {
+
+using testing::ids_of;
+
+TEST(TokenizerAdded, IdsAreThoseOfTheReference) {
+  const testing::ScratchFolder scratch;
+  const Json fixture = testing::text_fixture("tokenizer_added.json");
+  const auto texts = fixture.at("texts").get<std::vector<std::string>>();
+  for (const Json& entry : fixture.at("cases")) {
+    const auto name = entry.at("name").get<std::string>();
+    const Tokenizer tokenizer =
+        testing::open_tokenizer(entry.at("tokenizer"), scratch / "tokenizer.json");
+    for (std::size_t i = 0; i < texts.size(); ++i) {
+      const std::vector<TokenId> ids = ids_of(entry.at("ids").at(i));
+      EXPECT_EQ(tokenizer.encode(texts[i]), ids) << name << ": " << texts[i];
+      // Whether such a token decodes to its normalized text depends on the library's version.
+      if (!entry.at("tokenizer").at("normalizer").is_null()) continue;
+      EXPECT_EQ(tokenizer.decode(ids), entry.at("kept").at(i).get<std::string>())
+          << name << ": " << texts[i];
+      EXPECT_EQ(tokenizer.decode(ids, true), entry.at("skipped").at(i).get<std::string>())
+          << name << ": " << texts[i];
+    }
+    for (const auto& [content, id] : entry.at("of").items())
+      EXPECT_EQ(tokenizer.token_to_id(content), id.get<TokenId>()) << name;
+    if (!entry.at("tokenizer").at("normalizer").is_null()) continue;
+    for (TokenId id = 0; id < tokenizer.vocabulary_size(); ++id) {
+      const auto token = entry.at("tokens").find(std::to_string(id));
+      EXPECT_EQ(tokenizer.id_to_token(id),
+                token == entry.at("tokens").end() ? "" : token->get<std::string>())
+          << name << " " << id;
+    }
+  }
+}
+
+// A template adds what it lists, also where the token itself has another id.
+TEST(TokenizerAdded, TemplatesKeepTheirIds) {
+  const testing::ScratchFolder scratch;
+  Json json = Json::parse(R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+    "added_tokens": [{"id": 9, "content": "<s>", "special": true}],
+    "post_processor": {"type": "TemplateProcessing",
+      "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+      "special_tokens": {"<s>": {"id": "<s>", "ids": [9], "tokens": ["<s>"]}}}})");
+  const Tokenizer tokenizer = testing::open_tokenizer(json, scratch / "tokenizer.json");
+  EXPECT_EQ(tokenizer.encode("a<s>"), (std::vector<TokenId>{9, 0, 1}));
+  json["post_processor"]["special_tokens"]["<s>"]["ids"] = {10};
+  EXPECT_NE(testing::error_of([&] {
+              testing::open_tokenizer(json, scratch / "tokenizer.json");
+            }).find("ids"),
+            std::string::npos);
+}
+
+// What was made of another format keeps its ids, gaps included, and is checked.
+TEST(TokenizerAdded, OtherFormatsKeepTheirIds) {
+  const testing::ScratchFolder scratch;
+  Json json = Json::parse(R"({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []},
+    "added_tokens_keep_ids": true, "added_tokens": [{"id": 9, "content": "<s>", "special": true},
+    {"id": 12, "content": "<e>", "special": true}]})");
+  const auto open = [&] { return testing::open_tokenizer(json, scratch / "tokenizer.json"); };
+  EXPECT_EQ(open().encode("a<e>b<s>"), (std::vector<TokenId>{0, 12, 1, 9}));
+  Json& second = json["added_tokens"][1];
+  for (const auto& [key, value, reason] :
+       {std::tuple{"id", Json(9), "another added token has this id"},
+        {"content", Json("<s>"), "another added token has this id"},
+        {"id", Json(1), "belongs to \"b\" in the vocabulary"},
+        {"content", Json("b"), "\"b\" has id 1 in the vocabulary, got 12"}}) {
+    const Json kept = second;
+    second[key] = value;
+    const std::string text = testing::error_of([&] { open(); });
+    EXPECT_NE(text.find(reason), std::string::npos) << text;
+    second = kept;
+  }
+}
+
+}  // namespace
+}  // namespace tandem
