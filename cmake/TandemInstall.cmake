@@ -1,5 +1,6 @@
-# What `cmake --install` writes: bin/tandem, include/tandem/, one library of all components, and the package files with
-# which another project finds it: find_package(tandem CONFIG) and target_link_libraries(... tandem::tandem).
+# What `cmake --install` writes: bin/tandem with its man pages and completions, include/tandem/, one library of all
+# components, the licence, and the files with which another project finds it: find_package(tandem CONFIG) and
+# target_link_libraries(... tandem::tandem), or pkg-config.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
@@ -37,3 +38,26 @@ write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/tandemConfigVersion
   COMPATIBILITY SameMinorVersion)
 install(FILES ${CMAKE_CURRENT_BINARY_DIR}/tandemConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/tandemConfigVersion.cmake
   DESTINATION ${TANDEM_PACKAGE_DIR})
+
+# A static library leaves its dependencies to whoever links it.
+file(RELATIVE_PATH TANDEM_PC_PREFIX ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+if(BUILD_SHARED_LIBS)
+  set(TANDEM_PC_REQUIRES Requires.private)
+else()
+  set(TANDEM_PC_REQUIRES Requires)
+endif()
+configure_file(cmake/tandem.pc.in ${CMAKE_CURRENT_BINARY_DIR}/tandem.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/tandem.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
+find_program(HELP2MAN help2man)
+if(TARGET tandem AND NOT CMAKE_CROSSCOMPILING)
+  install(CODE "
+    set(PROGRAM \"$<TARGET_FILE:tandem>\")
+    set(VERSION \"${PROJECT_VERSION}\")
+    set(HELP2MAN \"$<$<BOOL:${HELP2MAN}>:${HELP2MAN}>\")
+    set(OUT \"${CMAKE_CURRENT_BINARY_DIR}/texts\")
+    set(DATADIR \"${CMAKE_INSTALL_DATADIR}\")
+    set(MANDIR \"${CMAKE_INSTALL_MANDIR}\")
+    include(\"${CMAKE_CURRENT_SOURCE_DIR}/cmake/install_texts.cmake\")")
+endif()

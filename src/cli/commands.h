@@ -24,6 +24,8 @@ void add_bench(CLI::App& app);
 void add_devices(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_convert(CLI::App& app);
+// `app` is the whole program, whose commands are described.
+void add_completion(CLI::App& app);
 
 // The options of every command that loads a model: --mode, -t, --chunk, --kernels, --cache,
 // --no-cache, --verify.

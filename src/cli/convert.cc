@@ -39,6 +39,14 @@ constexpr std::array kTypes = {
     NamedType{"bf16", GgmlType::kBF16}, NamedType{"q8_0", GgmlType::kQ8_0},
     NamedType{"q4_0", GgmlType::kQ4_0}, NamedType{"q4_1", GgmlType::kQ4_1}};
 
+// As help and completions show them.
+std::string type_names() {
+  std::string names;
+  for (const NamedType& entry : kTypes)
+    names += fmt::format("{}{}", names.empty() ? "{" : ",", entry.name);
+  return names + "}";
+}
+
 std::optional<GgmlType> find_type(const std::string& name) {
   if (name.empty()) return std::nullopt;
   std::string known;
@@ -297,9 +305,11 @@ void add_convert(CLI::App& app) {
           "--type", flags->type,
           "what the input is (default: told by its content): torch, safetensor, gguf, mllm")
       ->check(CLI::IsMember({"torch", "safetensor", "safetensors", "gguf", "mllm"}));
-  command->add_option("--dtype,--outtype", flags->dtype,
-                      "f32, f16, bf16, q8_0, q4_0 or q4_1 (default: f16 for GGUF, f32 for .mllm "
-                      "version 1, else as it is)");
+  command
+      ->add_option("--dtype,--outtype", flags->dtype,
+                   "f32, f16, bf16, q8_0, q4_0 or q4_1 (default: f16 for GGUF, f32 for .mllm "
+                   "version 1, else as it is)")
+      ->type_name(type_names());
   command->add_option("--config", flags->config,
                       "config.json of an input that has none in its folder");
   command->add_option("--mllm_version", flags->mllm_version, "of .mllm files (default: 1)")

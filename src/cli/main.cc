@@ -64,6 +64,7 @@ int main(int argc, char** argv) {
   tandem::cli::add_devices(app);
   tandem::cli::add_synth(app);
   tandem::cli::add_convert(app);
+  tandem::cli::add_completion(app);
 
   try {
     app.parse(argc, argv);
