@@ -1,14 +1,12 @@
 // tandem run --chat without a prompt: a conversation, one line per turn.
 #include "runtime/chat.h"
 
-#include <unistd.h>
-
-#include <cerrno>
 #include <iostream>
 #include <optional>
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/line_reader.h"
 #include "cli/log.h"
 #include "cli/run.h"
 
@@ -19,41 +17,8 @@ constexpr const char* kHelp =
     "/clear    forget the conversation\n"
     "/exit     leave (so does the end of the input, Ctrl-D)\n"
     "/help     this list\n"
-    "Ctrl-C    stop the answer\n";
-
-// Reads lines from standard input. Not std::getline, because that continues reading after Ctrl-C.
-class LineReader {
- public:
-  enum class Result { kLine, kEnd, kInterrupted };
-
-  Result read(std::string& line) {
-    for (;;) {
-      if (const auto end = pending_.find('\n'); end != std::string::npos) {
-        line = pending_.substr(0, end);
-        pending_.erase(0, end + 1);
-        return Result::kLine;
-      }
-      if (pending_.size() > kMaxLine)
-        fail(ErrorCode::kInvalidArgument, "[chat] a line of more than {} bytes", kMaxLine);
-      char buffer[4096];
-      const ssize_t count = ::read(STDIN_FILENO, buffer, sizeof buffer);
-      if (count < 0 && errno == EINTR) {
-        if (interrupted()) return Result::kInterrupted;
-        continue;
-      }
-      if (count < 0) fail(ErrorCode::kIo, "[chat] cannot read standard input");
-      if (count == 0) {  // a last line may lack its end
-        line = std::exchange(pending_, {});
-        return line.empty() ? Result::kEnd : Result::kLine;
-      }
-      pending_.append(buffer, static_cast<std::size_t>(count));
-    }
-  }
-
- private:
-  static constexpr std::size_t kMaxLine = std::size_t{16} << 20;
-  std::string pending_;
-};
+    "Ctrl-C    stop the answer\n"
+    "A \\ at the end of a line continues it on the next one.\n";
 
 std::string trimmed(const std::string& line) {
   const auto first = line.find_first_not_of(" \t\r");
@@ -77,16 +42,14 @@ class Conversation {
   Conversation(LocalModel& model, const RunFlags& flags)
       : flags_(flags),
         chat_(model, flags.search, flags.system, flags.chat_options()),
-        terminal_(::isatty(STDIN_FILENO) == 1) {}
+        terminal_(reader_.at_terminal()) {}
 
   void run() {
     if (terminal_) std::cerr << "/help lists what else can be typed.\n";
-    LineReader reader;
     std::string line;
     for (;;) {
-      if (terminal_) std::cerr << "> " << std::flush;
       reset_interrupt();
-      switch (reader.read(line)) {
+      switch (reader_.read(line, "> ")) {
         case LineReader::Result::kEnd:
           return;
         case LineReader::Result::kInterrupted:
@@ -148,6 +111,7 @@ class Conversation {
 
   const RunFlags& flags_;
   Chat chat_;
+  LineReader reader_;
   bool terminal_;
 };
 

@@ -9,6 +9,7 @@
 #include <chrono>
 #include <thread>
 
+#include "cli/line_editor.h"
 #include "cli/program.h"
 
 namespace tandem {
@@ -190,6 +191,49 @@ TEST(Chat, CtrlCStopsTheAnswerNotTheProgram) {
   ASSERT_TRUE(terminal.shows("> "));
   terminal.type("/exit\n");
   EXPECT_EQ(terminal.wait(), 0);
+}
+
+TEST(Chat, LinesAreEditedAtATerminal) {
+  ::setenv("TERM", "xterm", 1);
+  if (cli::LineEditor::create() == nullptr) GTEST_SKIP() << "needs libedit";
+  Terminal terminal({"run", demo(), "--chat", "--no-cache", "-t", "1"});
+  if (!terminal.works()) GTEST_SKIP() << "needs a pseudo terminal";
+  ASSERT_TRUE(terminal.shows("> "));
+  // Another letter in front, then the cursor to the start and the letter away.
+  terminal.type("x" + kSum + "\x01\x04\n");
+  ASSERT_TRUE(terminal.shows("10 plus 1 is 11."));
+  ASSERT_TRUE(terminal.shows("tokens of conversation"));
+  ASSERT_TRUE(terminal.shows("> "));
+  terminal.type("/clear\n");
+  ASSERT_TRUE(terminal.shows("> "));
+  // The line before the last, by the history.
+  terminal.type("\x10\x10\n");
+  ASSERT_TRUE(terminal.shows("10 plus 1 is 11."));
+  ASSERT_TRUE(terminal.shows("> "));
+  // Characters of several bytes, and one that was begun is given up.
+  terminal.type("h\u00e9\u65e5\x03");
+  ASSERT_TRUE(terminal.shows("/exit leaves"));
+  terminal.type("/exit\n");
+  EXPECT_EQ(terminal.wait(), 0);
+}
+
+TEST(Chat, ABackslashContinuesTheLine) {
+  for (const char* kind : {"xterm", "dumb"}) {
+    ::setenv("TERM", kind, 1);
+    Terminal terminal({"run", demo(), "--chat", "--no-cache", "-t", "1", "--json", "-n", "8"});
+    if (!terminal.works()) GTEST_SKIP() << "needs a pseudo terminal";
+    ASSERT_TRUE(terminal.shows("> "));
+    terminal.type("What is 10\\\n");
+    ASSERT_TRUE(terminal.shows("\n. ")) << kind;
+    terminal.type("plus 1?\n");
+    ASSERT_TRUE(terminal.shows("prompt_tokens")) << kind;
+    ASSERT_TRUE(terminal.shows("> "));
+    terminal.type("\x04");  // the end of the input
+    EXPECT_EQ(terminal.wait(), 0) << kind;
+  }
+  // A pipe's lines are as they are.
+  EXPECT_EQ(turns(run_program({"run", demo(), "--chat", "--json", "-n", "4"}, "a\\\nb\n")).size(),
+            2U);
 }
 
 }  // namespace

@@ -111,6 +111,15 @@ TEST(TemplateCommand, ShowsTemplatesWhatTheyAskFor) {
       "with tools");
 }
 
+TEST(TemplateCommand, KeepsEveryDigitOfAMessage) {
+  TANDEM_REQUIRE_SHARED("reports/template_integer_over_63_bits");
+  const fs::path folder = testing::shared_data() / "reports/template_integer_over_63_bits";
+  const Outcome outcome = run_program(
+      {"template", (folder / "t.jinja").string(), "--messages", (folder / "m.json").string()});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, "12345678901234567890 12345678901234567890");
+}
+
 TEST(TemplateCommand, RefusesWhatItCannotRender) {
   const ScratchFolder folder;
   const auto write = [&](const std::string& name, const std::string& text) {
