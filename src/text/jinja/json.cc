@@ -14,6 +14,11 @@
 namespace tandem::jinja {
 namespace {
 
+Value integer_of(const std::string& digits) {
+  if (const auto number = parse_integer(digits, 10)) return *number;
+  fail_here("binary values are not JSON");
+}
+
 Value convert(const OrderedJson& json, bool from_chat, Budget& budget, int depth) {
   if (depth > kMaxValueDepth) fail_here("the context is nested more than {} deep", kMaxValueDepth);
   switch (json.type()) {
@@ -25,12 +30,10 @@ Value convert(const OrderedJson& json, bool from_chat, Budget& budget, int depth
       const auto number = json.get<std::uint64_t>();
       if (number <= static_cast<std::uint64_t>(INT64_MAX))
         return Value(static_cast<std::int64_t>(number));
-      return *parse_integer(std::to_string(number), 10);
+      return integer_of(std::to_string(number));
     }
     case OrderedJson::value_t::binary:
-      if (const auto digits = long_integer_digits(json))
-        if (const auto number = parse_integer(*digits, 10)) return *number;
-      fail_here("binary values are not JSON");
+      return integer_of(long_integer_digits(json).value_or(""));
     case OrderedJson::value_t::number_float:
       return Value(json.get<double>());
     case OrderedJson::value_t::string:

@@ -35,6 +35,7 @@ ExprPtr Parser::parse_integer_literal() {
   } catch (const Failure& failure) {
     fail_at(token.place, failure.message);
   }
+  if (!value) fail_at(token.place, fmt::format("'{}' is no integer", token.text));
   return make(token.place, LiteralExpr{*value});
 }
 
