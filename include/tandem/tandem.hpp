@@ -6,7 +6,7 @@
 //     return true;
 //   });
 //
-// Errors are exceptions derived from std::runtime_error; the message names the file or argument,
+// Errors are tandem::Error, whose code() tells their kind; the message names the file or argument,
 // the location in it and what was expected. A Model is not thread-safe: use it from one thread at a
 // time. Different models may run in different threads.
 #pragma once
@@ -17,6 +17,8 @@
 #include <string>
 #include <string_view>
 #include <vector>
+
+#include <tandem/error.hpp>
 
 namespace tandem {
 
@@ -52,6 +54,16 @@ struct GenerateOptions {
   float repetition_penalty = 1;
 };
 
+// One turn of a conversation.
+struct Message {
+  // "system", "user" or "assistant", or another that the model's chat template knows.
+  std::string role;
+  std::string content;
+};
+
+// Receives whole UTF-8 characters as they are generated; returning false ends the answer.
+using OnText = std::function<bool(std::string_view)>;
+
 struct GenerateResult {
   std::string text;
   std::int64_t prompt_tokens = 0;
@@ -72,10 +84,15 @@ class Model {
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
 
-  // Continues a prompt. `on_text` receives whole UTF-8 characters as they are generated; returning
-  // false stops the generation.
+  // Continues a prompt. Throws kInvalidArgument for options out of range and for a prompt that leaves
+  // no room in the context.
   GenerateResult generate(std::string_view prompt, const GenerateOptions& options = {},
-                          const std::function<bool(std::string_view)>& on_text = {});
+                          const OnText& on_text = {});
+
+  // The next turn of a conversation, through the model's chat template; options.chat and
+  // options.system are not used. Throws kNotFound if the model has no template.
+  GenerateResult chat(const std::vector<Message>& messages, const GenerateOptions& options = {},
+                      const OnText& on_text = {});
 
   std::vector<std::int32_t> tokenize(std::string_view text);
   std::string detokenize(const std::vector<std::int32_t>& ids);

@@ -10,6 +10,21 @@ const char* version() noexcept { return build_version().data(); }
 
 struct Model::Impl {
   std::unique_ptr<LocalModel> model;
+
+  GenerateResult complete_ids(const std::vector<TokenId>& ids, const GenerateOptions& options,
+                              const OnText& on_text) {
+    SearchOptions search;
+    search.do_sample = options.sample;
+    search.temperature = options.temperature;
+    search.top_k = options.top_k;
+    search.top_p = options.top_p;
+    search.repetition_penalty = options.repetition_penalty;
+    search.seed = options.seed;
+    Completion completion = complete(*model, ids, search, options.max_tokens, on_text);
+    return {std::move(completion.text), completion.prompt_tokens,
+            completion.tokens,          completion.finish_reason == FinishReason::kEndToken,
+            completion.ttft_ms,         completion.decode_tokens_per_s};
+  }
 };
 
 Model::Model(const std::string& folder, const ModelOptions& options)
@@ -25,21 +40,19 @@ Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 
 GenerateResult Model::generate(std::string_view prompt, const GenerateOptions& options,
-                               const std::function<bool(std::string_view)>& on_text) {
-  LocalModel& model = *impl_->model;
-  SearchOptions search;
-  search.do_sample = options.sample;
-  search.temperature = options.temperature;
-  search.top_k = options.top_k;
-  search.top_p = options.top_p;
-  search.repetition_penalty = options.repetition_penalty;
-  search.seed = options.seed;
-  const std::vector<TokenId> ids = options.chat ? model.text.encode_chat(prompt, options.system)
-                                                : model.text.tokenizer().encode(prompt);
-  Completion completion = complete(model, ids, search, options.max_tokens, on_text);
-  return {std::move(completion.text), completion.prompt_tokens,
-          completion.tokens,          completion.finish_reason == FinishReason::kEndToken,
-          completion.ttft_ms,         completion.decode_tokens_per_s};
+                               const OnText& on_text) {
+  TextModel& text = impl_->model->text;
+  return impl_->complete_ids(
+      options.chat ? text.encode_chat(prompt, options.system) : text.tokenizer().encode(prompt),
+      options, on_text);
+}
+
+GenerateResult Model::chat(const std::vector<Message>& messages, const GenerateOptions& options,
+                           const OnText& on_text) {
+  OrderedJson list = OrderedJson::array();
+  for (const Message& message : messages)
+    list.push_back({{"role", message.role}, {"content", message.content}});
+  return impl_->complete_ids(impl_->model->text.encode_messages(list), options, on_text);
 }
 
 std::vector<std::int32_t> Model::tokenize(std::string_view text) {

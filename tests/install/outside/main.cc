@@ -25,15 +25,22 @@ int main(int argc, char** argv) {
         streamed == result.text && result.tokens == 20 && model.detokenize(ids) == result.text &&
         model.logits(ids).size() == ids.size() * static_cast<std::size_t>(model.vocabulary());
     if (!whole) return EXIT_FAILURE;
+
+    std::vector<tandem::Message> messages = {{"user", "What is 10 plus 1?"}};
+    messages.push_back({"assistant", model.chat(messages).text});
+    messages.push_back({"user", "Spell the word cat."});
+    const auto second = model.chat(messages);
+    std::cout << messages[1].content << ' ' << second.text << '\n';
+    if (messages[1].content != "10 plus 1 is 11." || !second.complete) return EXIT_FAILURE;
   } catch (const std::exception& error) {
     std::cerr << error.what() << '\n';
     return EXIT_FAILURE;
   }
   try {
     tandem::Model missing("no/such/folder");
-  } catch (const std::runtime_error& error) {
-    std::cout << "as expected: " << error.what() << '\n';
-    return EXIT_SUCCESS;
+  } catch (const tandem::Error& error) {
+    std::cout << "as expected: " << tandem::to_string(error.code()) << ": " << error.what() << '\n';
+    return error.code() == tandem::ErrorCode::kNotFound ? EXIT_SUCCESS : EXIT_FAILURE;
   }
   return EXIT_FAILURE;
 }
