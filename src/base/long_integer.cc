@@ -47,9 +47,7 @@ class OrderedBuilder {
     OrderedJson& parent = *open_.back();
     if (parent.is_array())
       return &parent.get_ref<OrderedJson::array_t&>().emplace_back(std::move(value));
-    return &parent.get_ref<OrderedJson::object_t&>()
-                .emplace(std::move(key_), std::move(value))
-                .first->second;
+    return &parent.get_ref<OrderedJson::object_t&>().emplace(key_, std::move(value)).first->second;
   }
   bool add(OrderedJson value) {
     add_to_parent(std::move(value));

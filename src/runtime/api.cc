@@ -12,7 +12,7 @@ struct Model::Impl {
   std::unique_ptr<LocalModel> model;
 
   GenerateResult complete_ids(const std::vector<TokenId>& ids, const GenerateOptions& options,
-                              const OnText& on_text) {
+                              const OnText& on_text) const {
     SearchOptions search;
     search.do_sample = options.sample;
     search.temperature = options.temperature;
