@@ -1,6 +1,7 @@
 // tandem bench and tandem devices: speeds compared with the machine's peaks.
 #include <iostream>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/terminal_observer.h"
@@ -23,19 +24,32 @@ OrderedJson peaks_json(const Peaks& peaks) {
 }
 
 void bench(const BenchFlags& flags) {
+  catch_interrupt(kInterruptGrace);
   TerminalObserver observer;
   const auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
   Engine& engine = model->engine;
   const BenchmarkResult result = run_benchmark(*model, flags.options, observer);
+  const std::string cpu = detect_cpu_features().model;
+  const auto end = [&] {
+    if (!observer.cancelled()) return;
+    fail(ErrorCode::kCancelled, "[bench] interrupted: the figures are those of {} of {} rounds",
+         result.repetitions, flags.options.repetitions);
+  };
   if (flags.json) {
-    OrderedJson report = {{"model", flags.model.model},         {"mode", engine.plan().name},
-                          {"threads", engine.pool().threads()}, {"kernels", engine.kernels().name},
-                          {"peaks", peaks_json(result.peaks)},  {"prefill", OrderedJson::array()},
+    OrderedJson report = {{"model", flags.model.model},
+                          {"mode", engine.plan().name},
+                          {"threads", engine.pool().threads()},
+                          {"kernels", engine.kernels().name},
+                          {"cpu", cpu},
+                          {"repetitions", result.repetitions},
+                          {"peaks", peaks_json(result.peaks)},
+                          {"prefill", OrderedJson::array()},
                           {"decode", OrderedJson::array()}};
     for (const PrefillSpeed& speed : result.prefill) {
       report["prefill"].push_back(
           {{"tokens", speed.tokens},
            {"tokens_per_s", speed.tokens_per_s},
+           {"tokens_per_s_deviation", speed.tokens_per_s_deviation},
            {"percent_of_int8_peak", speed.percent_of_int8_peak},
            {"percent_of_int8_vector_peak", speed.percent_of_int8_vector_peak},
            {"ttft_ms", speed.ttft_ms}});
@@ -43,16 +57,18 @@ void bench(const BenchFlags& flags) {
     for (const DecodeSpeed& speed : result.decode) {
       report["decode"].push_back({{"context", speed.context},
                                   {"tokens_per_s", speed.tokens_per_s},
+                                  {"tokens_per_s_deviation", speed.tokens_per_s_deviation},
                                   {"read_gbps", speed.read_gbps},
                                   {"percent_of_read_peak", speed.percent_of_read_peak}});
     }
     report["ttft_ms"] = result.prefill.empty() ? 0.0 : result.prefill.front().ttft_ms;
     print_json(report);
+    end();
     return;
   }
   std::cout << fmt::format(
-      "{} mode, {} threads, kernels {}; peaks: {:.0f} int8 GOP/s, {:.1f} GB/s read\n",
-      engine.plan().name, engine.pool().threads(), engine.kernels().name, result.peaks.int8_gops,
+      "{}\n{}, {} threads, kernels {}; peaks: {:.0f} int8 GOP/s, {:.1f} GB/s read\n", cpu,
+      mode_text(*model), engine.pool().threads(), engine.kernels().name, result.peaks.int8_gops,
       result.peaks.read_gbps);
   const bool matrix_unit = result.peaks.int8_vector_gops != result.peaks.int8_gops;
   if (matrix_unit) {
@@ -61,8 +77,10 @@ void bench(const BenchFlags& flags) {
   }
   for (const PrefillSpeed& speed : result.prefill) {
     std::cout << fmt::format(
-        "prefill {:6} tokens   {:9.1f} tokens/s  {:5.1f} % of int8 peak   first token {:.1f} ms\n",
-        speed.tokens, speed.tokens_per_s, speed.percent_of_int8_peak, speed.ttft_ms);
+        "prefill {:6} tokens   {:9.1f} ± {:.1f} tokens/s  {:5.1f} % of int8 peak   first token "
+        "{:.1f} ms\n",
+        speed.tokens, speed.tokens_per_s, speed.tokens_per_s_deviation, speed.percent_of_int8_peak,
+        speed.ttft_ms);
     if (matrix_unit) {
       std::cout << fmt::format("{:41}{:5.1f} % of vector peak\n", "",
                                speed.percent_of_int8_vector_peak);
@@ -70,9 +88,11 @@ void bench(const BenchFlags& flags) {
   }
   for (const DecodeSpeed& speed : result.decode) {
     std::cout << fmt::format(
-        "decode at {:6} tokens {:9.1f} tokens/s  {:5.1f} % of reads       {:.1f} GB/s\n",
-        speed.context, speed.tokens_per_s, speed.percent_of_read_peak, speed.read_gbps);
+        "decode at {:6} tokens {:9.1f} ± {:.1f} tokens/s  {:5.1f} % of reads       {:.1f} GB/s\n",
+        speed.context, speed.tokens_per_s, speed.tokens_per_s_deviation, speed.percent_of_read_peak,
+        speed.read_gbps);
   }
+  end();
 }
 
 struct DevicesFlags {

@@ -118,7 +118,7 @@ class Conversation {
 }  // namespace
 
 void run_chat(LocalModel& model, const RunFlags& flags) {
-  catch_interrupt(true);
+  catch_interrupt_in_reads();
   Conversation(model, flags).run();
 }
 

@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "cli/interrupt.h"
@@ -43,8 +44,59 @@ struct ModelFlags {
   LoadOptions load_options() const;
 };
 
+// The token ids of a command that takes them: --ids and -f.
+struct IdsFlags {
+  std::vector<std::string> ids;
+  std::string file;
+
+  void add_to(CLI::App& command);
+  // Where they come from, for messages: a file's name, "standard input" or "--ids".
+  std::string where() const;
+  // From --ids, spelled out or as a file's name, or from the file; standard input without either.
+  // Throws kFormat for anything but ids in [0, 2^31).
+  std::vector<TokenId> read() const;
+
+ private:
+  // Whether --ids holds the ids themselves.
+  bool spelled() const;
+};
+
 // Reads a file; empty or "-" means standard input.
 std::string read_input(const std::string& file);
+
+// For functions that take a path: the file itself or, for "-", a path under which all of standard
+// input can be read, any number of times. Throws kInvalidArgument if asked twice for standard
+// input.
+std::string input_path(const std::string& file);
+
+// The same for a file of plain text. Throws kFormat if it is JSON, or JSON on each line.
+fs::path plain_text_path(const char* area, const std::string& file);
+
+// "hybrid mode", "cpu mode", "float mode"; of a checkpoint whose weights are stored as codes,
+// "weights as stored (int4 g32)".
+std::string mode_text(LocalModel& model);
+
+// A message in which that path is called "standard input".
+std::string name_standard_input(std::string message);
+
+// Throws kInvalidArgument, with the reason, if `file` is "-" where a stream cannot serve.
+void refuse_standard_stream(const std::string& file, const std::string& what, const char* why);
+
+// Throws kNotFound if the input does not exist but the output does, as when they were swapped.
+void refuse_swapped(const char* area, const std::string& input, const std::string& output);
+
+// A path as a shell reads it: quoted if it needs to be.
+std::string shell_word(const std::string& word);
+
+// What a command wrote: a file, or the files of a folder.
+struct Written {
+  std::int64_t files = 0;
+  std::int64_t bytes = 0;
+};
+Written written(const fs::path& path);
+
+// Says how to run a model that was just written, as a line to copy.
+void suggest_run(const std::string& model);
 
 // Prints one JSON object to standard output.
 void print_json(const OrderedJson& object);

@@ -1,14 +1,207 @@
 // Functions that the subcommands share.
+#include <fmt/ranges.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
 #include <iostream>
 #include <iterator>
+#include <set>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "cli/commands.h"
+#include "cli/log.h"
+#include "graph/graph.h"
 
 namespace tandem::cli {
+namespace {
+
+// The path of what input_path() read from standard input; empty before.
+std::string& standard_input_path() {
+  static std::string path;
+  return path;
+}
+
+}  // namespace
+
 std::string read_input(const std::string& file) {
   if (!file.empty() && file != "-") return read_text_file(file);
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+std::string input_path(const std::string& file) {
+  if (file != "-") return file;
+  std::string& path = standard_input_path();
+  if (!path.empty()) fail(ErrorCode::kInvalidArgument, "[cli] -: standard input is given twice");
+  const std::string content = read_input(file);
+  // Lives as long as the process, and on no disk.
+  const int memory = ::memfd_create("standard input", MFD_CLOEXEC);
+  for (std::size_t at = 0; memory >= 0 && at < content.size();) {
+    const ssize_t written = ::write(memory, content.data() + at, content.size() - at);
+    if (written < 0 && errno == EINTR) continue;
+    if (written <= 0) fail(ErrorCode::kIo, "[cli] -: cannot keep standard input in memory");
+    at += static_cast<std::size_t>(written);
+  }
+  if (memory < 0) fail(ErrorCode::kIo, "[cli] -: cannot keep standard input in memory");
+  path = fmt::format("/proc/self/fd/{}", memory);
+  return path;
+}
+
+std::string name_standard_input(std::string message) {
+  const std::string& path = standard_input_path();
+  for (std::size_t at = 0; !path.empty() && (at = message.find(path)) != std::string::npos;)
+    message.replace(at, path.size(), "standard input");
+  return message;
+}
+
+fs::path plain_text_path(const char* area, const std::string& file) {
+  fs::path path = input_path(file);
+  const std::string text = read_text_file(path);
+  const std::size_t start = text.find_first_not_of(" \t\r\n");
+  if (start == std::string::npos || (text[start] != '{' && text[start] != '[')) return path;
+  // One JSON value, or one on each line: the first line is enough to tell.
+  const std::size_t end = std::min(text.find('\n', start), text.size());
+  const std::string first = text.substr(start, end - start);
+  const auto opens_and_closes = [](const std::string& part) {
+    return part.size() > 2 && Json::accept(part);
+  };
+  if (opens_and_closes(first) || opens_and_closes(text)) {
+    fail(ErrorCode::kFormat,
+         "[{}] {}: expected plain text, got JSON, whose keys and quotes would be read as text: "
+         "write "
+         "its texts to a file first (jq -r '.text')",
+         area, file == "-" ? "standard input" : file);
+  }
+  return path;
+}
+
+std::string mode_text(LocalModel& model) {
+  const std::string& mode = model.engine.plan().name;
+  if (mode != "float") return mode + " mode";
+  // A checkpoint may hold codes: what runs then is not float.
+  std::set<std::string> kinds;
+  const Graph& graph = model.engine.graph(Phase::kDecode);
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kLinear) continue;
+    const std::string kind = describe(node.as<LinearAttributes>().weight);
+    if (kind.starts_with("int")) kinds.insert(kind.substr(0, kind.find(" [")));
+  }
+  if (kinds.empty()) return "float mode";
+  return fmt::format("weights as stored ({})", fmt::join(kinds, ", "));
+}
+
+void refuse_swapped(const char* area, const std::string& input, const std::string& output) {
+  std::error_code ignored;
+  if (fs::exists(input, ignored) || !fs::exists(output, ignored)) return;
+  // A model's name on the Hugging Face Hub, which may be in its cache: "org/model", in no folder
+  // "org".
+  const fs::path folder = fs::path(input).parent_path();
+  if (!folder.empty() && !fs::exists(folder, ignored)) return;
+  fail(ErrorCode::kNotFound,
+       "[{}] {}: no such file or folder, but the output {} exists: are the two swapped?", area,
+       input, output);
+}
+
+std::string shell_word(const std::string& word) {
+  constexpr const char* kPlain =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./,:=@%+";
+  if (!word.empty() && word.find_first_not_of(kPlain) == std::string::npos && word[0] != '-')
+    return word;
+  // A name that begins with a hyphen would be taken for a flag.
+  std::string quoted = word.starts_with('-') ? "'./" : "'";
+  for (const char c : word) quoted += c == '\'' ? "'\\''" : std::string(1, c);
+  return quoted + "'";
+}
+
+Written written(const fs::path& path) {
+  Written sum;
+  std::error_code ignored;
+  if (!fs::is_directory(path, ignored)) return {1, static_cast<std::int64_t>(fs::file_size(path))};
+  for (const auto& entry : fs::recursive_directory_iterator(path)) {
+    if (!entry.is_regular_file()) continue;
+    ++sum.files;
+    sum.bytes += static_cast<std::int64_t>(entry.file_size());
+  }
+  return sum;
+}
+
+void suggest_run(const std::string& model) {
+  spdlog::info("next: tandem run {} -p \"Once upon a time\"", shell_word(model));
+}
+
+void refuse_standard_stream(const std::string& file, const std::string& what, const char* why) {
+  if (file == "-")
+    fail(ErrorCode::kInvalidArgument, "[cli] {}: expected the name of a file or folder, got -: {}",
+         what, why);
+}
+
+namespace {
+
+// Ids from a JSON array, {"ids": […]}, or plain numbers separated by white space or commas.
+std::vector<TokenId> parse_ids(const std::string& text, const std::string& where) {
+  const std::size_t start = text.find_first_not_of(" \t\r\n");
+  std::vector<TokenId> ids;
+  if (start != std::string::npos && (text[start] == '[' || text[start] == '{')) {
+    const Json json = parse_json(text, where);
+    const Json& list = json.is_object() && json.contains("ids") ? json["ids"] : json;
+    if (!list.is_array())
+      fail(ErrorCode::kFormat, "[ids] {}: expected an array of token ids", where);
+    for (const Json& id : list) {
+      // As a double, a number with any number of digits can be compared.
+      if (!id.is_number_integer() || id.get<double>() < 0 || id.get<double>() > INT32_MAX) {
+        fail(ErrorCode::kFormat, "[ids] {}: entry {}: expected a token id, got {}", where,
+             ids.size(), id.dump());
+      }
+      ids.push_back(id.get<TokenId>());
+    }
+    return ids;
+  }
+  std::size_t at = 0;
+  while ((at = text.find_first_not_of(" ,\t\r\n", at)) != std::string::npos) {
+    const std::size_t end = std::min(text.find_first_of(" ,\t\r\n", at), text.size());
+    const std::string word = text.substr(at, end - at);
+    if (word.size() > 9 || word.find_first_not_of("0123456789") != std::string::npos) {
+      fail(ErrorCode::kFormat, "[ids] {}: entry {}: expected a token id, got \"{}\"", where,
+           ids.size(), printable(word));
+    }
+    ids.push_back(std::stoi(word));
+    at = end;
+  }
+  return ids;
+}
+
+}  // namespace
+
+void IdsFlags::add_to(CLI::App& command) {
+  auto* given = command
+                    .add_option("--ids", ids,
+                                "token ids such as 1,2,3, or a file with them; -: standard "
+                                "input")
+                    ->allow_extra_args(false);
+  command.add_option("-f,--file", file, "file with ids, JSON or plain (default: standard input)")
+      ->excludes(given);
+}
+
+bool IdsFlags::spelled() const {
+  if (ids.size() != 1) return !ids.empty();
+  // Anything but numbers or a JSON text names a file.
+  const std::string& text = ids.front();
+  return text != "-" && (text.find_first_not_of("0123456789,- ") == std::string::npos ||
+                         text.starts_with('[') || text.starts_with('{'));
+}
+
+std::string IdsFlags::where() const {
+  if (spelled()) return "--ids";
+  const std::string& name = ids.empty() ? file : ids.front();
+  return name.empty() || name == "-" ? "standard input" : name;
+}
+
+std::vector<TokenId> IdsFlags::read() const {
+  if (!spelled()) return parse_ids(read_input(ids.empty() ? file : ids.front()), where());
+  return parse_ids(fmt::format("{}", fmt::join(ids, ",")), where());
 }
 
 void ModelFlags::add_to(CLI::App& command, bool with_mode) {
@@ -38,6 +231,7 @@ void ModelFlags::add_to(CLI::App& command, bool with_mode) {
 }
 
 LoadOptions ModelFlags::load_options() const {
+  refuse_standard_stream(model, "model", "a model is mapped into memory");
   LoadOptions options;
   if (!mode.empty()) options.mode = mode_from_string(mode);
   options.engine.threads = threads;

@@ -1,6 +1,7 @@
 // tandem compare: a checkpoint and its package side by side, in float, int4 and hybrid.
 #include <iostream>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/terminal_observer.h"
@@ -9,6 +10,9 @@
 
 namespace tandem::cli {
 namespace {
+
+// Tokens in a window of the texts.
+constexpr std::int64_t kWindow = 512;
 
 struct CompareFlags {
   std::string checkpoint;
@@ -26,36 +30,51 @@ struct Column {
   std::unique_ptr<LocalModel> model;
 };
 
-OrderedJson measure(const CompareFlags& flags, LocalModel& model, LocalModel* reference) {
+// A text of the comparison, cut once for all columns.
+struct Text {
+  std::string file;
+  TextWindows windows;
+};
+
+// What a column knows: perplexities, KL divergences, questions right.
+OrderedJson score(const std::vector<Text>& texts, const std::vector<Question>& questions,
+                  LocalModel& model, LocalModel* reference, Observer& observer) {
+  const EvaluationProgress progress = [&](std::int64_t, std::int64_t) {
+    observer.advance(1);
+    if (observer.cancelled()) fail(ErrorCode::kCancelled, "[compare] interrupted");
+    return true;
+  };
   OrderedJson column = {{"mode", model.engine.plan().name}};
   column["texts"] = OrderedJson::array();
-  for (const std::string& file : flags.texts) {
-    const auto [ids, window] = read_windows(model, file, 512, flags.max_windows);
-    const TextScore score = score_text(model, reference, ids, window);
+  for (const auto& [file, windows] : texts) {
+    const TextScore score = score_text(model, reference, windows.ids, windows.window, progress);
     column["texts"].push_back({{"file", file},
                                {"tokens", score.tokens},
                                {"perplexity", score.perplexity},
+                               {"perplexity_error", score.perplexity_error},
                                {"kl", score.kl}});
   }
-  if (!flags.questions.empty()) {
-    const std::vector<Question> questions = read_questions(flags.questions);
-    const QuestionScore score = ask_questions(model, questions);
+  if (!questions.empty()) {
+    const QuestionScore score = ask_questions(model, questions, progress);
     column["questions"] = {{"right", score.right}, {"total", score.total}};
   }
   // The bytes that each phase reads; in a hybrid package the phases share the embedding, the head
   // and the norms.
   column["prefill_weight_bytes"] = model.model->weight_file_bytes(Phase::kPrefill);
   column["decode_weight_bytes"] = model.model->weight_file_bytes(Phase::kDecode);
-  BenchmarkOptions bench;
-  bench.prompts = flags.prompt;
-  bench.repetitions = 3;
-  const BenchmarkResult speed = run_benchmark(model, bench);
-  column["prefill_tokens_per_s"] = speed.prefill.front().tokens_per_s;
-  column["percent_of_int8_peak"] = speed.prefill.front().percent_of_int8_peak;
-  column["decode_tokens_per_s"] = speed.decode.front().tokens_per_s;
-  column["percent_of_read_peak"] = speed.decode.front().percent_of_read_peak;
-  column["ttft_ms"] = speed.prefill.front().ttft_ms;
   return column;
+}
+
+void add_speeds(OrderedJson& column, const BenchmarkResult& speed) {
+  const PrefillSpeed& prefill = speed.prefill.front();
+  const DecodeSpeed& decode = speed.decode.front();
+  column["prefill_tokens_per_s"] = prefill.tokens_per_s;
+  column["prefill_tokens_per_s_deviation"] = prefill.tokens_per_s_deviation;
+  column["percent_of_int8_peak"] = prefill.percent_of_int8_peak;
+  column["decode_tokens_per_s"] = decode.tokens_per_s;
+  column["decode_tokens_per_s_deviation"] = decode.tokens_per_s_deviation;
+  column["percent_of_read_peak"] = decode.percent_of_read_peak;
+  column["ttft_ms"] = prefill.ttft_ms;
 }
 
 void print_table(const CompareFlags& flags, const OrderedJson& columns) {
@@ -75,9 +94,13 @@ void print_table(const CompareFlags& flags, const OrderedJson& columns) {
     row("perplexity " + file, [&](const OrderedJson& c) {
       return fmt::format("{:.4f}", c["texts"][i]["perplexity"].get<double>());
     });
-    row("KL from float, nats/token", [&](const OrderedJson& c) {
-      return fmt::format("{:.5f}", c["texts"][i]["kl"].get<double>());
+    row("  ± standard error", [&](const OrderedJson& c) {
+      return fmt::format("{:.4f}", c["texts"][i]["perplexity_error"].get<double>());
     });
+    row(fmt::format("KL from {}, nats/token", columns[0]["name"].get<std::string>()),
+        [&](const OrderedJson& c) {
+          return fmt::format("{:.5f}", c["texts"][i]["kl"].get<double>());
+        });
   }
   if (!flags.questions.empty()) {
     row("questions right", [](const OrderedJson& c) {
@@ -92,36 +115,80 @@ void print_table(const CompareFlags& flags, const OrderedJson& columns) {
       [](const OrderedJson& c) { return megabytes(c["decode_weight_bytes"].get<std::int64_t>()); });
   row(fmt::format("prefill tokens/s ({} tokens)", flags.prompt.front()),
       number("prefill_tokens_per_s", "{:.0f}"));
+  row("  ± standard deviation of runs", number("prefill_tokens_per_s_deviation", "{:.0f}"));
   row("  % of int8 peak", number("percent_of_int8_peak", "{:.1f}"));
   row("decode tokens/s", number("decode_tokens_per_s", "{:.0f}"));
+  row("  ± standard deviation of runs", number("decode_tokens_per_s_deviation", "{:.0f}"));
   row("  % of memory reads", number("percent_of_read_peak", "{:.1f}"));
   row("time to first token, ms", number("ttft_ms", "{:.1f}"));
 }
 
+std::vector<Text> read_texts(const CompareFlags& flags, LocalModel& model, Observer& observer) {
+  std::vector<Text> texts;
+  for (const std::string& file : flags.texts) {
+    texts.push_back(
+        {file, read_windows(model, plain_text_path("compare", file), kWindow, flags.max_windows)});
+    if (const std::int64_t window = texts.back().windows.window; window < kWindow) {
+      observer.warn(
+          fmt::format("[compare] {}: windows of {} tokens, the model's context, instead of {}",
+                      file, window, kWindow));
+    }
+  }
+  return texts;
+}
+
 void compare(const CompareFlags& flags) {
+  catch_interrupt(kInterruptGrace);
+  refuse_standard_stream(flags.checkpoint, "checkpoint", "a model is mapped into memory");
+  refuse_standard_stream(flags.package, "package", "a package is a folder");
   LoadOptions options;
   options.engine.threads = flags.threads;
   TerminalObserver observer;
   std::vector<Column> columns(3);
-  columns[0] = {"float", LocalModel::open(flags.checkpoint, options, observer)};
+  columns[0].model = LocalModel::open(flags.checkpoint, options, observer);
+  columns[0].name = mode_text(*columns[0].model) == "float mode" ? "float" : "checkpoint";
   options.mode = Mode::kCpu;
   columns[1] = {"int4", LocalModel::open(flags.package, options, observer)};
   options.mode = Mode::kHybrid;
   columns[2] = {"hybrid", LocalModel::open(flags.package, options, observer)};
+
+  const std::vector<Text> texts = read_texts(flags, *columns[0].model, observer);
+  std::vector<Question> questions;
+  if (!flags.questions.empty()) questions = read_questions(input_path(flags.questions));
+  auto steps = static_cast<std::int64_t>(questions.size());
+  for (const auto& [file, windows] : texts)
+    steps += static_cast<std::int64_t>(windows.ids.size()) / windows.window;
   OrderedJson report = OrderedJson::array();
-  Task task(observer, "compare", static_cast<std::int64_t>(columns.size()), "modes");
-  for (Column& column : columns) {
-    OrderedJson measured = {{"name", column.name}};
-    LocalModel* reference = &column == &columns[0] ? nullptr : columns[0].model.get();
-    measured.update(measure(flags, *column.model, reference));
-    report.push_back(std::move(measured));
-    task.advance();
+  {
+    Task task(observer, "compare", steps * static_cast<std::int64_t>(columns.size()),
+              questions.empty() ? "windows" : "windows and questions");
+    for (Column& column : columns) {
+      OrderedJson measured = {{"name", column.name}};
+      LocalModel* reference = &column == &columns[0] ? nullptr : columns[0].model.get();
+      measured.update(score(texts, questions, *column.model, reference, observer));
+      report.push_back(std::move(measured));
+    }
   }
+  BenchmarkOptions bench;
+  bench.prompts = flags.prompt;
+  bench.repetitions = 3;
+  std::vector<LocalModel*> models;
+  for (const Column& column : columns) models.push_back(column.model.get());
+  const std::vector<BenchmarkResult> speeds = run_benchmarks(models, bench, observer);
+  for (std::size_t i = 0; i < columns.size(); ++i) add_speeds(report[i], speeds[i]);
+
+  const std::string cpu = detect_cpu_features().model;
   if (flags.json) {
-    print_json({{"checkpoint", flags.checkpoint}, {"package", flags.package}, {"columns", report}});
+    print_json({{"checkpoint", flags.checkpoint},
+                {"package", flags.package},
+                {"cpu", cpu},
+                {"columns", report}});
   } else {
+    std::cout << fmt::format("{}, {} threads\n", cpu, models[0]->engine.pool().threads());
     print_table(flags, report);
   }
+  if (observer.cancelled())
+    fail(ErrorCode::kCancelled, "[compare] interrupted: the speeds are those of fewer runs");
 }
 
 }  // namespace

@@ -14,6 +14,8 @@
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
 #include "cli/commands.h"
+#include "cli/log.h"
+#include "cli/nearest.h"
 #include "cli/terminal_observer.h"
 #include "models/model.h"
 
@@ -54,8 +56,10 @@ std::optional<GgmlType> find_type(const std::string& name) {
     if (entry.name == name) return entry.type;
     known += fmt::format("{}{}", known.empty() ? "" : ", ", entry.name);
   }
-  fail(ErrorCode::kInvalidArgument, "[convert] --dtype: expected one of {}, got \"{}\"", known,
-       name);
+  std::vector<std::string> names;
+  for (const NamedType& entry : kTypes) names.emplace_back(entry.name);
+  fail(ErrorCode::kInvalidArgument, "[convert] --dtype: expected one of {}, got \"{}\"{}", known,
+       name, did_you_mean(name, names));
 }
 
 // Checks that the input is of the kind given with --type, in the terms of mllm's converter.
@@ -253,7 +257,18 @@ class Converter {
   Observer& observer_;
 };
 
+// The size of the input's weight files.
+std::int64_t weight_bytes(const Checkpoint& checkpoint) {
+  std::int64_t sum = 0;
+  for (const fs::path& file : checkpoint.weight_files())
+    sum += static_cast<std::int64_t>(fs::file_size(file));
+  return sum;
+}
+
 void convert(const ConvertFlags& flags) {
+  refuse_standard_stream(flags.input, "input", "a model is mapped into memory");
+  refuse_standard_stream(flags.output, "output", "a model is not written from front to end");
+  refuse_swapped("convert", flags.input, flags.output);
   catch_interrupt();
   const std::optional<GgmlType> type = find_type(flags.dtype);
   const fs::path output = flags.output;
@@ -283,6 +298,11 @@ void convert(const ConvertFlags& flags) {
          "a folder, got \"{}\"",
          flags.output);
   }
+  const Written made = written(output);
+  spdlog::info("{} ({} MB) -> {}: {} file{}, {} MB", flags.input,
+               megabytes(weight_bytes(checkpoint)), flags.output, made.files,
+               made.files == 1 ? "" : "s", megabytes(made.bytes));
+  suggest_run(flags.output);
 }
 
 }  // namespace
@@ -293,11 +313,11 @@ void add_convert(CLI::App& app) {
       "a checkpoint from one file format to another: .gguf, .mllm, .safetensors, folder");
   auto flags = std::make_shared<ConvertFlags>();
   command
-      ->add_option("--input_model,--input", flags->input,
+      ->add_option("input,--input_model,--input", flags->input,
                    "model folder, or a .safetensors, .pth, .bin, .gguf or .mllm file")
       ->required();
   command
-      ->add_option("--output_model,--output", flags->output,
+      ->add_option("output,--output_model,--output", flags->output,
                    "what to write: NAME.gguf, NAME.mllm, NAME.safetensors or a new folder")
       ->required();
   command

@@ -1,8 +1,10 @@
 // tandem eval: perplexity, KL divergence and correctly answered questions of one model in one mode.
 #include <iostream>
 
+#include "base/cpu_features.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/log.h"
 #include "cli/terminal_observer.h"
 #include "runtime/evaluate.h"
 
@@ -20,39 +22,53 @@ struct EvalFlags {
   bool json = false;
 };
 
-// A callback that advances a task by one at each (done, total) call.
-EvaluationProgress advance(Task& task) {
-  return [&task](std::int64_t, std::int64_t) { task.advance(); };
+// A callback that advances the observer's task, and ends the evaluation after Ctrl-C.
+EvaluationProgress advance(Observer& observer) {
+  return [&observer](std::int64_t, std::int64_t) {
+    observer.advance(1);
+    return !observer.cancelled();
+  };
 }
 
 OrderedJson evaluate_text(const EvalFlags& flags, LocalModel& model, LocalModel* reference,
                           const std::string& file, Observer& observer) {
-  const auto [ids, window] = read_windows(model, file, flags.window, flags.max_windows);
+  const auto [ids, window] =
+      read_windows(model, plain_text_path("eval", file), flags.window, flags.max_windows);
+  if (window < flags.window) {
+    observer.warn(fmt::format("[eval] {}: windows of {} tokens, the model's context, instead of {}",
+                              file, window, flags.window));
+  }
   const std::int64_t windows = static_cast<std::int64_t>(ids.size()) / window;
   OrderedJson result = {{"file", file}};
   {
     Task task(observer, fs::path(file).filename().string(), windows, "windows");
-    const TextScore score = score_text(model, reference, ids, window, advance(task));
+    const TextScore score = score_text(model, reference, ids, window, advance(observer));
     result["tokens"] = score.tokens;
     result["windows"] = score.windows;
     result["perplexity"] = score.perplexity;
+    result["perplexity_error"] = score.perplexity_error;
     if (reference != nullptr) result["kl"] = score.kl;
   }
-  if (flags.handover) {
+  if (flags.handover && !observer.cancelled()) {
     Task task(observer, fs::path(file).filename().string() + " (hand-over)", windows, "windows");
-    const TextScore score = score_handover(model, ids, window, advance(task));
+    const TextScore score = score_handover(model, ids, window, advance(observer));
     result["tokens_handover"] = score.tokens;
     result["perplexity_handover"] = score.perplexity;
+    result["perplexity_handover_error"] = score.perplexity_error;
   }
   return result;
 }
 
 void print_text(const OrderedJson& report) {
   for (const auto& text : report["texts"]) {
-    std::cout << fmt::format("{}: {} tokens, perplexity {:.4f}", text["file"].get<std::string>(),
-                             text["tokens"].get<std::int64_t>(), text["perplexity"].get<double>());
+    std::cout << fmt::format("{}: {} tokens, perplexity {:.4f} ± {:.4f}",
+                             text["file"].get<std::string>(), text["tokens"].get<std::int64_t>(),
+                             text["perplexity"].get<double>(),
+                             text["perplexity_error"].get<double>());
     if (text.contains("perplexity_handover")) {
-      std::cout << fmt::format(", hand-over {:.4f}", text["perplexity_handover"].get<double>());
+      std::cout << fmt::format(", hand-over {:.4f} ± {:.4f}",
+                               text["perplexity_handover"].get<double>(),
+                               text["perplexity_handover_error"].get<double>());
     }
     if (text.contains("kl"))
       std::cout << fmt::format(", KL {:.5f} nats/token", text["kl"].get<double>());
@@ -69,6 +85,7 @@ void print_text(const OrderedJson& report) {
 }
 
 void eval(const EvalFlags& flags) {
+  catch_interrupt(kInterruptGrace);
   TerminalObserver observer;
   const auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
   std::unique_ptr<LocalModel> reference;
@@ -79,21 +96,27 @@ void eval(const EvalFlags& flags) {
     reference = LocalModel::open(flags.against, options, observer);
   }
   OrderedJson report = {{"model", flags.model.model}, {"mode", model->engine.plan().name}};
+  report["cpu"] = detect_cpu_features().model;
   report["texts"] = OrderedJson::array();
   for (const std::string& file : flags.texts) {
+    if (observer.cancelled()) break;
     report["texts"].push_back(evaluate_text(flags, *model, reference.get(), file, observer));
   }
-  if (!flags.questions.empty()) {
-    const std::vector<Question> questions = read_questions(flags.questions);
+  if (!flags.questions.empty() && !observer.cancelled()) {
+    const std::vector<Question> questions = read_questions(input_path(flags.questions));
     Task task(observer, "questions", static_cast<std::int64_t>(questions.size()), "questions");
-    const QuestionScore score = ask_questions(*model, questions, advance(task));
+    const QuestionScore score = ask_questions(*model, questions, advance(observer));
     report["questions"] = {{"right", score.right}, {"total", score.total}};
   }
   if (flags.json) {
     print_json(report);
   } else {
     print_text(report);
+    spdlog::info("{}, {} threads, {}", mode_text(*model), model->engine.pool().threads(),
+                 report["cpu"].get<std::string>());
   }
+  if (observer.cancelled())
+    fail(ErrorCode::kCancelled, "[eval] interrupted: the figures are those of what was scored");
 }
 
 }  // namespace

@@ -79,6 +79,7 @@ void append_tensors(OrderedJson& list, const std::map<std::string, Tensor>& tens
 }
 
 void inspect(const InspectFlags& flags) {
+  refuse_standard_stream(flags.folder, "folder", "a model is mapped into memory");
   const fs::path folder = flags.folder;
   OrderedJson report = {{"folder", flags.folder}};
   report["tensors"] = OrderedJson::array();

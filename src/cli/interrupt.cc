@@ -1,5 +1,7 @@
-// Handles Ctrl-C.
+// Handles Ctrl-C and SIGTERM.
 #include "cli/interrupt.h"
+
+#include <unistd.h>
 
 #include <atomic>
 #include <csignal>
@@ -9,24 +11,45 @@ namespace {
 
 // A signal handler can only change global state; lock-free atomics are safe in one.
 std::atomic<int> interrupt_count = 0;
+std::atomic<int> last_signal = SIGINT;
+std::atomic<unsigned> grace_seconds = 0;
 static_assert(std::atomic<int>::is_always_lock_free);
+static_assert(std::atomic<unsigned>::is_always_lock_free);
 
 void on_interrupt(int signal) {
+  last_signal.store(signal);
   if (interrupt_count.fetch_add(1) > 0) {
     std::signal(signal, SIG_DFL);
     std::raise(signal);
   }
+  if (const unsigned grace = grace_seconds.load(); grace > 0) ::alarm(grace);
+}
+
+void on_alarm(int) { ::_exit(interrupt_status()); }
+
+void handle(int signal, void (*handler)(int), int flags) {
+  struct sigaction action{};
+  action.sa_handler = handler;
+  action.sa_flags = flags;
+  ::sigaction(signal, &action, nullptr);
 }
 
 }  // namespace
 
-void catch_interrupt(bool ends_reads) {
-  struct sigaction action{};
-  action.sa_handler = on_interrupt;
-  action.sa_flags = ends_reads ? 0 : SA_RESTART;
-  ::sigaction(SIGINT, &action, nullptr);
+void catch_interrupt(unsigned grace) {
+  grace_seconds.store(grace);
+  handle(SIGALRM, on_alarm, SA_RESTART);
+  handle(SIGINT, on_interrupt, SA_RESTART);
+  handle(SIGTERM, on_interrupt, SA_RESTART);
+}
+void catch_interrupt_in_reads() {
+  grace_seconds.store(0);
+  ::alarm(0);
+  handle(SIGINT, on_interrupt, 0);
+  handle(SIGTERM, SIG_DFL, 0);
 }
 bool interrupted() noexcept { return interrupt_count.load() > 0; }
+int interrupt_status() noexcept { return 128 + last_signal.load(); }
 void reset_interrupt() noexcept { interrupt_count.store(0); }
 
 }  // namespace tandem::cli

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/log.h"
 #include "cli/terminal_observer.h"
 #include "quantize/quantize_model.h"
 
@@ -34,7 +35,7 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   Recipe recipe = flags.recipe.empty()
                       ? default_recipe(flags.group_size,
                                        flags.lm_head == "float" ? 0 : std::stoll(flags.lm_head))
-                      : read_recipe(flags.recipe);
+                      : read_recipe(input_path(flags.recipe));
   for (const std::string& pattern : flags.exclude) recipe.rules.push_back(exclude(pattern));
   CalibrationSettings& calibration = recipe.calibration;
   calibration.samples = flags.samples.value_or(calibration.samples);
@@ -48,8 +49,13 @@ Recipe make_recipe(const QuantizeFlags& flags) {
 
 void quantize(const QuantizeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
+  refuse_standard_stream(flags.checkpoint, "checkpoint", "a model is mapped into memory");
+  refuse_standard_stream(flags.output, "--output", "a package is a folder");
+  refuse_swapped("quantize", flags.checkpoint, flags.output);
   const QuantizeOptions options{.checkpoint = flags.checkpoint,
-                                .calibration = flags.calibration,
+                                .calibration = flags.calibration.empty()
+                                                   ? fs::path()
+                                                   : plain_text_path("quantize", flags.calibration),
                                 .target = flags.output,
                                 .recipe = make_recipe(flags),
                                 .dump_after = flags.dump_after,
@@ -78,6 +84,10 @@ void quantize(const QuantizeFlags& flags) {
       "MB\n",
       flags.output, report.linears, report.calibration_tokens, seconds,
       megabytes(report.decode_bytes), megabytes(report.prefill_bytes));
+  const Written made = written(flags.output);
+  spdlog::info("{} -> {}: {} files, {} MB", flags.checkpoint, flags.output, made.files,
+               megabytes(made.bytes));
+  suggest_run(flags.output);
 }
 
 }  // namespace

@@ -25,8 +25,9 @@ void print_placement(const Engine& engine) {
 
 void run(const RunFlags& flags) {
   const auto start = Clock::now();
+  catch_interrupt(kInterruptGrace);
   LoadOptions load = flags.model.load_options();
-  load.chat_template = flags.chat_template;
+  load.chat_template = input_path(flags.chat_template);
   TerminalObserver observer;
   const auto model = LocalModel::open(flags.model.model, load, observer);
   if (flags.placement) print_placement(model->engine);
@@ -41,14 +42,13 @@ void run(const RunFlags& flags) {
          "[run] expected a prompt with -p or -f, or --chat for a conversation");
   }
   const std::string prompt =
-      flags.prompt_file.empty() ? flags.prompt : read_text_file(flags.prompt_file);
+      flags.prompt_file.empty() ? flags.prompt : read_input(flags.prompt_file);
   const std::vector<TokenId> ids =
       flags.chat ? model->text.encode_chat(prompt, flags.system, flags.chat_options())
                  : model->text.tokenizer().encode(prompt);
 
   if (ids.empty()) fail(ErrorCode::kInvalidArgument, "[run] the prompt is empty");
 
-  catch_interrupt();
   const auto loaded = Clock::now();
   const Completion completion =
       complete(*model, ids, flags.search, flags.tokens, [&](std::string_view text) {
@@ -71,9 +71,9 @@ void run(const RunFlags& flags) {
   } else {
     std::cout << std::endl;
     spdlog::info(
-        "{} mode, {} threads: {} prompt tokens, first token after {:.1f} ms; {} tokens written, "
+        "{}, {} threads: {} prompt tokens, first token after {:.1f} ms; {} tokens written, "
         "{:.1f} tokens/s",
-        model->engine.plan().name, model->engine.pool().threads(), completion.prompt_tokens,
+        mode_text(*model), model->engine.pool().threads(), completion.prompt_tokens,
         completion.ttft_ms, completion.tokens, completion.decode_tokens_per_s);
   }
   if (interrupted())

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "checkpoint/safetensors.h"
 #include "cli/commands.h"
+#include "cli/log.h"
 #include "cli/terminal_observer.h"
 #include "package/output_folder.h"
 
@@ -52,6 +53,7 @@ void add_synth(CLI::App& app) {
   command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));
   command->callback([flags] {
+    refuse_standard_stream(flags->output, "--output", "a checkpoint is a folder");
     require_replaceable(flags->output, "synth", "a checkpoint made by tandem synth",
                         objection_to_synth);
     ThreadPool pool(flags->threads > 0 ? flags->threads : default_threads());
@@ -61,6 +63,7 @@ void add_synth(CLI::App& app) {
         write_synth_checkpoint(flags->shape, flags->output, flags->seed, pool, observer);
     std::cout << fmt::format("{}: {:.2f} G parameters\n", flags->output,
                              static_cast<double>(parameters) * 1e-9);
+    suggest_run(flags->output);
   });
 }
 

@@ -52,6 +52,7 @@ void render(const TemplateFlags& flags) {
     fail(ErrorCode::kInvalidArgument,
          "[template] only one of --messages, --tools and --context can be standard input");
   }
+  refuse_standard_stream(flags.file, "file", "its special tokens are found beside it");
   RenderOptions options;
   if (!flags.now.empty()) options.now = parse_time(flags.now);
   const ChatTemplate chat = ChatTemplate::open(flags.file);

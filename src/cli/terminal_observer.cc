@@ -37,7 +37,7 @@ TerminalObserver::TerminalObserver() : terminal_(::isatty(STDERR_FILENO) == 1) {
 void TerminalObserver::begin(std::string_view task, std::int64_t total, std::string_view unit) {
   const auto now = Clock::now();
   tasks_.push_back(
-      {std::string(task), std::string(unit), std::max<std::int64_t>(total, 0), 0, now, now});
+      {std::string(task), std::string(unit), std::max<std::int64_t>(total, 0), 0, -1, now, now});
 }
 
 void TerminalObserver::advance(std::int64_t count) {
@@ -48,14 +48,17 @@ void TerminalObserver::advance(std::int64_t count) {
   const auto now = Clock::now();
   if (now - task.drawn < (terminal_ ? kTerminalInterval : kLineInterval)) return;
   task.drawn = now;
-  draw(task);
+  task.drawn_done = task.done;
+  draw(task, false);
 }
 
 void TerminalObserver::end() {
   if (tasks_.empty()) return;
   const Drawn& task = tasks_.back();
   if (!is_quiet() && (task.done > 0 || task.total == 0)) {
-    draw(task);
+    // A line that stands there already is not repeated.
+    const bool finished = task.done >= task.total;
+    if (terminal_ || !finished || task.drawn_done != task.done) draw(task, true);
     if (terminal_) std::fputc('\n', stderr);
   }
   tasks_.pop_back();
@@ -67,7 +70,7 @@ void TerminalObserver::inform(std::string_view message) { spdlog::info("{}", mes
 
 bool TerminalObserver::cancelled() const { return interrupted(); }
 
-void TerminalObserver::draw(const Drawn& task) const {
+void TerminalObserver::draw(const Drawn& task, bool ended) const {
   const double seconds = Seconds(Clock::now() - task.start).count();
   const double share =
       task.total > 0 ? static_cast<double>(task.done) / static_cast<double>(task.total) : 1.0;
@@ -75,11 +78,13 @@ void TerminalObserver::draw(const Drawn& task) const {
                                  task.total, task.unit);
   if (task.done >= task.total) {
     line += ", " + spell_duration(seconds);
+  } else if (ended) {
+    line += ", stopped after " + spell_duration(seconds);
   } else if (task.done > 0) {
     line += ", " + spell_duration(seconds * (1 / share - 1)) + " left";
   }
   // "\x1b[K" clears the rest of a longer previous line.
-  fmt::print(stderr, "{}{}{}", terminal_ ? "\r" : "", line, terminal_ ? "\x1b[K" : "\n");
+  fmt::print(stderr, "{}tandem: {}{}", terminal_ ? "\r" : "", line, terminal_ ? "\x1b[K" : "\n");
   std::fflush(stderr);
 }
 

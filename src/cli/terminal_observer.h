@@ -14,8 +14,9 @@ class TerminalObserver : public Observer {
  public:
   TerminalObserver();
 
-  // Progress reads "task  34 % (12 of 35 blocks), 8 s left". It is not shown in quiet mode, nor for
-  // a task that ends before any unit is done.
+  // Progress reads "tandem: task  34 % (12 of 35 blocks), 8 s left", the rest of the time at the
+  // speed so far. It is not shown in quiet mode, nor for a task that ends before any unit is done;
+  // of one that ends early it says that it was stopped.
   void begin(std::string_view task, std::int64_t total, std::string_view unit) override;
   void advance(std::int64_t count) override;
   void end() override;
@@ -30,10 +31,12 @@ class TerminalObserver : public Observer {
     std::string unit;
     std::int64_t total;
     std::int64_t done;
+    // As last drawn; -1 before.
+    std::int64_t drawn_done;
     std::chrono::steady_clock::time_point start;
     std::chrono::steady_clock::time_point drawn;
   };
-  void draw(const Drawn& task) const;
+  void draw(const Drawn& task, bool ended) const;
 
   // Whether standard error is a terminal.
   bool terminal_;

@@ -69,6 +69,13 @@ Calibrated calibrate_model(const QuantizeOptions& options, const Checkpoint& che
       tokenizer.encode(text), std::min(settings.window, info.longest_sequence()), settings.samples);
   Calibrated result;
   result.tokens = static_cast<std::int64_t>(windows.ids.size());
+  if (result.tokens < settings.samples * settings.window) {
+    observer.warn(fmt::format(
+        "[quantize] {}: calibrated on {} windows of {} tokens ({} tokens), fewer than the {} of {} "
+        "({}) that were asked for",
+        options.calibration.string(), result.tokens / windows.window, windows.window, result.tokens,
+        settings.samples, settings.window, settings.samples * settings.window));
+  }
   result.source = {{"file", options.calibration.filename().string()},
                    {"hash", content_hash(text)},
                    {"windows", result.tokens / windows.window},

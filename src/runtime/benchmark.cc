@@ -1,9 +1,14 @@
 // Measures prefill and decode speed, and relates them to measured peaks.
 #include "runtime/benchmark.h"
 
+#include <stdlib.h>
+
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <random>
+#include <thread>
+#include <utility>
 
 #include "base/error.h"
 
@@ -43,50 +48,82 @@ void check(const BenchmarkOptions& options) {
   }
 }
 
-}  // namespace
+double deviation(const std::vector<double>& values) {
+  if (values.size() < 2) return 0;
+  const auto count = static_cast<double>(values.size());
+  double mean = 0, squares = 0;
+  for (const double value : values) mean += value / count;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  return std::sqrt(squares / (count - 1));
+}
 
-BenchmarkResult run_benchmark(LocalModel& local, const BenchmarkOptions& options,
-                              Observer& observer) {
-  check(options);
-  Engine& model = local.engine;
-  BenchmarkResult result;
-  result.peaks = measure_peaks(model.kernels(), model.pool());
-  const auto prompts = static_cast<std::int64_t>(options.prompts.size());
-  Task task(observer, "bench", prompts * (options.repetitions + 1), "runs");
+// One model at one prompt length.
+struct Run {
+  double prefill = 0;      // tokens/s
+  double first_token = 0;  // ms
+  double decode = 0;       // tokens/s; 0 if nothing is generated
+};
 
-  // The same tokens every time; their values do not affect the speed.
+Run run_once(Engine& model, std::span<const TokenId> ids, std::int64_t generate) {
+  KvSequence sequence = model.new_sequence();
+  auto start = Clock::now();
+  std::span<const float> logits = model.prefill(sequence, ids);
+  const double read = seconds_since(start);
+  TokenId token = best(logits);
+  const double first = seconds_since(start);
+  start = Clock::now();
+  for (std::int64_t i = 0; i < generate; ++i) token = best(model.decode(sequence, token));
+  const double written = seconds_since(start);
+  return {static_cast<double>(ids.size()) / read, first * 1e3,
+          static_cast<double>(generate) / written};
+}
+
+// The same tokens every time; their values do not affect the speed.
+std::vector<TokenId> make_prompt(std::int64_t tokens, std::int64_t vocabulary) {
   std::mt19937 random(1);
-  std::uniform_int_distribution<TokenId> any(0, static_cast<TokenId>(model.info().vocabulary - 1));
-  for (const std::int64_t prompt : options.prompts) {
-    std::vector<TokenId> ids(static_cast<std::size_t>(prompt));
-    for (TokenId& id : ids) id = any(random);
-    std::vector<double> prefill, first_token, decode;
-    for (int run = -1; run < options.repetitions; ++run) {
-      KvSequence sequence = model.new_sequence();
-      auto start = Clock::now();
-      std::span<const float> logits = model.prefill(sequence, ids);
-      const double read = seconds_since(start);
-      TokenId token = best(logits);
-      const double first = seconds_since(start);
-      start = Clock::now();
-      for (std::int64_t i = 0; i < options.generate; ++i)
-        token = best(model.decode(sequence, token));
-      const double written = seconds_since(start);
-      task.advance();
-      if (run < 0) continue;
-      prefill.push_back(static_cast<double>(prompt) / read);
-      first_token.push_back(first * 1e3);
-      if (options.generate > 0) decode.push_back(static_cast<double>(options.generate) / written);
-    }
-    result.prefill.push_back({prompt, median(prefill), 0, 0, median(first_token)});
-    if (options.generate > 0) result.decode.push_back({prompt, median(decode)});
-  }
+  std::uniform_int_distribution<TokenId> any(0, static_cast<TokenId>(vocabulary - 1));
+  std::vector<TokenId> ids(static_cast<std::size_t>(tokens));
+  for (TokenId& id : ids) id = any(random);
+  return ids;
+}
 
-  // The machine's speed drifts: a peak measured only before could be lower than a later result.
-  const Peaks after = measure_peaks(model.kernels(), model.pool());
-  result.peaks.int8_gops = std::max(result.peaks.int8_gops, after.int8_gops);
-  result.peaks.int8_vector_gops = std::max(result.peaks.int8_vector_gops, after.int8_vector_gops);
-  result.peaks.read_gbps = std::max(result.peaks.read_gbps, after.read_gbps);
+std::vector<double> column(const std::vector<Run>& runs, double Run::* figure) {
+  std::vector<double> values;
+  for (const Run& run : runs) values.push_back(run.*figure);
+  return values;
+}
+
+// More programs that want to compute than there are processors take time from the measured one. A
+// measurement that ended just now leaves a load of one per processor, which is no reason.
+void warn_if_busy(Observer& observer) {
+  double load = 0;
+  const auto processors = static_cast<double>(std::max(1u, std::thread::hardware_concurrency()));
+  if (::getloadavg(&load, 1) != 1 || load <= 1.25 * processors) return;
+  observer.warn(fmt::format(
+      "[bench] the machine is busy (load average {:.1f} on {:.0f} processors): speeds may be too "
+      "low",
+      load, processors));
+}
+
+// Runs of the same work on a quiet machine differ by 1 to 3 %.
+constexpr double kNoisyShare = 0.1;
+
+void warn_if_noisy(const BenchmarkResult& result, Observer& observer) {
+  double share = 0;
+  for (const PrefillSpeed& speed : result.prefill)
+    share = std::max(share, speed.tokens_per_s_deviation / speed.tokens_per_s);
+  for (const DecodeSpeed& speed : result.decode)
+    share = std::max(share, speed.tokens_per_s_deviation / speed.tokens_per_s);
+  if (share <= kNoisyShare) return;
+  observer.warn(fmt::format(
+      "[bench] the machine is noisy: runs differ by {:.0f} % (standard deviation), expected at "
+      "most {:.0f} %",
+      100 * share, 100 * kNoisyShare));
+}
+
+// Relates the speeds of a model to the machine's peaks.
+void relate(BenchmarkResult& result, LocalModel& local, const BenchmarkOptions& options) {
+  Engine& model = local.engine;
   const double operations = 2 * static_cast<double>(local.model->block_parameters());
   for (PrefillSpeed& speed : result.prefill) {
     const double gops = speed.tokens_per_s * operations * 1e-9;
@@ -105,7 +142,80 @@ BenchmarkResult run_benchmark(LocalModel& local, const BenchmarkOptions& options
     speed.read_gbps = speed.tokens_per_s * (weights + context * cache_per_token) * 1e-9;
     speed.percent_of_read_peak = 100 * speed.read_gbps / result.peaks.read_gbps;
   }
-  return result;
+}
+
+// Adds the speeds at one prompt length.
+void add_speeds(BenchmarkResult& result, std::int64_t prompt, const std::vector<Run>& runs,
+                bool generates) {
+  const std::vector<double> prefill = column(runs, &Run::prefill);
+  result.prefill.push_back({.tokens = prompt,
+                            .tokens_per_s = median(prefill),
+                            .tokens_per_s_deviation = deviation(prefill),
+                            .ttft_ms = median(column(runs, &Run::first_token))});
+  if (!generates) return;
+  const std::vector<double> decode = column(runs, &Run::decode);
+  result.decode.push_back({.context = prompt,
+                           .tokens_per_s = median(decode),
+                           .tokens_per_s_deviation = deviation(decode)});
+}
+
+}  // namespace
+
+std::vector<BenchmarkResult> run_benchmarks(std::span<LocalModel* const> models,
+                                            const BenchmarkOptions& options, Observer& observer) {
+  check(options);
+  warn_if_busy(observer);
+  std::vector<BenchmarkResult> results(models.size());
+  for (std::size_t m = 0; m < models.size(); ++m)
+    results[m].peaks = measure_peaks(models[m]->engine.kernels(), models[m]->engine.pool());
+  // By model and prompt length, one after the other: one entry per counted round.
+  const std::size_t prompts = options.prompts.size();
+  std::vector<std::vector<Run>> runs(models.size() * prompts);
+  int rounds = 0;
+  {
+    Task task(observer, "bench", static_cast<std::int64_t>(runs.size()) * (options.repetitions + 1),
+              "runs");
+    for (int round = -1; round < options.repetitions && !observer.cancelled(); ++round) {
+      std::vector<Run> done;
+      for (std::size_t i = 0; i < runs.size() && !observer.cancelled(); ++i) {
+        Engine& model = models[i / prompts]->engine;
+        done.push_back(run_once(model,
+                                make_prompt(options.prompts[i % prompts], model.info().vocabulary),
+                                options.generate));
+        observer.advance(1);
+      }
+      // The first round warms up. One that was interrupted does not count, or there would be more
+      // runs of the first model than of the last.
+      if (round < 0 || done.size() < runs.size()) continue;
+      for (std::size_t i = 0; i < runs.size(); ++i) runs[i].push_back(done[i]);
+      ++rounds;
+    }
+  }
+  if (rounds == 0)
+    fail(ErrorCode::kCancelled, "[bench] interrupted before the first counted round was finished");
+  for (std::size_t m = 0; m < models.size(); ++m) {
+    BenchmarkResult& result = results[m];
+    result.repetitions = rounds;
+    for (std::size_t p = 0; p < prompts; ++p)
+      add_speeds(result, options.prompts[p], runs[m * prompts + p], options.generate > 0);
+    if (!observer.cancelled()) {
+      // The machine's speed drifts: a peak measured only before could be lower than a later result.
+      const Peaks after = measure_peaks(models[m]->engine.kernels(), models[m]->engine.pool());
+      Peaks& peaks = result.peaks;
+      peaks.int8_gops = std::max(peaks.int8_gops, after.int8_gops);
+      peaks.int8_vector_gops = std::max(peaks.int8_vector_gops, after.int8_vector_gops);
+      peaks.read_gbps = std::max(peaks.read_gbps, after.read_gbps);
+    }
+    relate(result, *models[m], options);
+    warn_if_noisy(result, observer);
+  }
+  return results;
+}
+
+BenchmarkResult run_benchmark(LocalModel& local, const BenchmarkOptions& options,
+                              Observer& observer) {
+  LocalModel* const models[] = {&local};
+  return std::move(run_benchmarks(models, options, observer).front());
 }
 
 }  // namespace tandem

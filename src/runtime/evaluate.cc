@@ -85,9 +85,24 @@ class SequenceBatch {
   std::vector<KvSequence*> pointers_;
 };
 
-void finish(TextScore& score, double sum) {
-  score.perplexity = std::exp(sum / static_cast<double>(score.tokens));
-  score.kl /= static_cast<double>(score.tokens);
+// Sums of negative log-likelihoods, and of their squares.
+struct Losses {
+  double sum = 0;
+  double squares = 0;
+  void add(double loss) {
+    sum += loss;
+    squares += loss * loss;
+  }
+};
+
+void finish(TextScore& score, const Losses& losses) {
+  const auto count = static_cast<double>(score.tokens);
+  const double mean = losses.sum / count;
+  score.perplexity = std::exp(mean);
+  const double variance = losses.squares / count - mean * mean;
+  if (score.tokens > 1 && variance > 0)
+    score.perplexity_error = score.perplexity * std::sqrt(variance / (count - 1));
+  score.kl /= count;
 }
 
 }  // namespace
@@ -105,17 +120,18 @@ TextWindows read_windows(LocalModel& model, const fs::path& text, std::int64_t w
 TextScore score_text(LocalModel& model, LocalModel* reference, std::span<const TokenId> ids,
                      std::int64_t window, const EvaluationProgress& progress) {
   TextScore score;
-  score.windows = count_windows(ids, window);
+  const std::int64_t total = count_windows(ids, window);
   const auto vocabulary = static_cast<std::size_t>(model.info().vocabulary);
   if (reference != nullptr && reference->info().vocabulary != model.info().vocabulary) {
     fail(ErrorCode::kInvalidArgument,
          "[eval] the reference has a vocabulary of {}, the model of {}",
          reference->info().vocabulary, model.info().vocabulary);
   }
-  double sum = 0;
+  Losses sum;
   const std::int64_t group = std::max<std::int64_t>(1, kGroupTokens / window);
-  for (std::int64_t w = 0; w < score.windows; w += group) {
-    const Windows windows(ids, window, w, std::min(group, score.windows - w));
+  bool more = true;
+  for (std::int64_t w = 0; w < total && more; w += group) {
+    const Windows windows(ids, window, w, std::min(group, total - w));
     // The reference's logits, [windows, window, vocabulary].
     std::vector<float> expected;
     if (reference != nullptr) {
@@ -148,12 +164,13 @@ TextScore score_text(LocalModel& model, LocalModel* reference, std::span<const T
               }
             }
           });
-          for (const double loss : losses) sum += loss;
+          for (const double loss : losses) sum.add(loss);
           for (const double kl : divergences) score.kl += kl;
         });
     for (std::size_t i = 0; i < windows.size(); ++i) {
       score.tokens += window - 1;
-      if (progress) progress(w + static_cast<std::int64_t>(i) + 1, score.windows);
+      ++score.windows;
+      if (progress) more = progress(score.windows, total) && more;
     }
   }
   finish(score, sum);
@@ -163,12 +180,13 @@ TextScore score_text(LocalModel& model, LocalModel* reference, std::span<const T
 TextScore score_handover(LocalModel& model, std::span<const TokenId> ids, std::int64_t window,
                          const EvaluationProgress& progress) {
   TextScore score;
-  score.windows = count_windows(ids, window);
-  double sum = 0;
+  const std::int64_t total = count_windows(ids, window);
+  Losses sum;
   const auto vocabulary = static_cast<std::size_t>(model.info().vocabulary);
   const auto half = static_cast<std::size_t>(window / 2);
-  for (std::int64_t w = 0; w < score.windows; w += kBatch) {
-    const Windows windows(ids, window, w, std::min(kBatch, score.windows - w));
+  bool more = true;
+  for (std::int64_t w = 0; w < total && more; w += kBatch) {
+    const Windows windows(ids, window, w, std::min(kBatch, total - w));
     std::vector<std::span<const TokenId>> prompts;
     for (const auto& tokens : windows.all()) prompts.push_back(tokens.first(half));
     SequenceBatch sequences(model, windows.size());
@@ -187,9 +205,10 @@ TextScore score_handover(LocalModel& model, std::span<const TokenId> ids, std::i
         logits = model.engine.decode_batch(sequences.pointers(), next);
     }
     for (std::size_t i = 0; i < windows.size(); ++i) {
-      for (const double loss : losses[i]) sum += loss;
+      for (const double loss : losses[i]) sum.add(loss);
       score.tokens += static_cast<std::int64_t>(losses[i].size());
-      if (progress) progress(w + static_cast<std::int64_t>(i) + 1, score.windows);
+      ++score.windows;
+      if (progress) more = progress(score.windows, total) && more;
     }
   }
   finish(score, sum);
@@ -212,7 +231,8 @@ QuestionScore ask_questions(LocalModel& model, std::span<const Question> questio
                             const EvaluationProgress& progress) {
   QuestionScore score;
   const auto total = static_cast<std::int64_t>(questions.size());
-  for (std::size_t first = 0; first < questions.size(); first += kBatch) {
+  bool more = true;
+  for (std::size_t first = 0; first < questions.size() && more; first += kBatch) {
     const auto group = questions.subspan(
         first, std::min(static_cast<std::size_t>(kBatch), questions.size() - first));
     std::vector<std::vector<TokenId>> prompts;
@@ -225,7 +245,7 @@ QuestionScore ask_questions(LocalModel& model, std::span<const Question> questio
       const auto answer = generator.sequence(q).subspan(prompts[q].size());
       score.right += model.text.tokenizer().decode(answer, true) == group[q].answer ? 1 : 0;
       ++score.total;
-      if (progress) progress(score.total, total);
+      if (progress) more = progress(score.total, total) && more;
     }
   }
   return score;

@@ -18,6 +18,9 @@ struct TextScore {
   std::int64_t tokens = 0;
   // exp of the mean negative log-likelihood.
   double perplexity = 0;
+  // Its standard error: perplexity times the standard error of that mean, as llama.cpp's perplexity
+  // tool states it.
+  double perplexity_error = 0;
   // Mean KL divergence of this model from the reference, in nats per scored token; 0 without a
   // reference.
   double kl = 0;
@@ -38,8 +41,9 @@ struct TextWindows {
 TextWindows read_windows(LocalModel& model, const fs::path& text, std::int64_t window = 512,
                          std::int64_t max_windows = 0);
 
-// Called with (done, total) after each window or question.
-using EvaluationProgress = std::function<void(std::int64_t, std::int64_t)>;
+// Called with (done, total) after each window or question. False ends the evaluation there: the
+// score is then that of what was done.
+using EvaluationProgress = std::function<bool(std::int64_t, std::int64_t)>;
 
 // The text is split into windows (the tail is dropped); all tokens of a window but the first are
 // scored, on the prefill devices. With `reference` (a model with the same vocabulary) also computes

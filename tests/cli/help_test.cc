@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <map>
 
@@ -34,8 +35,8 @@ std::map<std::string, std::vector<std::string>> flags() {
       {"logits", {"--ids", "-o,--output"}},
       {"template",
        {"file", "--messages", "--tools", "--context", "--no-generation-prompt", "--now"}},
-      {"tokenize", {"tokenizer", "-p,--prompt", "--file", "--no-special", "--plain", "--json"}},
-      {"detokenize", {"tokenizer", "--ids", "--file", "--no-special", "--json"}},
+      {"tokenize", {"tokenizer", "-p,--prompt", "-f,--file", "--no-special", "--plain", "--json"}},
+      {"detokenize", {"tokenizer", "--ids", "-f,--file", "--no-special", "--json"}},
       {"eval",
        {"--text", "--questions", "--against", "--handover", "--window", "--max-windows", "--json"}},
       {"compare",
@@ -79,7 +80,6 @@ TEST(Output, FullDiskIsAnError) {
 
 TEST(Help, UnknownWordsEndWithStatus2) {
   const std::vector<std::vector<std::string>> wrong = {
-      {},
       {"frobnicate"},
       {"inspect"},
       {"inspect", testing::demo(), "--nonsense"},
@@ -106,7 +106,8 @@ TEST(Help, UnknownWordsEndWithStatus2) {
     const Outcome outcome = run_program(arguments);
     EXPECT_EQ(outcome.status, 2) << ::testing::PrintToString(arguments);
     EXPECT_EQ(outcome.out, "");
-    EXPECT_FALSE(outcome.err.empty());
+    EXPECT_TRUE(outcome.err.starts_with("tandem: error: ")) << outcome.err;
+    EXPECT_EQ(std::ranges::count(outcome.err, '\n'), 1) << outcome.err;
   }
 }
 

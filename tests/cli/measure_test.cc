@@ -65,6 +65,56 @@ TEST(EvalCommand, RefusesTextsAndQuestionsThatDoNotFit) {
                  {"questions.json", "answer"});
 }
 
+TEST(EvalCommand, StatesTheStandardError) {
+  const Json report =
+      run_for_json({"eval", demo(), "--text", stories(), "--max-windows", "4", "--handover"});
+  const Json& text = report["texts"][0];
+  EXPECT_GT(text["perplexity_error"].get<double>(), 0);
+  EXPECT_LT(text["perplexity_error"].get<double>(), text["perplexity"].get<double>() / 10);
+  EXPECT_GT(text["perplexity_handover_error"].get<double>(), 0);
+  EXPECT_FALSE(report["cpu"].get<std::string>().empty());
+  const Outcome lines = run_program({"eval", demo(), "--text", stories(), "--max-windows", "1"});
+  EXPECT_NE(lines.out.find(" ± 0."), std::string::npos) << lines.out;
+}
+
+TEST(EvalCommand, SaysWhatItDoesNotDoAsAsked) {
+  const ScratchFolder folder;
+  const Outcome cut =
+      run_program({"eval", demo(), "--text", stories(), "--window", "1000", "--max-windows", "1"});
+  EXPECT_EQ(cut.status, 0) << cut.err;
+  EXPECT_NE(cut.err.find("tandem: warning: [eval] " + stories() + ": windows of 512 tokens"),
+            std::string::npos)
+      << cut.err;
+  for (const char* json :
+       {"[{\"text\": \"Once upon a time\"}]", "{\"a\": 1}\n{\"a\": 2}\n", "\n  [\n1,\n2\n]\n"}) {
+    write_bytes(folder / "text.txt", json);
+    const std::string file = (folder / "text.txt").string();
+    expect_refusal({"-q", "eval", demo(), "--text", file}, {"text.txt", "expected plain text"});
+    expect_refusal({"quantize", demo(), "-o", (folder / "out").string(), "--calib", file},
+                   {"[quantize]", "expected plain text"});
+    expect_refusal({"-q", "compare", demo(), demo_package(), "--text", file},
+                   {"expected plain text"});
+  }
+  // A bracket alone is no JSON.
+  std::string text = "[Chapter 1]\n" + read_text_file(stories()).substr(0, 4000);
+  write_bytes(folder / "text.txt", text);
+  EXPECT_EQ(run_program({"-q", "eval", demo(), "--text", (folder / "text.txt").string(), "--window",
+                         "64", "--max-windows", "1"})
+                .status,
+            0);
+}
+
+TEST(EvalCommand, NamesWeightsThatAreNoFloats) {
+  const ScratchFolder folder;
+  const std::string gguf = (folder / "demo-q4_0.gguf").string();
+  ASSERT_EQ(run_program({"-q", "convert", demo(), gguf, "--dtype", "q4_0"}).status, 0);
+  const Outcome coded = run_program({"run", gguf, "-p", "Once", "-n", "2", "--no-cache"});
+  EXPECT_EQ(coded.err.find("float mode"), std::string::npos) << coded.err;
+  EXPECT_NE(coded.err.find("weights as stored (int4"), std::string::npos) << coded.err;
+  const Outcome real = run_program({"run", demo(), "-p", "Once", "-n", "2", "--no-cache"});
+  EXPECT_NE(real.err.find("float mode"), std::string::npos) << real.err;
+}
+
 TEST(CompareCommand, PutsThreeModesSideBySide) {
   const ScratchFolder folder;
   const Json report =
@@ -96,6 +146,8 @@ TEST(BenchCommand, ReportsSpeedsBesideBounds) {
       run_for_json({"bench", "-p", "16,24", demo_package(), "-g", "4", "-r", "1", "-t", "1"});
   EXPECT_EQ(report["mode"], "hybrid");
   EXPECT_EQ(report["threads"], 1);
+  EXPECT_EQ(report["repetitions"], 1);
+  EXPECT_FALSE(report["cpu"].get<std::string>().empty());
   EXPECT_FALSE(report["kernels"].get<std::string>().empty());
   EXPECT_GT(report["peaks"]["int8_gops"].get<double>(), 1);
   EXPECT_GT(report["peaks"]["read_gbps"].get<double>(), 0.1);
@@ -105,6 +157,7 @@ TEST(BenchCommand, ReportsSpeedsBesideBounds) {
   EXPECT_EQ(report["prefill"][1]["tokens"], 24);
   EXPECT_EQ(report["decode"][1]["context"], 24);
   for (std::size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(report["prefill"][i]["tokens_per_s_deviation"], 0);
     for (const char* key : {"tokens_per_s", "percent_of_int8_peak", "ttft_ms"})
       EXPECT_GT(report["prefill"][i][key].get<double>(), 0) << key;
     for (const char* key : {"tokens_per_s", "read_gbps", "percent_of_read_peak"})

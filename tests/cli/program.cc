@@ -43,7 +43,7 @@ void redirect(const fs::path& path, int flags, int to) {
 
 }  // namespace
 
-Program::Program(const std::vector<std::string>& arguments, const std::string& input) {
+Program::Program(const std::vector<std::string>& arguments, const std::string& input, bool waits) {
   static int count = 0;
   folder_ = shared_folder() / ("run-" + std::to_string(++count));
   fs::create_directories(folder_);
@@ -54,9 +54,16 @@ Program::Program(const std::vector<std::string>& arguments, const std::string& i
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
   const std::string cache = (shared_folder() / "cache").string();
+  int pipe[2] = {-1, -1};
+  if (waits && ::pipe2(pipe, O_CLOEXEC) != 0) ADD_FAILURE() << "no pipe";
+  input_ = pipe[1];
   pid_ = ::fork();
-  if (pid_ != 0) return;
+  if (pid_ != 0) {
+    if (waits) ::close(pipe[0]);
+    return;
+  }
   redirect(folder_ / "in", O_RDONLY, STDIN_FILENO);
+  if (waits && ::dup2(pipe[0], STDIN_FILENO) < 0) ::_exit(126);
   redirect(folder_ / "out", O_WRONLY | O_CREAT | O_TRUNC, STDOUT_FILENO);
   redirect(folder_ / "err", O_WRONLY | O_CREAT | O_TRUNC, STDERR_FILENO);
   ::setenv("TANDEM_CACHE", cache.c_str(), 1);
@@ -69,6 +76,7 @@ Program::~Program() {
     send(SIGKILL);
     ::waitpid(pid_, nullptr, 0);
   }
+  if (input_ >= 0) ::close(input_);
   std::error_code ignored;
   fs::remove_all(folder_, ignored);
 }
@@ -79,6 +87,10 @@ void Program::send(int signal) const {
 
 std::string Program::out_so_far() const {
   return fs::exists(folder_ / "out") ? read_text_file(folder_ / "out") : std::string();
+}
+
+std::string Program::err_so_far() const {
+  return fs::exists(folder_ / "err") ? read_text_file(folder_ / "err") : std::string();
 }
 
 Outcome Program::wait() {

@@ -21,17 +21,22 @@ struct Outcome {
 // A started program. Its outputs go to files, so that no pipe can fill up.
 class Program {
  public:
-  explicit Program(const std::vector<std::string>& arguments, const std::string& input = "");
+  // With `waits`, its standard input never ends.
+  explicit Program(const std::vector<std::string>& arguments, const std::string& input = "",
+                   bool waits = false);
   ~Program();  // kills it if it still runs
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
   void send(int signal) const;
   std::string out_so_far() const;
+  std::string err_so_far() const;
   Outcome wait();
 
  private:
   pid_t pid_ = -1;
+  // The end of the pipe that is its standard input.
+  int input_ = -1;
   fs::path folder_;
 };
 

@@ -224,7 +224,7 @@ TEST(LogitsCommand, RefusesBadIdsAndWritesNothing) {
   std::string many = "[1";
   for (int i = 0; i < 512; ++i) many += ",1";
   for (const std::string& text :
-       {std::string("[]"), std::string("7"), std::string("[1,"), std::string("[1.5]"),
+       {std::string("[]"), std::string("7 x"), std::string("[1,"), std::string("[1.5]"),
         std::string("[\"a\"]"), std::string("[-1]"), std::string("[99999999999999999999]"),
         std::string("{\"ids\": 3}"), many + "]"}) {
     write_bytes(ids, text);

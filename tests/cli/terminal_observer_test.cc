@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "cli/log.h"
 
 namespace tandem::cli {
@@ -43,8 +46,8 @@ TEST_F(Messages, ProgressSaysHowFarItCame) {
     Task task(observer, "calibrating", 35, "blocks");
     task.advance(12);
   });
-  EXPECT_TRUE(text.starts_with("calibrating  34 % (12 of 35 blocks), ")) << text;
-  EXPECT_TRUE(text.ends_with(" left\n")) << text;
+  EXPECT_TRUE(text.starts_with("tandem: calibrating  34 % (12 of 35 blocks), stopped after "))
+      << text;
 }
 
 TEST_F(Messages, TasksWithinTasksAreShownEach) {
@@ -57,8 +60,21 @@ TEST_F(Messages, TasksWithinTasksAreShownEach) {
     }
     outer.advance();
   });
-  EXPECT_EQ(text.find("bench  100 % (4 of 4 runs), 0 s\ncompare  33 % (1 of 3 modes), "), 0u)
+  EXPECT_EQ(text.find("tandem: bench  100 % (4 of 4 runs), 0 s\n"
+                      "tandem: compare  33 % (1 of 3 modes), "),
+            0u)
       << text;
+}
+
+// Elsewhere than on a terminal a line is drawn every few seconds; the last one may be the end.
+TEST_F(Messages, TheLastLineIsNotRepeated) {
+  const std::string text = captured(LogLevel::kNormal, [] {
+    TerminalObserver observer;
+    Task task(observer, "compare", 1, "modes");
+    std::this_thread::sleep_for(std::chrono::milliseconds(5100));
+    task.advance();
+  });
+  EXPECT_EQ(text, "tandem: compare  100 % (1 of 1 modes), 5 s\n");
 }
 
 TEST_F(Messages, ProgressIsSilentWhenTheLogIsOrNothingIsDone) {

@@ -43,6 +43,7 @@ TEST(ScoreText, FollowsItsProtocol) {
                                        [&](std::int64_t done, std::int64_t total) {
                                          EXPECT_EQ(total, static_cast<std::int64_t>(windows));
                                          seen.push_back(done);
+                                         return true;
                                        });
     EXPECT_EQ(score.windows, static_cast<std::int64_t>(windows));
     EXPECT_EQ(score.tokens, static_cast<std::int64_t>(scored));
@@ -171,6 +172,7 @@ TEST(Questions, CountsWhatIsRight) {
       ask_questions(*model, questions, [&](std::int64_t done, std::int64_t total) {
         EXPECT_EQ(total, 3);
         seen.push_back(done);
+        return true;
       });
   EXPECT_EQ(score.right, 1);
   EXPECT_EQ(score.total, 3);
