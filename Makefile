@@ -1,7 +1,7 @@
 # The usual commands. Everything but setup goes through CMake's presets (docs/building.md).
 #   CMAKE_FLAGS   more for CMake, such as -DTANDEM_WERROR=ON
 #   TEST_JOBS     tests at a time
-#   PREFIX        where `make install` installs
+#   PREFIX        where `make install` installs; DESTDIR is put in front of it
 .PHONY: all help setup demo test lint bench clean install asan tsan configure
 
 CMAKE_FLAGS ?=
@@ -53,7 +53,7 @@ tsan: ## every test under ThreadSanitizer
 	ctest --preset tsan --parallel $(TEST_JOBS)
 
 install: all ## install below PREFIX
-	cmake --install build --prefix $(PREFIX)
+	DESTDIR="$(DESTDIR)" cmake --install build --prefix "$(PREFIX)"
 
 clean: ## remove build/ and out/
 	rm -rf build out
