@@ -47,6 +47,10 @@ void catch_interrupt_in_reads() {
   ::alarm(0);
   handle(SIGINT, on_interrupt, 0);
   handle(SIGTERM, SIG_DFL, 0);
+  // One that came before is not forgotten: it meant the whole program.
+  if (!interrupted()) return;
+  std::signal(last_signal.load(), SIG_DFL);
+  std::raise(last_signal.load());
 }
 bool interrupted() noexcept { return interrupt_count.load() > 0; }
 int interrupt_status() noexcept { return 128 + last_signal.load(); }
