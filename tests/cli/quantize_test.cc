@@ -54,6 +54,25 @@ TEST(QuantizeCommand, ReportsWhatItWrote) {
   EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 36);
 }
 
+TEST(QuantizeCommand, SaysWhatItMadeAndOfHowMuchText) {
+  const ScratchFolder folder;
+  const std::string text = (folder / "short.txt").string();
+  write_bytes(text, read_text_file(demo() + "/calibration.txt").substr(0, 8000));
+  const std::string package = (folder / "a package").string();
+  const Outcome outcome = run_program(
+      {"quantize", demo(), "-o", package, "--calib", text, "--samples", "500", "--seq-len", "64"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("fewer than the 500 of 64 (32000) that were asked for"),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_NE(outcome.err.find("next: tandem run '" + package + "' -p \"Once upon a time\"\n"),
+            std::string::npos)
+      << outcome.err;
+  const Outcome enough = run_program(
+      {"quantize", demo(), "-o", package, "--calib", text, "--samples", "2", "--seq-len", "64"});
+  EXPECT_EQ(enough.err.find("warning"), std::string::npos) << enough.err;
+}
+
 TEST(QuantizeCommand, RefusesFoldersThatAreNotItsOwn) {
   const ScratchFolder folder;
   fs::create_directories(folder / "home");
