@@ -103,7 +103,8 @@ void inspect(const InspectFlags& flags) {
     const Checkpoint checkpoint = Checkpoint::open(folder, {}, observer);
     const JsonObject config = checkpoint.config_object();
     report["kind"] = "checkpoint";
-    report["model"] = to_json(read_model_info(config, &checkpoint.generation_config()));
+    TerminalObserver observer;
+    report["model"] = to_json(read_model_info(config, &checkpoint.generation_config(), observer));
     add_graph("float", build_graph(config, CheckpointWeights(checkpoint)));
     for (const auto& [name, tensor] : checkpoint.tensors()) {
       report["tensors"].push_back({{"name", name},

@@ -55,8 +55,10 @@ Family find_family(const JsonObject& config);
 // config.json translated to Llama's keys.
 Json rename_keys(const Family& family, const JsonObject& config);
 
-// Reads the model's properties, token ids included, from a configuration with Llama's keys.
-ModelInfo read_renamed_info(const JsonObject& config, const Family& family);
+// Reads the model's properties, token ids included, from a configuration with Llama's keys. As
+// read_model_info(), for `observer`.
+ModelInfo read_renamed_info(const JsonObject& config, const Family& family,
+                            Observer& observer = silent());
 
 // max_position_embeddings, or the family's default.
 std::int64_t read_max_positions(const JsonObject& config, const FamilyDefaults& defaults);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/observer.h"
 #include "checkpoint/checkpoint.h"
 #include "graph/graph.h"
 #include "graph/model_info.h"
@@ -43,8 +44,10 @@ class CheckpointWeights : public WeightSource {
 
 // Reads the keys common to all families in the old spelling (rope_theta, torch_dtype) and the new
 // one (rope_parameters, dtype), and bos/eos from `generation_config` if given (it takes precedence
-// over config.json). Every size is bounded.
-ModelInfo read_model_info(const JsonObject& config, const Json* generation_config = nullptr);
+// over config.json). Every size is bounded. A special token's id outside the vocabulary is ignored,
+// with a warning to `observer`.
+ModelInfo read_model_info(const JsonObject& config, const Json* generation_config = nullptr,
+                          Observer& observer = silent());
 
 // The supported `model_type`s, for messages.
 std::vector<std::string> supported_model_types();

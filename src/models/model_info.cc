@@ -1,6 +1,8 @@
 // The keys of config.json common to all families, each with bounds.
+#include <algorithm>
 #include <filesystem>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.h"
@@ -42,28 +44,45 @@ void read_heads(const JsonObject& config, const FamilyDefaults& defaults, ModelI
          config.where(), info.head_dim);
 }
 
-// A token id; some configurations write -1 for "none".
-std::optional<std::int64_t> read_token(const JsonObject& config, std::string_view key,
-                                       std::int64_t vocabulary) {
-  const std::int64_t id = config.get_int(key, -1, vocabulary - 1);
-  return id < 0 ? std::nullopt : std::optional(id);
-}
-
-std::vector<std::int64_t> read_end_tokens(const JsonObject& config, std::int64_t vocabulary) {
-  std::vector<std::int64_t> ids = config.get_ints("eos_token_id");
-  for (const std::int64_t id : ids)
-    if (id < -1 || id >= vocabulary)
-      fail(ErrorCode::kFormat, "[models] {}: eos_token_id: expected ids in [0, {}], got {}",
-           config.where(), vocabulary - 1, id);
-  std::erase(ids, -1);
+// The ids at `key`, one or several, that are in the vocabulary. Any other can be neither read nor
+// written by the model, so ignoring it changes nothing: -1 and 4294967295 are written for "none",
+// and a table that was cut leaves the ids of its lost tokens behind.
+std::vector<std::int64_t> read_token_ids(const JsonObject& config, std::string_view key,
+                                         std::int64_t vocabulary, Observer& observer) {
+  const Json& value = config.at(key);
+  std::vector<std::int64_t> ids;
+  const auto add = [&](const Json& id) {
+    if (!id.is_number_integer())
+      fail(ErrorCode::kFormat, "[models] {}: {}: expected a token id or an array of ids, got {}",
+           config.where(), key, id.type_name());
+    const bool known = id.is_number_unsigned()
+                           ? id.get<std::uint64_t>() < static_cast<std::uint64_t>(vocabulary)
+                           : id >= 0 && id < vocabulary;
+    if (known) {
+      ids.push_back(id.get<std::int64_t>());
+    } else {
+      observer.warn(fmt::format("[models] {}: {}: {} is outside the vocabulary of {}: ignored",
+                                config.where(), key, id.dump(), vocabulary));
+    }
+  };
+  if (value.is_array()) {
+    std::ranges::for_each(value, add);
+  } else {
+    add(value);
+  }
   return ids;
 }
 
-// Reads bos, eos and pad from `config`; an absent key leaves the previous value.
-void read_special_tokens(const JsonObject& config, ModelInfo& info) {
-  if (config.has("bos_token_id")) info.bos = read_token(config, "bos_token_id", info.vocabulary);
-  if (config.has("eos_token_id")) info.eos = read_end_tokens(config, info.vocabulary);
-  if (config.has("pad_token_id")) info.pad = read_token(config, "pad_token_id", info.vocabulary);
+// Reads bos, eos and pad from `config`; a key that is absent, or has no id of the vocabulary,
+// leaves the previous value.
+void read_special_tokens(const JsonObject& config, ModelInfo& info, Observer& observer) {
+  const auto read = [&](const char* key) {
+    return config.has(key) ? read_token_ids(config, key, info.vocabulary, observer)
+                           : std::vector<std::int64_t>();
+  };
+  if (const auto ids = read("bos_token_id"); !ids.empty()) info.bos = ids.front();
+  if (auto ids = read("eos_token_id"); !ids.empty()) info.eos = std::move(ids);
+  if (const auto ids = read("pad_token_id"); !ids.empty()) info.pad = ids.front();
 }
 
 }  // namespace
@@ -72,7 +91,7 @@ std::int64_t read_max_positions(const JsonObject& config, const FamilyDefaults& 
   return config.get_int_or("max_position_embeddings", defaults.context_length, 1, kMaxContext);
 }
 
-ModelInfo read_renamed_info(const JsonObject& config, const Family& family) {
+ModelInfo read_renamed_info(const JsonObject& config, const Family& family, Observer& observer) {
   const FamilyDefaults& defaults = family.defaults;
   ModelInfo info;
   info.model_type = family.model_type;
@@ -93,18 +112,19 @@ ModelInfo read_renamed_info(const JsonObject& config, const Family& family) {
   };
   if (inherits("bos_token_id", defaults.bos)) info.bos = defaults.bos;
   if (inherits("eos_token_id", defaults.eos)) info.eos = {*defaults.eos};
-  read_special_tokens(config, info);
+  read_special_tokens(config, info, observer);
   return info;
 }
 
-ModelInfo read_model_info(const JsonObject& own_config, const Json* generation_config) {
+ModelInfo read_model_info(const JsonObject& own_config, const Json* generation_config,
+                          Observer& observer) {
   const Family family = find_family(own_config);
   const Json keys = rename_keys(family, own_config);
   const JsonObject config(keys, own_config.where());
-  ModelInfo info = read_renamed_info(config, family);
+  ModelInfo info = read_renamed_info(config, family, observer);
   if (generation_config != nullptr) {
     const auto place = fs::path(config.where()).replace_filename("generation_config.json");
-    read_special_tokens(JsonObject(*generation_config, place.string()), info);
+    read_special_tokens(JsonObject(*generation_config, place.string()), info, observer);
   }
   return info;
 }

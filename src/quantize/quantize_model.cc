@@ -101,7 +101,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const Checkpoint checkpoint = Checkpoint::open(options.checkpoint, {}, observer);
   const JsonObject config = checkpoint.config_object();
   const Json& generation = checkpoint.generation_config();
-  const ModelInfo info = read_model_info(config, &generation);
+  const ModelInfo info = read_model_info(config, &generation, observer);
 
   PassContext context{pool, observer, options.dump_after, options.dump};
   std::vector<Pass> structural;

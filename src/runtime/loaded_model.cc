@@ -23,7 +23,7 @@ std::shared_ptr<const LoadedModel> LoadedModel::open(const fs::path& path, Threa
   const JsonObject config = checkpoint.config_object();
   model->generation_config_ = checkpoint.generation_config();
   model->text_path_ = checkpoint.text_path();
-  model->info_ = read_model_info(config, &model->generation_config_);
+  model->info_ = read_model_info(config, &model->generation_config_, observer);
   model->decode_ = build_graph(config, CheckpointWeights(checkpoint));
   return model;
 }

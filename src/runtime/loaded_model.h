@@ -17,7 +17,8 @@ namespace tandem {
 class LoadedModel {
  public:
   // Opens a package folder, or anything that Checkpoint::open() accepts. `pool` is used for hashing
-  // what must be verified, `observer` is warned of settings that contradict each other.
+  // what must be verified; `observer` is warned of settings that are ignored or contradict each
+  // other.
   static std::shared_ptr<const LoadedModel> open(const fs::path& path, ThreadPool& pool,
                                                  const PackageOptions& options = {},
                                                  Observer& observer = silent());

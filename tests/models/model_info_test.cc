@@ -2,6 +2,7 @@
 // invalid.
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,6 +44,12 @@ class NoWeights : public WeightSource {
     fail(ErrorCode::kNotFound, "no weight {}", module);
   }
   float input_scale(const std::string&) const override { return 0; }
+};
+
+class Warnings : public Observer {
+ public:
+  void warn(std::string_view message) override { messages.emplace_back(message); }
+  std::vector<std::string> messages;
 };
 
 std::string reject_build(const Json& config) {
@@ -107,13 +114,59 @@ TEST(ModelInfo, TakesSpecialTokensFromTheGenerationConfig) {
   EXPECT_EQ(info.bos, std::optional<std::int64_t>(5));
   EXPECT_EQ(info.pad, std::optional<std::int64_t>(3));
 
-  const Json outside = {{"eos_token_id", {9, 100}}};
-  EXPECT_EQ(
-      error_of([&] { read(config, &outside); }),
-      "[models] folder/generation_config.json: eos_token_id: expected ids in [0, 99], got 100");
   const Json list = Json::array();
   EXPECT_NE(error_of([&] { read(config, &list); }).find("folder/generation_config.json"),
             std::string::npos);
+}
+
+// An id that is not in the vocabulary can be neither read nor written: it says "none", however it is
+// spelled, and does not stand in the way of the model.
+TEST(ModelInfo, IgnoresTokensOutsideTheVocabulary) {
+  const std::vector<Json> outside = {
+      -1, -2, 100, 4294967295U, std::uint64_t{1} << 63, std::numeric_limits<std::uint64_t>::max()};
+  for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"}) {
+    for (const Json& id : outside) {
+      Json config = small_llama();
+      config[key] = id;
+      Warnings warnings;
+      const ModelInfo info =
+          read_model_info(JsonObject(config, "folder/config.json"), nullptr, warnings);
+      ASSERT_EQ(warnings.messages.size(), 1u) << key << id;
+      EXPECT_EQ(warnings.messages[0],
+                fmt::format("[models] folder/config.json: {}: {} is outside the vocabulary of 100: "
+                            "ignored",
+                            key, id.dump()));
+      const std::string_view name = key;
+      EXPECT_EQ(info.eos, name == "eos_token_id" ? Ids{} : Ids{7});
+      // An id that is ignored does not bring back the family's.
+      EXPECT_EQ(info.bos, name == "bos_token_id" ? std::nullopt : std::optional<std::int64_t>(1));
+      EXPECT_EQ(info.pad, std::nullopt);
+    }
+  }
+}
+
+TEST(ModelInfo, KeepsTheTokensOfAListThatAreInTheVocabulary) {
+  Json config = small_llama();
+  config["eos_token_id"] = {-1, 9, 100, 8};
+  config["pad_token_id"] = {100, 3};
+  config["bos_token_id"] = {5};
+  Warnings warnings;
+  ModelInfo info = read_model_info(JsonObject(config, "config.json"), nullptr, warnings);
+  EXPECT_EQ(info.eos, (Ids{9, 8}));
+  EXPECT_EQ(info.pad, std::optional<std::int64_t>(3));
+  EXPECT_EQ(info.bos, std::optional<std::int64_t>(5));
+  EXPECT_EQ(warnings.messages.size(), 3u);
+
+  // Nor does it take away what config.json says.
+  const Json generation = {{"eos_token_id", 100}, {"pad_token_id", {2}}};
+  Warnings more;
+  info = read_model_info(JsonObject(config, "folder/config.json"), &generation, more);
+  EXPECT_EQ(info.eos, (Ids{9, 8}));
+  EXPECT_EQ(info.pad, std::optional<std::int64_t>(2));
+  ASSERT_EQ(more.messages.size(), 4u);
+  EXPECT_EQ(more.messages[3],
+            "[models] folder/generation_config.json: eos_token_id: 100 is outside the vocabulary "
+            "of 100: ignored");
 }
 
 TEST(ModelInfo, ReadsTheKeysOfChatGlm) {
@@ -203,7 +256,7 @@ TEST(ModelInfo, RefusesHostileValuesNamingFileAndKey) {
     EXPECT_NE(message.find(key), std::string::npos) << message;
   }
   for (const char* key : {"bos_token_id", "eos_token_id", "pad_token_id"})
-    for (const Json& value : {Json(-2), Json(100), huge, Json("7"), Json(1.5), Json{{"a", 1}}}) {
+    for (const Json& value : {Json("7"), Json(1.5), Json{{"a", 1}}, Json{7, "7"}, Json{{7}}}) {
       const std::string message = reject(key, value);
       EXPECT_NE(message.find(key), std::string::npos) << message;
     }

@@ -194,7 +194,7 @@ class ConfigWriter {
   void write_tokens() {
     const auto id = [&](const char* key) -> Json {
       const std::string name = std::string("tokenizer.ggml.") + key + "_token_id";
-      return metadata_.has(name) ? Json(metadata_.get_int(name, 0, kMost)) : Json();
+      return metadata_.has(name) ? metadata_.at(name) : Json();
     };
     config_["bos_token_id"] = id("bos");
     if (const auto ends = gguf_end_tokens(metadata_))

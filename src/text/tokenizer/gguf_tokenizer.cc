@@ -1,5 +1,6 @@
 // The vocabulary in a GGUF: SentencePiece's ("llama", "t5") or BPE over words ("gpt2"), which names
 // the model whose way of splitting text into words it uses.
+#include <limits>
 #include <map>
 #include <string>
 #include <utility>
@@ -68,11 +69,15 @@ std::vector<SentencePieceModel::Piece> read_pieces(const JsonObject& metadata) {
   return pieces;
 }
 
+// The text of a special token; none for an id outside the vocabulary, which reading the model
+// warns of.
 std::optional<std::string> token_at(const JsonObject& metadata, std::string_view key,
                                     const std::vector<SentencePieceModel::Piece>& pieces) {
   if (!metadata.has(key)) return std::nullopt;
-  const auto last = static_cast<std::int64_t>(pieces.size()) - 1;
-  return pieces[static_cast<std::size_t>(metadata.get_int(key, 0, last))].text;
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  const std::int64_t id = metadata.get_int(key, -kMost, kMost);
+  if (id < 0 || id >= static_cast<std::int64_t>(pieces.size())) return std::nullopt;
+  return pieces[static_cast<std::size_t>(id)].text;
 }
 
 std::optional<bool> get_optional_bool(const JsonObject& metadata, std::string_view key) {
