@@ -3,6 +3,7 @@
 #include "text/chat_template.h"
 
 #include <algorithm>
+#include <limits>
 #include <map>
 #include <utility>
 
@@ -109,7 +110,7 @@ std::optional<Sources> find_sources(const fs::path& path) {
   return Sources{{read_text_file(path, kMaxTemplateFile), path.string()}, std::nullopt};
 }
 
-// A GGUF's special tokens: their texts, looked up by id.
+// A GGUF's special tokens: their texts, looked up by id. An id outside the vocabulary names none.
 OrderedJson gguf_special_tokens(const fs::path& path) {
   const Json metadata = gguf_metadata(path);
   const JsonObject object(metadata, path.string());
@@ -123,8 +124,10 @@ OrderedJson gguf_special_tokens(const fs::path& path) {
                                   {"pad_token", "padding"}}) {
     const std::string place = fmt::format("tokenizer.ggml.{}_token_id", key);
     if (!object.has(place) || !tokens.is_array() || tokens.empty()) continue;
-    const Json& token = tokens[static_cast<std::size_t>(
-        object.get_int(place, 0, static_cast<std::int64_t>(tokens.size()) - 1))];
+    constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+    const std::int64_t id = object.get_int(place, -kMost, kMost);
+    if (id < 0 || id >= static_cast<std::int64_t>(tokens.size())) continue;
+    const Json& token = tokens[static_cast<std::size_t>(id)];
     if (token.is_string()) result[name] = token.get<std::string>();
   }
   return result;
