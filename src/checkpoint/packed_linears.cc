@@ -241,13 +241,34 @@ class PackedReader {
     expect_shape(zeros_, {groups, words(n_)}, "zero points");
     const auto zeros = zeros_.as<std::int32_t>();
     const int mask = (1 << scheme_.bits) - 1;
+    const int low = zeros_too_low(zeros, groups);
     for (std::int64_t g = 0; g < groups; ++g) {
       const auto row = zeros.subspan(static_cast<std::size_t>(g * words(n_)));
       for (std::int64_t r = 0; r < n_; ++r)
-        w.zeros[static_cast<std::size_t>(r * groups + g)] = static_cast<std::int16_t>(
-            (code_at(row, r, 1) + (scheme_.zeros_minus_one ? 1 : 0)) & mask);
+        w.zeros[static_cast<std::size_t>(r * groups + g)] =
+            static_cast<std::int16_t>((code_at(row, r, 1) + low) & mask);
     }
     return w;
+  }
+
+  // By how much the stored zero points are too low. Where every zero point is known, what is stored
+  // tells the version, whatever the configuration calls it: files of version 2 are found under the
+  // name of version 1, and the reverse.
+  int zeros_too_low(std::span<const std::int32_t> zeros, std::int64_t groups) const {
+    if (!scheme_.symmetric) return scheme_.zeros_minus_one ? 1 : 0;
+    const int middle = 1 << (scheme_.bits - 1);
+    const int first = code_at(zeros, 0, 1);
+    for (std::int64_t g = 0; g < groups; ++g) {
+      const auto row = zeros.subspan(static_cast<std::size_t>(g * words(n_)));
+      for (std::int64_t r = 0; r < n_; ++r)
+        if (const int zero = code_at(row, r, 1);
+            zero != first || (zero != middle && zero != middle - 1))
+          fail(ErrorCode::kFormat,
+               "[packed] {}: {}: zero points: \"sym\" is true, so all are {}: expected all stored "
+               "as {} (gptq) or all as {} (gptq_v2), got {} in group {} of row {}",
+               place_, module_, middle, middle - 1, middle, zero, g, r);
+    }
+    return middle - first;
   }
 
   // g_idx holds the group of each column if columns were quantized in a different order.

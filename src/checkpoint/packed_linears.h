@@ -27,6 +27,8 @@ struct PackedScheme {
   bool reordered = true;
   // Stored zero points are one too low (GPTQ version 1).
   bool zeros_minus_one = false;
+  // Every zero point is the middle of the codes (GPTQ's "sym").
+  bool symmetric = false;
   // Of 8-bit floats with a matrix of scales: the rows and columns that share one, [128, 128] for
   // example. 0 if a scale is for the tensor or for a row.
   std::array<std::int64_t, 2> block = {0, 0};

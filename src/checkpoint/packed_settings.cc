@@ -64,6 +64,7 @@ PackedScheme read_gptq(const JsonObject& config) {
          "[packed] {}: checkpoint_format: expected \"gptq\" or \"gptq_v2\", got \"{}\"",
          config.where(), printable(format));
   scheme.zeros_minus_one = format == "gptq";
+  scheme.symmetric = config.get_bool_or("sym", false);
   return scheme;
 }
 

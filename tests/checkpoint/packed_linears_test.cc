@@ -83,6 +83,70 @@ TEST_F(PackedLinears, ReadsGptq) {
   }
 }
 
+// With "sym" every zero point is known, so that what is stored tells the version.
+TEST_F(PackedLinears, TellsTheVersionOfGptqByItsZeroPoints) {
+  constexpr std::int64_t kColumns = 32;
+  for (const int bits : {2, 3, 4, 8}) {
+    const int middle = 1 << (bits - 1);
+    // Code 1 everywhere, so that each weight is 1 minus the zero point. `odd` is the zero point of
+    // the last row.
+    const auto store = [&](int zero, int odd) {
+      std::byte* codes = nullptr;
+      std::byte* zeros = nullptr;
+      const std::int64_t words = (8 * bits + 31) / 32;
+      tensors_.clear();
+      tensors_["m.qweight"] = Tensor::allocate(DType::kI32, {kColumns * bits / 32, 8}, &codes);
+      tensors_["m.qzeros"] = Tensor::allocate(DType::kI32, {1, words}, &zeros);
+      tensors_["m.scales"] = Tensor::from_floats(std::vector<float>(8, 1.0f), {1, 8});
+      std::vector<std::uint32_t> column(static_cast<std::size_t>(bits)),
+          row(static_cast<std::size_t>(words));
+      const auto set = [&](std::vector<std::uint32_t>& in, std::int64_t i, int code) {
+        for (int b = 0; b < bits; ++b)
+          if (((code >> b) & 1) != 0)
+            in[static_cast<std::size_t>((i * bits + b) / 32)] |= 1U << ((i * bits + b) % 32);
+      };
+      for (std::int64_t c = 0; c < kColumns; ++c) set(column, c, 1);
+      for (std::int64_t r = 0; r < 8; ++r) set(row, r, r == 7 ? odd : zero);
+      for (std::size_t word = 0; word < column.size(); ++word)
+        for (std::size_t r = 0; r < 8; ++r)
+          std::memcpy(codes + (word * 8 + r) * 4, &column[word], 4);
+      std::memcpy(zeros, row.data(), row.size() * 4);
+    };
+    const auto how = [&](const char* format, const char* sym) {
+      return settings(
+          fmt::format(R"({{"quant_method":"gptq","bits":{},"checkpoint_format":"{}","sym":{}}})",
+                      bits, format, sym));
+    };
+    const auto weight = [&](const PackedSettings& with) {
+      return values_of(read_packed_linear(PlainStore(tensors_), with, "m", 8, kColumns, "file"))[0];
+    };
+    const auto want = static_cast<float>(1 - middle);
+    for (const char* format : {"gptq", "gptq_v2"}) {
+      store(middle - 1, middle - 1);
+      EXPECT_EQ(weight(how(format, "true")), want) << bits << format;
+      store(middle, middle);
+      EXPECT_EQ(weight(how(format, "true")), want) << bits << format;
+      // Without it, the configuration's word is all there is.
+      EXPECT_EQ(weight(how(format, "false")), std::string_view(format) == "gptq" ? want - 1 : want)
+          << bits;
+      for (const auto& [zero, odd] : {std::pair{middle, middle - 1},
+                                      {middle - 1, middle},
+                                      {middle - 2, middle - 2},
+                                      {middle, 0}}) {
+        store(zero, odd);
+        const std::string text = error_of([&] { weight(how(format, "true")); });
+        EXPECT_NE(
+            text.find(fmt::format("[packed] file: m: zero points: \"sym\" is true, so all are "
+                                  "{}: expected all stored as {} (gptq) or all as {} "
+                                  "(gptq_v2), got ",
+                                  middle, middle - 1, middle)),
+            std::string::npos)
+            << text;
+      }
+    }
+  }
+}
+
 TEST_F(PackedLinears, ReadsQuarksOwnExports) {
   TANDEM_REQUIRE_SHARED("quark");
   const Json cases = read_json_file(testing::fixture("checkpoint/fixtures/quark.json"));
