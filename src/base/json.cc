@@ -17,7 +17,50 @@
 namespace tandem {
 namespace {
 
+constexpr std::string_view kNan = "NaN";
+constexpr std::string_view kInfinity = "Infinity";
+
+// A number that Python's json reads and writes and that JSON does not have.
+struct NonFinite {
+  // Of its first letter; a minus sign stands before it.
+  std::size_t at;
+  std::string_view word;
+};
+
+// Where such numbers stand in `text`, outside strings.
+std::vector<NonFinite> find_non_finite(std::string_view text) {
+  std::vector<NonFinite> found;
+  constexpr auto kNone = std::string_view::npos;
+  if (text.find(kNan) == kNone && text.find(kInfinity) == kNone) return found;
+  const auto ends_value = [&](std::size_t at) {
+    return at >= text.size() || std::string_view(" \t\r\n,:[]{}").find(text[at]) != kNone;
+  };
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (in_string) {
+      if (text[i] == '\\') {
+        ++i;
+      } else if (text[i] == '"') {
+        in_string = false;
+      }
+      continue;
+    }
+    if (text[i] == '"') in_string = true;
+    if (text[i] != kNan[0] && text[i] != kInfinity[0]) continue;
+    const std::string_view word = text[i] == kNan[0] ? kNan : kInfinity;
+    const std::size_t begin = word == kInfinity && i > 0 && text[i - 1] == '-' ? i - 1 : i;
+    if (text.substr(i).starts_with(word) && ends_value(i + word.size()) &&
+        (begin == 0 || ends_value(begin - 1)))
+      found.push_back({i, word});
+  }
+  return found;
+}
+
 std::string describe_value(const Json& value) {
+  if (value.is_number_float() && !std::isfinite(value.get<double>())) {
+    const double number = value.get<double>();
+    return std::isnan(number) ? "NaN" : number > 0 ? "Infinity" : "-Infinity";
+  }
   if (value.is_object()) return fmt::format("an object of {} keys", value.size());
   if (value.is_array()) return fmt::format("an array of {} values", value.size());
   if (value.is_string()) return '"' + printable(value.get_ref<const std::string&>()) + '"';
@@ -38,7 +81,20 @@ void check_key_counts(const Json& value, std::string_view where) {
 class TreeBuilder {
  public:
   TreeBuilder(std::string_view text, std::string_view where)
-      : text_(text), where_(where), read_(text.data()) {}
+      : text_(text), where_(where), non_finite_(find_non_finite(text)) {
+    // The parser is given zeros of the same length, and number_float() what they stand for.
+    if (!non_finite_.empty()) {
+      finite_ = text;
+      for (const NonFinite& number : non_finite_) {
+        finite_.replace(number.at, number.word.size(), number.word.size(), '0');
+        finite_[number.at + 1] = '.';
+      }
+      text_ = finite_;
+    }
+    read_ = text_.data();
+  }
+  TreeBuilder(const TreeBuilder&) = delete;
+  TreeBuilder& operator=(const TreeBuilder&) = delete;
 
   Json build() {
     const char* begin = text_.data();
@@ -52,7 +108,17 @@ class TreeBuilder {
   bool boolean(bool value) { return add(value); }
   bool number_integer(std::int64_t value) { return add(value); }
   bool number_unsigned(std::uint64_t value) { return add(value); }
-  bool number_float(double value, const std::string&) { return add(value); }
+  bool number_float(double value, const std::string&) {
+    // Numbers come in the order of the text, and the parser is never further than one character
+    // beyond the one that it reports.
+    const auto reached = static_cast<std::size_t>(read_ - text_.data());
+    if (next_non_finite_ < non_finite_.size() && non_finite_[next_non_finite_].at < reached) {
+      const bool nan = non_finite_[next_non_finite_++].word == kNan;
+      value = nan ? std::numeric_limits<double>::quiet_NaN()
+                  : std::copysign(std::numeric_limits<double>::infinity(), value);
+    }
+    return add(value);
+  }
   bool string(std::string& value) { return add(std::move(value)); }
   bool binary(Json::binary_t&) { fail_here("binary values are not JSON"); }
   bool start_object(std::size_t) { return open(Json::object()); }
@@ -124,7 +190,11 @@ class TreeBuilder {
 
   std::string_view text_;
   std::string_view where_;
-  const char* read_;
+  const std::vector<NonFinite> non_finite_;
+  std::size_t next_non_finite_ = 0;
+  // The text without non-finite numbers, if it has any.
+  std::string finite_;
+  const char* read_ = nullptr;
   Json root_;
   // The arrays and objects being read; a parent does not grow while its child is open.
   std::vector<Json*> open_;
@@ -140,7 +210,18 @@ Json parse_json(std::string_view text, std::string_view where) {
 
 OrderedJson parse_ordered_json(std::string_view text, std::string_view where) {
   check_key_counts(parse_json(text, where), where);
-  return parse_with_long_integers(text);
+  const std::vector<NonFinite> non_finite = find_non_finite(text);
+  if (non_finite.empty()) return parse_with_long_integers(text);
+  std::string finite;
+  std::size_t done = 0;
+  for (const auto& [at, word] : non_finite) {
+    const bool negative = at > 0 && text[at - 1] == '-';
+    finite += text.substr(done, at - done - (negative ? 1 : 0));
+    finite += "null";
+    done = at + word.size();
+  }
+  finite += text.substr(done);
+  return parse_with_long_integers(finite);
 }
 
 Json read_json_file(const fs::path& path, std::size_t max_bytes) {
@@ -192,6 +273,9 @@ double JsonObject::get_number(std::string_view key) const {
   const Json& value = at(key);
   if (!value.is_number())
     fail(ErrorCode::kFormat, "[json] {}: expected a number, got {}", place(key),
+         describe_value(value));
+  if (!std::isfinite(value.get<double>()))
+    fail(ErrorCode::kFormat, "[json] {}: expected a finite number, got {}", place(key),
          describe_value(value));
   return value.get<double>();
 }

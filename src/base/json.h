@@ -23,10 +23,11 @@ inline constexpr std::size_t kMaxOrderedKeys = 4096;
 
 // Parses text; errors name `where` (usually a path), the line and the column. Rejects nesting
 // deeper than kMaxJsonDepth, duplicate keys in an object, trailing text, and text that is not
-// UTF-8. Throws kFormat.
+// UTF-8. NaN, Infinity and -Infinity, which Python writes, are read as floats; JsonObject refuses
+// them where a number is needed. Throws kFormat.
 Json parse_json(std::string_view text, std::string_view where);
-// The same, keeping keys in the order of the text and integers of any size (see long_integer.h), for
-// content that is shown to people or models.
+// The same, keeping keys in the order of the text and integers of any size (see long_integer.h),
+// for content that is shown to people or models; NaN and infinities become null.
 // Finding a key is linear in the number of keys, so an object may have at most kMaxOrderedKeys.
 OrderedJson parse_ordered_json(std::string_view text, std::string_view where);
 Json read_json_file(const fs::path& path, std::size_t max_bytes = std::size_t{256} << 20);
@@ -46,7 +47,7 @@ class JsonObject {
   JsonObject child(std::string_view key) const;
 
   // Each throws kFormat ("PATH: KEY: expected an integer in [1, 4096], got "x""), or kNotFound if
-  // the key is missing.
+  // the key is missing. Numbers are finite.
   std::int64_t get_int(std::string_view key, std::int64_t min, std::int64_t max) const;
   double get_number(std::string_view key) const;
   bool get_bool(std::string_view key) const;

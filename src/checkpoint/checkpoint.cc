@@ -31,7 +31,8 @@ bool stays_inside(const fs::path& relative) {
 }
 
 std::shared_ptr<const TensorStore> open_safetensors(const fs::path& path) {
-  return std::make_shared<PlainStore>(SafetensorsFile::open(path).tensors);
+  SafetensorsFile file = SafetensorsFile::open(path);
+  return std::make_shared<PlainStore>(std::move(file.tensors), true, std::move(file.unread));
 }
 
 // A length, followed by a JSON header.
@@ -51,31 +52,53 @@ class ShardedStore : public TensorStore {
     std::map<std::string, std::shared_ptr<const TensorStore>> shards;
     for (const auto& [name, value] : index.json().items()) {
       const std::string shard = index.get_string(name);
+      const fs::path path = folder / shard;
       auto opened = shards.find(shard);
       if (opened == shards.end()) {
         if (!stays_inside(shard))
           fail(ErrorCode::kFormat, "[checkpoint] {}: {}: shard \"{}\" is not inside the folder",
                index_path.string(), printable(name), printable(shard));
-        const fs::path path = folder / shard;
         if (!fs::exists(path))
           fail(ErrorCode::kNotFound, "[checkpoint] {}: {}: shard \"{}\" is missing",
                index_path.string(), printable(name), printable(shard));
         opened = shards.emplace(shard, open_shard(path)).first;
         files.push_back(path);
       }
-      const auto tensor = opened->second->tensors().find(name);
-      if (tensor == opened->second->tensors().end())
-        fail(ErrorCode::kFormat, "[checkpoint] {}: {}: is not in shard \"{}\"", index_path.string(),
-             printable(name), printable(shard));
-      tensors_.emplace(name, tensor->second);
-      shard_of_.emplace(name, opened->second);
+      const TensorStore& store = *opened->second;
+      if (const auto tensor = store.tensors().find(name); tensor != store.tensors().end()) {
+        tensors_.emplace(name, tensor->second);
+      } else if (const auto other = store.unread().find(name); other != store.unread().end()) {
+        unread_.emplace(name, other->second);
+      } else {
+        // Nothing may need it: a tied head, or a buffer that was not saved.
+        absent_.emplace(name, fmt::format("{} lists it in shard \"{}\", which does not hold it",
+                                          index_path.filename().string(), printable(shard)));
+        continue;
+      }
+      shard_of_.emplace(name, Shard{opened->second, path});
     }
   }
 
-  Tensor load(const std::string& name) const override { return shard_of_.at(name)->load(name); }
+  Tensor load(const std::string& name) const override {
+    return shard_of_.at(name).store->load(name);
+  }
+  fs::path file_of(const std::string& name) const override {
+    const auto found = shard_of_.find(name);
+    return found == shard_of_.end() ? fs::path() : found->second.path;
+  }
+  std::string listed_but_absent(const std::string& name) const override {
+    const auto found = absent_.find(name);
+    return found == absent_.end() ? std::string() : found->second;
+  }
 
  private:
-  std::map<std::string, std::shared_ptr<const TensorStore>> shard_of_;
+  struct Shard {
+    std::shared_ptr<const TensorStore> store;
+    fs::path path;
+  };
+  std::map<std::string, Shard> shard_of_;
+  // What the index says of the tensors that no shard holds.
+  std::map<std::string, std::string> absent_;
 };
 
 // A store without shapes, combined with shapes from elsewhere.
@@ -271,24 +294,39 @@ std::map<std::string, Shape> Checkpoint::contents() const {
   return contents;
 }
 
-bool Checkpoint::has(const std::string& name) const { return !stored_name(name).empty(); }
+bool Checkpoint::has(const std::string& name) const {
+  return !stored_name(name).empty() || unread().contains(name);
+}
+
+fs::path Checkpoint::file_of(const std::string& name) const {
+  fs::path file = store_->file_of(name);
+  return !file.empty() ? file : weight_files_.empty() ? path_ : weight_files_.front();
+}
+
+void Checkpoint::fail_missing(const std::string& name) const {
+  if (const auto found = unread().find(name); found != unread().end())
+    fail(ErrorCode::kUnsupported,
+         "[checkpoint] {}: tensor \"{}\": expected a type that is read here, got {}",
+         file_of(name).string(), printable(name), printable(found->second.type));
+  const std::string reason = store_->listed_but_absent(name);
+  fail(ErrorCode::kNotFound, "[checkpoint] {}: tensor \"{}\" is missing{}{}", path_.string(),
+       printable(name), reason.empty() ? "" : ": ", reason);
+}
 
 Tensor Checkpoint::load(const std::string& name) const {
   const std::string stored = stored_name(name);
-  if (stored.empty())
-    fail(ErrorCode::kNotFound, "[checkpoint] {}: tensor \"{}\" is missing", path_.string(), name);
+  if (stored.empty()) fail_missing(name);
   return store_->load(stored);
 }
 
 Tensor Checkpoint::tensor(const std::string& name, const Shape& expected) const {
   const std::string stored = stored_name(name);
-  if (stored.empty())
-    fail(ErrorCode::kNotFound, "[checkpoint] {}: tensor \"{}\" is missing", path_.string(), name);
+  if (stored.empty()) fail_missing(name);
   const Shape& shape = tensors().at(stored).shape;
   const bool flat = !has_shapes() && element_count(shape) == element_count(expected);
   if (shape != expected && !flat)
-    fail(ErrorCode::kFormat, "[checkpoint] {}: {}: expected {}, got {}", path_.string(), name,
-         to_string(expected), to_string(shape));
+    fail(ErrorCode::kFormat, "[checkpoint] {}: {}: expected {}, got {}", file_of(stored).string(),
+         name, to_string(expected), to_string(shape));
   // 8-bit floats with scales are floats like others, once multiplied.
   if (is_f8_weight(*store_, stored) && is_packed_part(*store_, stored) && expected.size() == 2) {
     const std::string module = name.substr(0, name.size() - kWeight.size());
@@ -306,10 +344,10 @@ bool Checkpoint::is_stored_plainly(const std::string& name, const Shape& shape) 
 }
 
 Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_t k) const {
-  if (is_packed(*store_, module))
-    return read_packed_linear(*store_, packed_, module, n, k, path_.string());
   const std::string name = module + std::string(kWeight);
   const std::string stored = stored_name(name);
+  if (is_packed(*store_, module))
+    return read_packed_linear(*store_, packed_, module, n, k, file_of(stored).string());
   if (!stored.empty()) {
     const Shape& shape = tensors().at(stored).shape;
     if (shape == Shape{n, k} || (!has_shapes() && element_count(shape) == n * k)) {
@@ -320,13 +358,13 @@ Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_
   if (values.dtype() != DType::kF32 && values.dtype() != DType::kF16 &&
       values.dtype() != DType::kBF16)
     fail(ErrorCode::kUnsupported,
-         "[checkpoint] {}: tensor \"{}\": expected F32, F16 or BF16, got {}", path_.string(), name,
-         to_string(values.dtype()));
+         "[checkpoint] {}: tensor \"{}\": expected F32, F16 or BF16, got {}",
+         file_of(stored).string(), name, to_string(values.dtype()));
   return FloatWeight(std::move(values));
 }
 
 float Checkpoint::input_scale(const std::string& module) const {
-  return read_packed_input_scale(*store_, module, path_.string());
+  return read_packed_input_scale(*store_, module, file_of(module + ".input_scale").string());
 }
 
 }  // namespace tandem

@@ -18,12 +18,12 @@ namespace tandem {
 class Checkpoint {
  public:
   // Opens a folder: config.json with model.safetensors, or the shards listed in
-  // model.safetensors.index.json (every tensor in the index must be in the shard it names; shard
-  // names may not leave the folder), else pytorch_model.bin or its shards, else the only .gguf
-  // file or the parts of the only one that is split, else the only .mllm file. Or opens a single
-  // file of any of these formats, detected from its content, with the other parts of a split GGUF;
-  // config.json is next to it, except for GGUF, which contains its own. Without a configuration,
-  // the tensors of a file can still be read. `config` replaces config.json.
+  // model.safetensors.index.json (a tensor that is not in the shard that the index names counts as
+  // missing; shard names may not leave the folder), else pytorch_model.bin or its shards, else the
+  // only .gguf file or the parts of the only one that is split, else the only .mllm file. Or opens
+  // a single file of any of these formats, detected from its content, with the other parts of a
+  // split GGUF; config.json is next to it, except for GGUF, which contains its own. Without a
+  // configuration, the tensors of a file can still be read. `config` replaces config.json.
   //
   // The settings of packed Linears are those of quantization_config in config.json, else of
   // AutoGPTQ's quantize_config.json or AutoAWQ's quant_config.json beside it; a folder without any
@@ -50,6 +50,11 @@ class Checkpoint {
   // The stored tensors by name. For a Linear packed by AWQ, GPTQ or Quark, or in 8-bit
   // floats with scales, these are its parts.
   const std::map<std::string, StoredTensor>& tensors() const noexcept { return store_->tensors(); }
+  // Stored tensors whose type is not read here, such as "F4": tensor() and linear() refuse them by
+  // name and type, contents() lacks them.
+  const std::map<std::string, StoredTensor>& unread() const noexcept { return store_->unread(); }
+  // The file that holds the stored tensor `name`, for messages.
+  fs::path file_of(const std::string& name) const;
   // False for .mllm version 1, where every shape has one dimension.
   bool has_shapes() const noexcept { return store_->has_shapes(); }
   // Supplies the shapes that an architecture expects of such a file: tensors that are not in
@@ -66,10 +71,11 @@ class Checkpoint {
   // Linear the matrix, not its parts.
   std::map<std::string, Shape> contents() const;
 
-  // True for every name that tensor() or linear() (with ".weight" added) finds, packed or not.
+  // True for every name that tensor() or linear() (with ".weight" added) finds, packed or not, and
+  // for those in unread().
   bool has(const std::string& name) const;
-  // Throws kNotFound ("[checkpoint] FOLDER: tensor "x" is missing") or kFormat ("… expected [256,
-  // 768], got [768, 256]").
+  // Throws kNotFound ("[checkpoint] FOLDER: tensor "x" is missing"), kFormat ("[checkpoint] FILE: x:
+  // expected [256, 768], got [768, 256]") or, for a type that is not read here, kUnsupported.
   Tensor tensor(const std::string& name, const Shape& expected) const;
   // The weight of the Linear `module`, [n, k]: float as stored, or quantized if the file holds it
   // in a form that kernels can compute with; any other quantized form, and 8-bit floats, are
@@ -87,6 +93,8 @@ class Checkpoint {
   // The name of the weights, without its ending, that the settings of a packed checkpoint give;
   // empty if they give none.
   std::string packed_base_name() const;
+  // For a tensor that is not in tensors().
+  [[noreturn]] void fail_missing(const std::string& name) const;
   // The stored name of `name`: itself, or its name from a known writer. Empty if there is none.
   std::string stored_name(const std::string& name) const;
 

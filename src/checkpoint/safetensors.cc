@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -14,6 +15,7 @@ namespace tandem {
 namespace {
 
 constexpr std::size_t kLengthBytes = 8;
+constexpr std::string_view kMetadata = "__metadata__";
 // The limit of the reference implementation; a 100 MB header would describe about a million
 // tensors.
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;
@@ -57,29 +59,34 @@ Shape read_shape(const JsonObject& entry) {
   return entry.get_ints("shape");
 }
 
-// The tensor described by `entry`, and its extent in `data`, the bytes after the header.
-Tensor read_entry(const JsonObject& entry, const std::shared_ptr<const MappedFile>& file,
-                  std::span<const std::byte> data, Extent& extent) {
-  const std::string dtype_name = entry.get_string("dtype");
-  DType dtype;
+Extent read_extent(const JsonObject& entry, const std::string& name, std::size_t data_bytes) {
+  const auto offsets = entry.get_ints("data_offsets");
+  if (offsets.size() != 2 || offsets[0] < 0 || offsets[1] < offsets[0] ||
+      static_cast<std::uint64_t>(offsets[1]) > data_bytes)
+    fail(ErrorCode::kFormat,
+         "[safetensors] {}: data_offsets: expected [begin, end] within the {} bytes of data",
+         entry.where(), data_bytes);
+  return {offsets[0], offsets[1], name};
+}
+
+// nullopt for a type that is not read here.
+std::optional<DType> read_dtype(const JsonObject& entry) {
+  const std::string name = entry.get_string("dtype");
   try {
-    dtype = dtype_from_string(dtype_name);
-  } catch (const Error& error) {
-    fail(error.code(), "[safetensors] {}: {}", entry.where(), error.what());
+    return dtype_from_string(name);
+  } catch (const Error&) {
+    return std::nullopt;
   }
-  Shape shape = read_shape(entry);
+}
+
+// The tensor described by `entry`, at `extent` in `data`, the bytes after the header.
+Tensor read_entry(const JsonObject& entry, DType dtype, Shape shape,
+                  const std::shared_ptr<const MappedFile>& file, std::span<const std::byte> data,
+                  const Extent& extent) {
   const auto expected = checked_bytes(dtype, shape);
   if (!expected)
     fail(ErrorCode::kFormat, "[safetensors] {}: a shape of {} dimensions is negative or too large",
          entry.where(), shape.size());
-  const auto offsets = entry.get_ints("data_offsets");
-  if (offsets.size() != 2 || offsets[0] < 0 || offsets[1] < offsets[0] ||
-      static_cast<std::uint64_t>(offsets[1]) > data.size())
-    fail(ErrorCode::kFormat,
-         "[safetensors] {}: data_offsets: expected [begin, end] within the {} bytes of data",
-         entry.where(), data.size());
-  extent.begin = offsets[0];
-  extent.end = offsets[1];
   if (extent.end - extent.begin != *expected)
     fail(ErrorCode::kFormat, "[safetensors] {}: {} {} has {} bytes, data_offsets give {}",
          entry.where(), to_string(dtype), to_string(shape), *expected, extent.end - extent.begin);
@@ -126,14 +133,24 @@ SafetensorsFile SafetensorsFile::open(const std::shared_ptr<const MappedFile>& f
   SafetensorsFile result;
   std::vector<Extent> extents;
   for (const auto& [name, value] : json.items()) {
+    // Python's None, for a file without metadata.
+    if (name == kMetadata && value.is_null()) continue;
     const JsonObject entry = header.child(name);
-    if (name == "__metadata__") {
+    if (name == kMetadata) {
       for (const auto& [key, text_value] : value.items())
         result.metadata[key] = entry.get_string(key);
       continue;
     }
-    Extent extent{0, 0, name};
-    result.tensors.emplace(name, read_entry(entry, file, data, extent));
+    const std::optional<DType> dtype = read_dtype(entry);
+    Shape shape = read_shape(entry);
+    Extent extent = read_extent(entry, name, data.size());
+    if (dtype) {
+      result.tensors.emplace(name, read_entry(entry, *dtype, std::move(shape), file, data, extent));
+    } else {
+      result.unread[name] = {.type = entry.get_string("dtype"),
+                             .shape = std::move(shape),
+                             .bytes = extent.end - extent.begin};
+    }
     extents.push_back(std::move(extent));
   }
   check_cover(extents, data.size(), path);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/files.h"
+#include "checkpoint/tensor_store.h"
 #include "tensor/tensor.h"
 
 namespace tandem {
@@ -17,6 +18,8 @@ namespace tandem {
 // gaps, no duplicate names. Throws kFormat naming the file, the tensor and what was expected.
 struct SafetensorsFile {
   std::map<std::string, Tensor> tensors;
+  // Those of a type that is not read here: no reason to refuse a file before one of them is needed.
+  std::map<std::string, StoredTensor> unread;
   std::map<std::string, std::string> metadata;
 
   static SafetensorsFile open(const fs::path& path);

@@ -7,6 +7,7 @@
 #include <string>
 #include <utility>
 
+#include "base/files.h"
 #include "tensor/weight.h"
 
 namespace tandem {
@@ -29,6 +30,21 @@ class TensorStore {
   // By the names of Hugging Face transformers, whatever the file's own names are.
   const std::map<std::string, StoredTensor>& tensors() const noexcept { return tensors_; }
 
+  // Tensors of the files whose type is not read here; tensors() lacks them.
+  const std::map<std::string, StoredTensor>& unread() const noexcept { return unread_; }
+
+  // The file that holds a tensor of tensors() or unread(); empty if there is only one file.
+  virtual fs::path file_of(const std::string& name) const {
+    static_cast<void>(name);
+    return {};
+  }
+
+  // What an index says about a tensor that is in no file; empty if nothing does.
+  virtual std::string listed_but_absent(const std::string& name) const {
+    static_cast<void>(name);
+    return {};
+  }
+
   // The elements of a tensor in tensors(): mapped if the file stores them as such, else computed
   // now.
   virtual Tensor load(const std::string& name) const = 0;
@@ -46,6 +62,7 @@ class TensorStore {
 
  protected:
   std::map<std::string, StoredTensor> tensors_;
+  std::map<std::string, StoredTensor> unread_;
 };
 
 // What is known of a tensor of plain elements.
@@ -62,8 +79,10 @@ inline Tensor load_elements(const Tensor& tensor) {
 // Tensors stored in files as plain elements.
 class PlainStore : public TensorStore {
  public:
-  explicit PlainStore(std::map<std::string, Tensor> plain, bool has_shapes = true)
+  explicit PlainStore(std::map<std::string, Tensor> plain, bool has_shapes = true,
+                      std::map<std::string, StoredTensor> unread = {})
       : plain_(std::move(plain)), has_shapes_(has_shapes) {
+    unread_ = std::move(unread);
     for (const auto& [name, tensor] : plain_) {
       tensors_[name] = describe_plain(tensor.dtype(), tensor.shape(),
                                       static_cast<std::int64_t>(tensor.bytes().size()));

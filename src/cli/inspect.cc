@@ -106,11 +106,13 @@ void inspect(const InspectFlags& flags) {
     TerminalObserver observer;
     report["model"] = to_json(read_model_info(config, &checkpoint.generation_config(), observer));
     add_graph("float", build_graph(config, CheckpointWeights(checkpoint)));
-    for (const auto& [name, tensor] : checkpoint.tensors()) {
-      report["tensors"].push_back({{"name", name},
-                                   {"dtype", tensor.type},
-                                   {"shape", tensor.shape},
-                                   {"bytes", tensor.bytes}});
+    for (const auto* tensors : {&checkpoint.tensors(), &checkpoint.unread()}) {
+      for (const auto& [name, tensor] : *tensors) {
+        report["tensors"].push_back({{"name", name},
+                                     {"dtype", tensor.type},
+                                     {"shape", tensor.shape},
+                                     {"bytes", tensor.bytes}});
+      }
     }
   }
   if (flags.json) {

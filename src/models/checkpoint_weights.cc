@@ -11,7 +11,7 @@ Tensor CheckpointWeights::tensor(const std::string& name, const Shape& expected)
   if (!is_float(found.dtype()))
     fail(ErrorCode::kUnsupported,
          "[models] {}: tensor \"{}\": expected F32, F16, BF16 or F64, got {}",
-         checkpoint_.path().string(), name, to_string(found.dtype()));
+         checkpoint_.file_of(name).string(), name, to_string(found.dtype()));
   return found;
 }
 

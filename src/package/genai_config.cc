@@ -8,7 +8,8 @@ namespace tandem {
 OrderedJson make_genai_config(const ModelInfo& info, const Json& generation) {
   const auto number_or = [&](const char* key, double fallback) {
     const auto found = generation.find(key);
-    return found != generation.end() && found->is_number() ? found->get<double>() : fallback;
+    if (found == generation.end() || !found->is_number()) return fallback;
+    return JsonObject(generation, "generation_config.json").get_number(key);
   };
   // Converting a double beyond the range of an integer would be undefined behaviour.
   const double top_k = std::clamp(number_or("top_k", 50), 0.0, 2147483647.0);

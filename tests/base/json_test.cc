@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <limits>
 #include <random>
 #include <string>
@@ -62,11 +63,42 @@ TEST(ParseJson, NamesFileLineAndColumn) {
 TEST(ParseJson, RefusesWhatIsMalformed) {
   for (const char* text :
        {"",           " ",     "{",   "[",     "{\"a\"", "{\"a\":}", "[1,]",
-        "{\"a\":1,}", "nul",   "01",  "1e999", "NaN",    "\"\\x\"",  "\"\\ud800\"",
+        "{\"a\":1,}", "nul",   "01",  "1e999", "nan",    "\"\\x\"",  "\"\\ud800\"",
         "{} {}",      "[1] 2", "'a'", "{1:2}", "\"a",    "// c\n1"}) {
     EXPECT_FALSE(parse_error(text).empty()) << text;
   }
   EXPECT_FALSE(parse_error(std::string("\"a\0b\"", 5)).empty());
+}
+
+// What Python's json writes for numbers that JSON does not have.
+TEST(ParseJson, ReadsPythonsNumbers) {
+  const std::string text =
+      R"({"a":NaN, "b":[Infinity,-Infinity,1.5 , NaN],"c":"NaN, \"Infinity","d":0.0,"e":-Infinity})";
+  const Json json = parse_json(text, "x.json");
+  EXPECT_TRUE(std::isnan(json["a"].get<double>()));
+  EXPECT_EQ(json["b"][0], std::numeric_limits<double>::infinity());
+  EXPECT_EQ(json["b"][1], -std::numeric_limits<double>::infinity());
+  EXPECT_EQ(json["b"][2], 1.5);
+  EXPECT_TRUE(std::isnan(json["b"][3].get<double>()));
+  EXPECT_EQ(json["c"], "NaN, \"Infinity");
+  EXPECT_EQ(json["d"], 0.0);
+  EXPECT_EQ(json["e"], -std::numeric_limits<double>::infinity());
+  EXPECT_TRUE(std::isnan(parse_json("NaN", "x.json").get<double>()));
+  EXPECT_EQ(parse_ordered_json(text, "x.json").dump(),
+            R"({"a":null,"b":[null,null,1.5,null],"c":"NaN, \"Infinity","d":0.0,"e":null})");
+
+  const JsonObject object(json, "x.json");
+  EXPECT_EQ(error_of([&] { object.get_number("a"); }),
+            "[json] x.json: a: expected a finite number, got NaN");
+  EXPECT_EQ(error_of([&] { object.get_number_or("e", 1); }),
+            "[json] x.json: e: expected a finite number, got -Infinity");
+  EXPECT_NE(error_of([&] { object.get_int("a", 0, 1); }).find("in [0, 1], got NaN"),
+            std::string::npos);
+  EXPECT_NE(error_of([&] { object.get_string("e"); }).find("a string, got -Infinity"),
+            std::string::npos);
+  for (const char* bad : {"-NaN", "+Infinity", "1NaN", "NaN1", "Infinity0", "InfinityNaN", "Nan",
+                          "--Infinity", "{NaN:1}", "[NaN Infinity]", "-Infinit", "1-Infinity"})
+    EXPECT_FALSE(parse_error(bad).empty()) << bad;
 }
 
 TEST(ParseJson, RefusesTextThatIsNotUtf8) {

@@ -50,14 +50,7 @@ class ConfigWriter {
     }
     return metadata_.get_int(prefix_ + key, 0, kMost);
   }
-  // JSON has only finite numbers, and so do its readers.
-  double number(const std::string& key) const {
-    const double value = metadata_.get_number(prefix_ + key);
-    if (!std::isfinite(value))
-      fail(ErrorCode::kFormat, "[gguf] {}: {}{}: expected a finite number, got {}",
-           metadata_.where(), prefix_, key, value);
-    return value;
-  }
+  double number(const std::string& key) const { return metadata_.get_number(prefix_ + key); }
   bool has_tensor(const std::string& name) const { return file_.tensors.contains(name); }
 
   // The vocabulary size, from the embedding, which every file has.

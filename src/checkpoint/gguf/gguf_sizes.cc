@@ -48,9 +48,11 @@ std::vector<float> read_floats(const JsonObject& object, std::string_view key) {
   std::vector<float> values;
   if (list.is_array())
     for (const Json& value : list)
-      if (value.is_number()) values.push_back(value.get<float>());
+      if (value.is_number() && std::isfinite(value.get<float>()))
+        values.push_back(value.get<float>());
   if (values.empty() || values.size() != list.size())
-    fail(ErrorCode::kFormat, "[gguf] {}: {}: expected an array of numbers", object.where(), key);
+    fail(ErrorCode::kFormat, "[gguf] {}: {}: expected an array of finite numbers", object.where(),
+         key);
   return values;
 }
 

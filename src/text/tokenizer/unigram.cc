@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cfloat>
+#include <cmath>
 #include <string_view>
 #include <utility>
 
@@ -31,6 +32,7 @@ std::vector<std::string> read_pieces(const JsonObject& config) {
   pieces.reserve(vocab.size());
   for (const Json& entry : vocab) {
     if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number() ||
+        !std::isfinite(entry[1].get<double>()) ||
         entry[0].get_ref<const std::string&>().size() > kMaxTokenBytes) {
       fail(ErrorCode::kFormat,
            "[tokenizer] {}[{}]: expected [token, score] and a token of at most {} bytes, got {}",
