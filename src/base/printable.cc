@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace tandem {
 
 std::string printable(std::string_view text) {
@@ -17,6 +19,15 @@ std::string printable(std::string_view text) {
     }
   }
   if (text.size() > kLongest) out += "...";
+  return out;
+}
+
+std::string first_of(std::span<const std::string> names) {
+  constexpr std::size_t kShown = 3;
+  std::string out;
+  for (const std::string& name : names.first(std::min(names.size(), kShown)))
+    out += fmt::format("{}{}", out.empty() ? "" : ", ", printable(name));
+  if (names.size() > kShown) out += fmt::format(" and {} more", names.size() - kShown);
   return out;
 }
 

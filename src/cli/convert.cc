@@ -1,6 +1,7 @@
 // tandem convert: a checkpoint from one file format to another.
 #include <algorithm>
 #include <array>
+#include <set>
 
 #include "base/error.h"
 #include "base/merge_sort.h"
@@ -94,6 +95,62 @@ std::map<std::string, Shape> asked_shapes(const Checkpoint& checkpoint) {
   const AskedWeights weights(checkpoint);
   build_graph(checkpoint.config_object(), weights);
   return weights.shapes;
+}
+
+// Names of .mllm version 1 end in .weight and .bias.
+std::string mllm_name(std::string name) {
+  for (const auto& [from, to] : {std::pair{"_weight", ".weight"}, {"_bias", ".bias"}})
+    for (std::size_t at = 0; (at = name.find(from, at)) != std::string::npos;)
+      name.replace(at, std::string_view(from).size(), to);
+  return name;
+}
+
+// What a checkpoint holds, by name. The static scales of a packed Linear's activations count by
+// themselves: a float weight has no place for them.
+std::set<std::string> names_in(const Checkpoint& checkpoint) {
+  std::set<std::string> names;
+  for (const auto& [name, shape] : checkpoint.contents()) names.insert(name);
+  for (const auto& [name, tensor] : checkpoint.unread()) names.insert(name);
+  for (const auto& [name, tensor] : checkpoint.tensors()) {
+    for (const char* part :
+         {".input_scale", ".input_zero_point", ".output_scale", ".output_zero_point"})
+      if (name.ends_with(part)) names.insert(name);
+  }
+  return names;
+}
+
+// The tensors of a file that was written here, by the names of transformers.
+std::set<std::string> names_in(const fs::path& file, const Checkpoint& source) {
+  std::set<std::string> names;
+  if (file.extension() == ".gguf") {
+    const auto architecture =
+        find_gguf_architecture_of(source.config_object().get_string("model_type"));
+    const GgufFile written = GgufFile::open(file);
+    for (const auto& [name, tensor] : written.tensors) {
+      const auto known = architecture ? name_from_gguf(*architecture, name) : std::nullopt;
+      names.insert(known.value_or(name));
+    }
+  } else if (file.extension() == ".mllm") {
+    const auto store = open_mllm(file);
+    for (const auto& [name, tensor] : store->tensors()) names.insert(name);
+  } else {
+    const SafetensorsFile written = SafetensorsFile::open(file);
+    for (const auto& [name, tensor] : written.tensors) names.insert(name);
+  }
+  return names;
+}
+
+// Compares the lists of tensors: what the output lacks is said, whichever writer left it out.
+void warn_of_left_out(const std::set<std::string>& wanted, const fs::path& output,
+                      const Checkpoint& source, Observer& observer) {
+  const std::set<std::string> written =
+      names_in(fs::is_directory(output) ? output / "model.safetensors" : output, source);
+  std::vector<std::string> left_out;
+  for (const std::string& name : wanted)
+    if (!written.contains(name) && !written.contains(mllm_name(name))) left_out.push_back(name);
+  if (left_out.empty()) return;
+  observer.warn(fmt::format("[convert] {}: {} of {} tensors are left out: {}", output.string(),
+                            left_out.size(), wanted.size(), first_of(left_out)));
 }
 
 class Converter {
@@ -215,13 +272,6 @@ class Converter {
     return {observer_, "convert", static_cast<std::int64_t>(contents_.size()), "tensors"};
   }
 
-  static std::string mllm_name(std::string name) {
-    for (const auto& [from, to] : {std::pair{"_weight", ".weight"}, {"_bias", ".bias"}})
-      for (std::size_t at = 0; (at = name.find(from, at)) != std::string::npos;)
-        name.replace(at, std::string_view(from).size(), to);
-    return name;
-  }
-
   // Vectors and tensors that mllm's quantizer leaves in F32 keep their type; matrices get the
   // requested one.
   GgmlType choose(const std::string& name, const Shape& shape, DType dtype) const {
@@ -280,7 +330,12 @@ void convert(const ConvertFlags& flags) {
     if (fs::equivalent(file, output, ignored))
       fail(ErrorCode::kInvalidArgument, "[convert] {}: is the input: choose another name",
            output.string());
+  // A tensor of a type that is not read here can be left out, unless the model needs it: then
+  // building the graph refuses it by name.
+  if (!checkpoint.unread().empty() && !checkpoint.config().empty())
+    build_graph(checkpoint.config_object(), CheckpointWeights(checkpoint));
   const std::string suffix = output.extension().string();
+  const std::set<std::string> wanted = names_in(checkpoint);
   if (!checkpoint.has_shapes() && (suffix != ".mllm" || flags.mllm_version != 1))
     checkpoint.set_shapes(asked_shapes(checkpoint));
   Converter converter(checkpoint, type, observer);
@@ -298,6 +353,7 @@ void convert(const ConvertFlags& flags) {
          "a folder, got \"{}\"",
          flags.output);
   }
+  warn_of_left_out(wanted, output, checkpoint, observer);
   const Written made = written(output);
   spdlog::info("{} ({} MB) -> {}: {} file{}, {} MB", flags.input,
                megabytes(weight_bytes(checkpoint)), flags.output, made.files,

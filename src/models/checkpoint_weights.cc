@@ -12,10 +12,12 @@ Tensor CheckpointWeights::tensor(const std::string& name, const Shape& expected)
     fail(ErrorCode::kUnsupported,
          "[models] {}: tensor \"{}\": expected F32, F16, BF16 or F64, got {}",
          checkpoint_.file_of(name).string(), name, to_string(found.dtype()));
+  read_.insert(name);
   return found;
 }
 
 Weight CheckpointWeights::linear(const std::string& module, std::int64_t n, std::int64_t k) const {
+  read_.insert(module + ".weight");
   return checkpoint_.linear(module, n, k);
 }
 

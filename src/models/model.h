@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -30,6 +31,7 @@ class WeightSource {
 };
 
 // The weights of a checkpoint: float ones mapped, packed ones as returned by Checkpoint::linear().
+// One thread at a time.
 class CheckpointWeights : public WeightSource {
  public:
   explicit CheckpointWeights(const Checkpoint& checkpoint) : checkpoint_(checkpoint) {}
@@ -38,8 +40,13 @@ class CheckpointWeights : public WeightSource {
   Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override;
   float input_scale(const std::string& module) const override;
 
+  // The tensors that were read so far, by the names of Checkpoint::contents(). Once a graph is
+  // built, the other tensors of the checkpoint are no part of the model.
+  const std::set<std::string>& read() const noexcept { return read_; }
+
  private:
   const Checkpoint& checkpoint_;
+  mutable std::set<std::string> read_;
 };
 
 // Reads the keys common to all families in the old spelling (rope_theta, torch_dtype) and the new

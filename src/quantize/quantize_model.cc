@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/printable.h"
 #include "checkpoint/checkpoint.h"
 #include "models/model.h"
 #include "package/output_folder.h"
@@ -47,6 +48,19 @@ void check_chunk(const Recipe& recipe) {
   if (recipe.chunk < 1 || recipe.chunk > 4096)
     fail(ErrorCode::kInvalidArgument, "[quantize] chunk: expected 1 to 4096 rows, got {}",
          recipe.chunk);
+}
+
+void warn_of_left_out(const Checkpoint& checkpoint, const CheckpointWeights& weights,
+                      Observer& observer) {
+  std::vector<std::string> left_out;
+  for (const auto& [name, shape] : checkpoint.contents())
+    if (!weights.read().contains(name)) left_out.push_back(name);
+  for (const auto& [name, tensor] : checkpoint.unread()) left_out.push_back(name);
+  if (left_out.empty()) return;
+  observer.warn(
+      fmt::format("[quantize] {}: {} of its tensors are left out, being no part of the "
+                  "model: {}",
+                  checkpoint.path().string(), left_out.size(), first_of(left_out)));
 }
 
 // The text that was used for calibration, and the statistics of each Linear's input.
@@ -106,9 +120,10 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   PassContext context{pool, observer, options.dump_after, options.dump};
   std::vector<Pass> structural;
   for (const PassStep& step : options.recipe.passes) structural.push_back(make_pass(step));
-  const Graph graph =
-      run_passes(build_graph(config, CheckpointWeights(checkpoint)), structural, context);
+  const CheckpointWeights weights(checkpoint);
+  const Graph graph = run_passes(build_graph(config, weights), structural, context);
   check_recipe(options.recipe, graph);
+  warn_of_left_out(checkpoint, weights, observer);
 
   // Before the long-running work, so that a folder that can't be written to is reported now.
   StagedFolder staged(target);

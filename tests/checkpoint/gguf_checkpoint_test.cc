@@ -86,6 +86,58 @@ TEST_F(GgufCheckpoint, TensorsSurviveTheTrip) {
   }
 }
 
+// A configuration that says "tied" does not make a head of its own the embedding.
+TEST_F(GgufCheckpoint, KeepsAHeadThatDiffersFromTheEmbedding) {
+  for (const char* name : {"llama_head_dim", "chatglm"}) {
+    const fs::path folder = scratch_ / name;
+    fs::copy(testing::fixture(fmt::format("models/fixtures/{}", name)), folder);
+    const bool glm = std::string_view(name) == "chatglm";
+    const std::string head = glm ? "transformer.output_layer.weight" : "lm_head.weight";
+    const std::string table =
+        glm ? "transformer.embedding.word_embeddings.weight" : "model.embed_tokens.weight";
+    auto tensors = SafetensorsFile::open(folder / "model.safetensors").tensors;
+    Json config = read_json_file(folder / "config.json");
+    config["tie_word_embeddings"] = true;
+    write_text_file(folder / "config.json", config.dump());
+    write_vocabulary(folder, config[glm ? "padded_vocab_size" : "vocab_size"]);
+    const auto with_head = [&](const Tensor& tensor) {
+      tensors[head] = tensor;
+      fs::create_directories(scratch_ / "new");
+      write_safetensors(scratch_ / "new/model.safetensors", tensors);
+      fs::rename(scratch_ / "new/model.safetensors", folder / "model.safetensors");
+      return through_gguf(folder, GgmlType::kF32);
+    };
+    const Tensor embedding = tensors.at(table);
+    std::vector<float> values = embedding.to_floats();
+    values.back() += 1;
+    const Checkpoint own = with_head(Tensor::from_floats(values, embedding.shape()));
+    ASSERT_TRUE(own.has(head)) << name;
+    EXPECT_EQ(own.tensor(head, embedding.shape()).to_floats(), values);
+    EXPECT_EQ(own.config()["tie_word_embeddings"], false);
+    EXPECT_FALSE(
+        with_head(Tensor::from_floats(embedding.to_floats(), embedding.shape())).has(head));
+  }
+}
+
+TEST_F(GgufCheckpoint, LeavesOutWhatTheArchitectureHasNoPlaceFor) {
+  const fs::path folder = scratch_ / "model";
+  fs::copy(testing::fixture("models/fixtures/llama_head_dim"), folder);
+  auto tensors = SafetensorsFile::open(folder / "model.safetensors").tensors;
+  write_vocabulary(folder, read_json_file(folder / "config.json")["vocab_size"]);
+  const std::size_t before = through_gguf(folder, GgmlType::kF32).tensors().size();
+  tensors["model.layers.0.k_scale"] = Tensor::from_floats(std::vector{1.0f}, {1});
+  write_safetensors(scratch_ / "more.safetensors", tensors);
+  fs::rename(scratch_ / "more.safetensors", folder / "model.safetensors");
+  EXPECT_EQ(through_gguf(folder, GgmlType::kF32).tensors().size(), before);
+  write_safetensors(scratch_ / "other.safetensors",
+                    {{"model.layers.0.k_scale", tensors.at("model.layers.0.k_scale")}});
+  fs::rename(scratch_ / "other.safetensors", folder / "model.safetensors");
+  EXPECT_NE(error_of([&] {
+              through_gguf(folder, GgmlType::kF32);
+            }).find("expected the tensors of a llama model, whose embedding is missing"),
+            std::string::npos);
+}
+
 class Listener : public Observer {
  public:
   void begin(std::string_view, std::int64_t total, std::string_view) override { left = total; }

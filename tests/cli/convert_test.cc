@@ -128,6 +128,36 @@ TEST(Convert, ShapesComeFromTheConfiguration) {
   }
 }
 
+// Whatever the writer, what the output lacks is said in one line.
+TEST(Convert, SaysWhatIsLeftOut) {
+  const ScratchFolder folder;
+  const fs::path model = folder / "model";
+  fs::copy(demo(), model);
+  auto tensors = SafetensorsFile::open(fs::path(demo()) / "model.safetensors").tensors;
+  for (const char* name : {"extra.a", "extra.b", "extra.c", "extra.d"})
+    tensors[name] = Tensor::from_floats(std::vector{1.0f}, {1});
+  fs::remove(model / "model.safetensors");
+  write_safetensors(model / "model.safetensors", tensors);
+  const auto convert = [&](const fs::path& input, const std::string& name) {
+    const Outcome outcome =
+        run_program({"convert", "--input_model", input.string(), "--output_model",
+                     (folder / name).string(), "--config", demo() + "/config.json"});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const auto at = outcome.err.find("warning: ");
+    return at == std::string::npos ? std::string() : outcome.err.substr(at);
+  };
+  EXPECT_EQ(convert(model, "a.gguf"),
+            "warning: [convert] " + (folder / "a.gguf").string() +
+                ": 4 of 78 tensors are left out: extra.a, extra.b, extra.c and 1 more\n");
+  EXPECT_EQ(convert(model, "a.safetensors"), "");
+  EXPECT_EQ(convert(model, "a.mllm"), "");
+  EXPECT_EQ(convert(model, "a"), "");
+  // Without shapes, what the model does not ask for has none.
+  EXPECT_EQ(convert(folder / "a.mllm", "b.safetensors"),
+            "warning: [convert] " + (folder / "b.safetensors").string() +
+                ": 4 of 78 tensors are left out: extra.a, extra.b, extra.c and 1 more\n");
+}
+
 TEST(Convert, RefusesBeforeItWrites) {
   const ScratchFolder folder;
   const std::string out = (folder / "x.gguf").string();

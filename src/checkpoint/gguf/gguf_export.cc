@@ -98,6 +98,18 @@ void write_tensor(GgufWriter& writer, const Checkpoint& checkpoint, const Export
   }
 }
 
+// True if two matrices have the same elements.
+bool same_elements(const Checkpoint& checkpoint, const std::string& a, const std::string& b,
+                   const Shape& shape) {
+  const FloatRows one(checkpoint, a, shape);
+  const FloatRows other(checkpoint, b, shape);
+  for (std::int64_t row = 0; row < one.rows(); row += one.rows_at_once()) {
+    const std::int64_t count = std::min(one.rows_at_once(), one.rows() - row);
+    if (one.read(row, count) != other.read(row, count)) return false;
+  }
+  return true;
+}
+
 std::int64_t read_head_dim(const JsonObject& config) {
   const auto hidden = config.get_int("hidden_size", 1, 1 << 30);
   const auto heads = config.get_int("num_attention_heads", 1, 1 << 16);
@@ -146,15 +158,23 @@ void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType typ
     entries.push_back({table, GgmlType::kF32, {static_cast<std::int64_t>(values.size())}});
   std::vector<Export> exports;
   const bool tied = config.get_bool_or("tie_word_embeddings", false);
-  for (const auto& [tensor, shape] : checkpoint.contents()) {
-    // A tied head that is stored nevertheless, and tables that can be recomputed.
-    if ((tied && tensor == "lm_head.weight") || tensor.ends_with("rotary_emb.inv_freq") ||
-        tensor.ends_with("rotary_pos_emb.inv_freq"))
-      continue;
+  const auto contents = checkpoint.contents();
+  const auto embedding = std::ranges::find_if(contents, [&](const auto& entry) {
+    return name_to_gguf(*architecture, entry.first) == "token_embd.weight";
+  });
+  if (embedding == contents.end())
+    fail(ErrorCode::kUnsupported,
+         "[gguf] {}: expected the tensors of a {} model, whose embedding is missing",
+         checkpoint.path().string(), printable(model_type));
+  for (const auto& [tensor, shape] : contents) {
+    // What the architecture has no place for, its graph does not need.
     const auto gguf_name = name_to_gguf(*architecture, tensor);
-    if (!gguf_name)
-      fail(ErrorCode::kUnsupported, "[gguf] {}: tensor \"{}\" has no place in architecture {}",
-           checkpoint.path().string(), printable(tensor), architecture->name);
+    if (!gguf_name) continue;
+    // A tied head that is stored nevertheless. One with elements of its own is none, whatever the
+    // configuration says.
+    if (tied && *gguf_name == "output.weight" && shape == embedding->second &&
+        same_elements(checkpoint, tensor, embedding->first, shape))
+      continue;
     Export entry{tensor, shape, choose_type(type, *gguf_name, shape)};
     entry.paired = architecture->paired_rows && shape.size() <= 2 &&
                    (tensor.find("self_attn.q_proj.") != std::string::npos ||

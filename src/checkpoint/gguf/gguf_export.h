@@ -16,6 +16,7 @@ namespace tandem {
 // multiple of the block size is F16. The vocabulary and the chat template come from tokenizer.json
 // and tokenizer_config.json in the checkpoint's folder. `observer` receives the task "convert" and
 // warnings about settings that llama.cpp ignores, and can cancel (kCancelled; nothing is written).
+// Left out are tensors that the architecture has no place for, and a head that is the embedding.
 // `ends` are the tokens that end an answer; default: those of generation_config.json, else of
 // config.json.
 // Throws kUnsupported for a model type or a tokenizer that GGUF cannot represent.
