@@ -12,6 +12,7 @@
 #include "package/package.h"
 #include "package/write_package.h"
 #include "quantize/calibration.h"
+#include "quantize/finite_weights.h"
 #include "quantize/passes.h"
 #include "quantize/quantize_linears.h"
 #include "text/tokenizer/tokenizer.h"
@@ -123,6 +124,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const CheckpointWeights weights(checkpoint);
   const Graph graph = run_passes(build_graph(config, weights), structural, context);
   check_recipe(options.recipe, graph);
+  require_finite(checkpoint, weights.read(), pool, observer);
   warn_of_left_out(checkpoint, weights, observer);
 
   // Before the long-running work, so that a folder that can't be written to is reported now.

@@ -2,6 +2,8 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
+#include <bit>
+#include <cstdint>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -53,6 +55,17 @@ std::vector<std::int64_t> program_rows(std::int64_t chunk) {
   }
   sizes.push_back(chunk);
   return sizes;
+}
+
+// True unless one is NaN or infinite: its exponent has all bits set. Written so that the compiler
+// turns it into vector instructions, because every logit passes here.
+bool all_finite(std::span<const float> values) {
+  constexpr std::uint32_t kExponent = 0x7f800000;
+  std::uint32_t bad = 0;
+  for (const float value : values)
+    bad |=
+        static_cast<std::uint32_t>((std::bit_cast<std::uint32_t>(value) & kExponent) == kExponent);
+  return bad == 0;
 }
 
 void check_batch(std::span<KvSequence* const> sequences, std::size_t inputs) {
@@ -208,9 +221,16 @@ std::span<const float> Engine::run(Lane& lane, std::span<const Part> parts,
   const std::int64_t rows[] = {static_cast<std::int64_t>(ids.size()),
                                static_cast<std::int64_t>(selected.size())};
   lane.executor->run({inputs, rows, slices}, lane.arena);
+  const std::span<const float> logits(
+      lane.executor->output(lane.arena, 0),
+      selected.size() * static_cast<std::size_t>(info().vocabulary));
+  if (!all_finite(logits))
+    fail(ErrorCode::kFormat,
+         "[model] {}: expected finite logits, got NaN or infinity within {} tokens: a weight is "
+         "not a finite number, or the activations overflow",
+         model_->path().string(), parts.back().total);
   for (const Part& part : parts) part.sequence->advance(part.ids);
-  return {lane.executor->output(lane.arena, 0),
-          selected.size() * static_cast<std::size_t>(info().vocabulary)};
+  return logits;
 }
 
 void Engine::refresh(KvSequence& sequence, std::int64_t total) {

@@ -64,8 +64,9 @@ class Engine {
 
   // Reads tokens, in as many runs as needed, appending to `sequence`, with the programs of
   // prompt_phase() or of the given phase. Returns the logits after the last token, [vocabulary],
-  // valid until the next run. Throws kInvalidArgument for an id outside the vocabulary. If any of
-  // these functions throws, the sequences keep their previous length.
+  // valid until the next run. Throws kInvalidArgument for an id outside the vocabulary, and
+  // kFormat, naming the model, for logits that are not all finite. If any of these functions
+  // throws, the sequences keep their previous length.
   std::span<const float> prefill(KvSequence& sequence, std::span<const TokenId> ids,
                                  std::optional<Phase> phase = {});
   // The same with the logits of every token, passed to rows(first token of the run, [run,
