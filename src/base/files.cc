@@ -27,6 +27,18 @@ std::string system_message(int code) { return std::generic_category().message(co
        action, system_message(code));
 }
 
+// Where Git LFS has not fetched a file's content, three short lines stand in its place. No file
+// that is read here begins like them, and what its reader would say of them helps no one.
+void refuse_lfs_pointer(std::string_view content, const fs::path& path) {
+  constexpr std::size_t kLongest = 1024;
+  if (content.size() > kLongest || !content.starts_with("version https://git-lfs.github.com/spec/"))
+    return;
+  fail(ErrorCode::kFormat,
+       "[files] {}: is a Git LFS pointer, not the file that it stands for: fetch that with "
+       "git lfs pull",
+       path.string());
+}
+
 std::string stamp_of(const struct stat& status) {
   return fmt::format("{:x}-{:x}-{}-{}.{:09}-{}.{:09}", status.st_dev, status.st_ino, status.st_size,
                      status.st_mtim.tv_sec, status.st_mtim.tv_nsec, status.st_ctim.tv_sec,
@@ -88,9 +100,12 @@ std::shared_ptr<const MappedFile> MappedFile::open(const fs::path& path, std::st
   if (::fstat(file.get(), &status) != 0) fail_system(errno, path, "inspect");
   if (!S_ISREG(status.st_mode))
     fail(ErrorCode::kIo, "[files] {}: is not a regular file", path.string());
-  return std::shared_ptr<const MappedFile>(
+  std::shared_ptr<const MappedFile> mapped(
       new MappedFile(path, std::move(identity), stamp_of(status), file.get(), 0,
                      static_cast<std::size_t>(status.st_size)));
+  const std::span<const std::byte> bytes = mapped->bytes();
+  refuse_lfs_pointer({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, path);
+  return mapped;
 }
 
 std::shared_ptr<const MappedFile> MappedFile::open_part(int descriptor, std::int64_t offset,
@@ -147,6 +162,7 @@ std::string read_text_file(const fs::path& path, std::size_t max_bytes) {
     if (got == 0) break;
   }
   text.resize(used);
+  refuse_lfs_pointer(text, path);
   return text;
 }
 

@@ -26,7 +26,8 @@ std::string file_stamp(const fs::path& path);
 class MappedFile {
  public:
   // `identity` identifies the content, for example by its hash; it defaults to the stamp of the
-  // mapped file. Throws kNotFound or kIo, naming the path. An empty file gives an empty span.
+  // mapped file. Throws kNotFound or kIo, naming the path, and kFormat for a Git LFS pointer in the
+  // file's place. An empty file gives an empty span.
   static std::shared_ptr<const MappedFile> open(const fs::path& path, std::string identity = {});
   // Maps `size` bytes of an open file from `offset`, a multiple of the page size; `name` stands for
   // its path in messages.
@@ -70,7 +71,7 @@ class MappedFile {
   std::optional<ListedMapping> listed_;
 };
 
-// The content of a small file. Throws kFormat if it is larger than max_bytes.
+// The content of a small file. Throws kFormat if it is larger than max_bytes, or a Git LFS pointer.
 std::string read_text_file(const fs::path& path, std::size_t max_bytes = std::size_t{1} << 30);
 
 // Writes to a temporary file next to the target, flushes it to disk, then renames it over the

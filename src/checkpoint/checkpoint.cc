@@ -6,10 +6,12 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/hub_cache.h"
 #include "base/printable.h"
 #include "checkpoint/gguf/gguf_checkpoint.h"
 #include "checkpoint/gguf/gguf_parts.h"
 #include "checkpoint/mllm_file.h"
+#include "checkpoint/other_models.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
 
@@ -143,8 +145,9 @@ fs::path only_file(const fs::path& folder, std::string_view suffix) {
 
 }  // namespace
 
-Checkpoint Checkpoint::open(const fs::path& path, const fs::path& config, Observer& observer) {
+Checkpoint Checkpoint::open(const fs::path& name, const fs::path& config, Observer& observer) {
   std::error_code ignored;
+  const fs::path path = find_model(name);
   Checkpoint checkpoint;
   checkpoint.path_ = path;
   if (fs::is_directory(path, ignored)) {
@@ -231,6 +234,8 @@ void Checkpoint::open_folder(const fs::path& config) {
                           open_whole(base + ".bin", open_torch_file)))
       return;
   }
+  if (const std::string other = describe_other_model(folder_); !other.empty())
+    fail(ErrorCode::kUnsupported, "[checkpoint] {}: {}", folder_.string(), other);
   fail(ErrorCode::kNotFound,
        "[checkpoint] {}: expected config.json with model.safetensors, "
        "model.safetensors.index.json, pytorch_model.bin, pytorch_model.bin.index.json or a .mllm "
@@ -239,6 +244,8 @@ void Checkpoint::open_folder(const fs::path& config) {
 }
 
 void Checkpoint::open_file(const fs::path& config) {
+  if (const std::string other = describe_other_model(path_); !other.empty())
+    fail(ErrorCode::kUnsupported, "[checkpoint] {}: {}", path_.string(), other);
   if (is_gguf(path_)) return open_gguf(path_);
   const auto file = MappedFile::open(path_);
   if (looks_like_mllm(file->bytes())) {
@@ -248,6 +255,8 @@ void Checkpoint::open_file(const fs::path& config) {
   } else if (looks_like_safetensors(file->bytes())) {
     store_ = open_safetensors(path_);
   } else {
+    if (const std::string part = describe_checkpoint_file(path_); !part.empty())
+      fail(ErrorCode::kFormat, "[checkpoint] {}: {}", path_.string(), part);
     fail(ErrorCode::kFormat,
          "[checkpoint] {}: expected a safetensors, PyTorch, GGUF or .mllm file, or a folder",
          path_.string());
@@ -308,7 +317,11 @@ void Checkpoint::fail_missing(const std::string& name) const {
     fail(ErrorCode::kUnsupported,
          "[checkpoint] {}: tensor \"{}\": expected a type that is read here, got {}",
          file_of(name).string(), printable(name), printable(found->second.type));
-  const std::string reason = store_->listed_but_absent(name);
+  std::string reason = store_->listed_but_absent(name);
+  std::error_code ignored;
+  for (const char* index : {"model.safetensors.index.json", "pytorch_model.bin.index.json"})
+    if (fs::is_regular_file(path_, ignored) && fs::exists(folder_ / index, ignored))
+      reason = fmt::format("the file is one of several: name their folder, {}", folder_.string());
   fail(ErrorCode::kNotFound, "[checkpoint] {}: tensor \"{}\" is missing{}{}", path_.string(),
        printable(name), reason.empty() ? "" : ": ", reason);
 }

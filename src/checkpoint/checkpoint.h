@@ -23,13 +23,15 @@ class Checkpoint {
   // only .gguf file or the parts of the only one that is split, else the only .mllm file. Or opens
   // a single file of any of these formats, detected from its content, with the other parts of a
   // split GGUF; config.json is next to it, except for GGUF, which contains its own. Without a
-  // configuration, the tensors of a file can still be read. `config` replaces config.json.
+  // configuration, the tensors of a file can still be read. `config` replaces config.json. A name
+  // such as "Qwen/Qwen2.5-0.5B" that is no path is looked up among the downloads of Hugging Face's
+  // tools (base/hub_cache.h).
   //
   // The settings of packed Linears are those of quantization_config in config.json, else of
   // AutoGPTQ's quantize_config.json or AutoAWQ's quant_config.json beside it; a folder without any
   // of the files above is opened by the name of its weights there (model_file_base_name).
   // `observer` is warned where the two contradict each other.
-  static Checkpoint open(const fs::path& path, const fs::path& config = {},
+  static Checkpoint open(const fs::path& name, const fs::path& config = {},
                          Observer& observer = silent());
 
   // As given, for messages.
@@ -74,8 +76,8 @@ class Checkpoint {
   // True for every name that tensor() or linear() (with ".weight" added) finds, packed or not, and
   // for those in unread().
   bool has(const std::string& name) const;
-  // Throws kNotFound ("[checkpoint] FOLDER: tensor "x" is missing"), kFormat ("[checkpoint] FILE: x:
-  // expected [256, 768], got [768, 256]") or, for a type that is not read here, kUnsupported.
+  // Throws kNotFound ("[checkpoint] FOLDER: tensor "x" is missing"), kFormat ("[checkpoint] FILE:
+  // x: expected [256, 768], got [768, 256]") or, for a type that is not read here, kUnsupported.
   Tensor tensor(const std::string& name, const Shape& expected) const;
   // The weight of the Linear `module`, [n, k]: float as stored, or quantized if the file holds it
   // in a form that kernels can compute with; any other quantized form, and 8-bit floats, are

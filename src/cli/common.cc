@@ -207,7 +207,8 @@ std::vector<TokenId> IdsFlags::read() const {
 void ModelFlags::add_to(CLI::App& command, bool with_mode) {
   command
       .add_option("model", model,
-                  "package, checkpoint folder, or a checkpoint's file such as a GGUF")
+                  "package, checkpoint folder, a checkpoint's file such as a GGUF, or ORG/MODEL in "
+                  "the Hugging Face cache")
       ->required();
   if (with_mode) {
     command

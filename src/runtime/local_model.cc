@@ -2,12 +2,14 @@
 #include "runtime/local_model.h"
 
 #include "base/error.h"
+#include "base/hub_cache.h"
 #include "package/panel_cache.h"
 
 namespace tandem {
 
-std::unique_ptr<LocalModel> LocalModel::open(const fs::path& path, const LoadOptions& options,
+std::unique_ptr<LocalModel> LocalModel::open(const fs::path& name, const LoadOptions& options,
                                              Observer& observer) {
+  const fs::path path = find_model(name);
   const bool is_package = Package::is_package(path);
   const Mode mode = options.mode.value_or(is_package ? Mode::kHybrid : Mode::kFloat);
   if ((mode == Mode::kFloat) == is_package) {

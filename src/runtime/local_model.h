@@ -33,7 +33,7 @@ struct LocalModel {
 
   // Opens a package folder, or anything that Checkpoint::open() accepts. The observer must outlive
   // the model.
-  static std::unique_ptr<LocalModel> open(const fs::path& path, const LoadOptions& options = {},
+  static std::unique_ptr<LocalModel> open(const fs::path& name, const LoadOptions& options = {},
                                           Observer& observer = silent());
 
   const ModelInfo& info() const noexcept { return model->info(); }

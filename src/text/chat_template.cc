@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/hub_cache.h"
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/gguf/gguf_parts.h"
 #include "text/jinja/evaluator.h"
@@ -137,7 +138,8 @@ jinja::Body parse(const Source& source) { return jinja::parse(source.text, sourc
 
 }  // namespace
 
-OrderedJson read_special_tokens(const fs::path& path) {
+OrderedJson read_special_tokens(const fs::path& name) {
+  const fs::path path = find_model(name);
   std::error_code ignored;
   if (is_gguf(path)) return gguf_special_tokens(path);
   const fs::path folder = fs::is_directory(path, ignored) ? path : path.parent_path();
@@ -181,7 +183,8 @@ ChatTemplate ChatTemplate::compile(std::string_view source, std::string name) {
       std::make_unique<const Impl>(Impl{{std::move(name), std::move(body)}, std::nullopt}));
 }
 
-ChatTemplate ChatTemplate::open(const fs::path& path) {
+ChatTemplate ChatTemplate::open(const fs::path& name) {
+  const fs::path path = find_model(name);
   std::optional<Sources> sources = find_sources(path);
   if (!sources) {
     fail(ErrorCode::kNotFound,

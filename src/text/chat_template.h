@@ -39,7 +39,7 @@ struct RenderedChat {
 // "bos_token", "eos_token" etc. as templates see them, from a folder's tokenizer_config.json or
 // special_tokens_map.json (a string, or an object with "content"), or from a GGUF. The path of any
 // other file means its folder; without such files there are no tokens. Throws kFormat.
-OrderedJson read_special_tokens(const fs::path& path);
+OrderedJson read_special_tokens(const fs::path& name);
 
 class ChatTemplate {
  public:
@@ -50,7 +50,7 @@ class ChatTemplate {
   // "tokenizer.chat_template", or a model folder with any of them. Of several templates "default"
   // is used, or "tool_use" if there are tools, as in transformers. Throws kNotFound if there is
   // none.
-  static ChatTemplate open(const fs::path& path);
+  static ChatTemplate open(const fs::path& name);
   ~ChatTemplate();
   ChatTemplate(ChatTemplate&&) noexcept;
   ChatTemplate& operator=(ChatTemplate&&) noexcept;

@@ -1,5 +1,6 @@
 // Checkpoints as they are found in the wild, with small faults that other programs read over.
 #include <gtest/gtest.h>
+#include <stdlib.h>
 
 #include <limits>
 
@@ -12,6 +13,7 @@ namespace {
 using testing::demo;
 using testing::expect_refusal;
 using testing::Outcome;
+using testing::run_for_json;
 using testing::run_program;
 using testing::ScratchFolder;
 using testing::shared_data;
@@ -109,6 +111,186 @@ TEST(FoundModels, ZeroPointsOfTheOtherVersionOfGptq) {
   write_bytes(folder / "v2/config.json", config.dump());
   EXPECT_EQ(logits_of(model, model / "ids.json", folder),
             logits_of(folder / "v2", model / "ids.json", folder));
+}
+
+constexpr const char* kPointer =
+    "version https://git-lfs.github.com/spec/v1\n"
+    "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\n"
+    "size 12345\n";
+
+// Where Git LFS fetched nothing, whichever file it is that is read first.
+TEST(FoundModels, GitLfsPointers) {
+  const ScratchFolder folder;
+  const std::string says =
+      ": is a Git LFS pointer, not the file that it stands for: fetch that "
+      "with git lfs pull";
+  for (const char* name : {"config.json", "generation_config.json", "model.safetensors",
+                           "tokenizer.json", "tokenizer_config.json"}) {
+    const fs::path model = folder / "model";
+    fs::remove_all(model);
+    fs::copy(demo(), model);
+    fs::remove(model / name);
+    write_bytes(model / name, kPointer);
+    expect_refusal({"run", model.string(), "--chat", "-p", "A"}, {(model / name).string() + says});
+  }
+  for (const char* name :
+       {"model.gguf", "model.bin", "model.mllm", "model.safetensors", "tokenizer.model"}) {
+    write_bytes(folder / name, kPointer);
+    const std::string file = (folder / name).string();
+    const char* command = std::string_view(name) == "tokenizer.model" ? "tokenize" : "run";
+    expect_refusal({command, file, "-p", "A"}, {file + says});
+  }
+  for (const char* name : {"pytorch_model.bin", "model.gguf", "model.mllm",
+                           "model.safetensors.index.json", "pytorch_model.bin.index.json"}) {
+    const fs::path model = folder / "other";
+    fs::remove_all(model);
+    fs::create_directory(model);
+    fs::copy_file(fs::path(demo()) / "config.json", model / "config.json");
+    write_bytes(model / name, kPointer);
+    expect_refusal({"run", model.string(), "-p", "A"}, {(model / name).string() + says});
+  }
+  // A file of a package.
+  fs::copy(testing::demo_package(), folder / "package");
+  fs::remove(folder / "package/decode.safetensors");
+  write_bytes(folder / "package/decode.safetensors", kPointer);
+  expect_refusal({"run", (folder / "package").string(), "-p", "A"}, {"decode.safetensors" + says});
+}
+
+TEST(FoundModels, GitLfsPointerOfTheReport) {
+  TANDEM_REQUIRE_SHARED("reports/git_lfs_pointer");
+  expect_refusal({"run", report("git_lfs_pointer"), "-p", "A"},
+                 {"model.safetensors: is a Git LFS pointer"});
+}
+
+// The commands that want a checkpoint, all with the same refusal.
+void expect_no_checkpoint(const ScratchFolder& folder, const std::string& model,
+                          const std::string& reason, bool run = true) {
+  std::vector<std::vector<std::string>> commands = {
+      {"quantize", model, "-o", (folder / "out").string()},
+      {"convert", "--input_model", model, "--output_model", (folder / "out.gguf").string()}};
+  if (run) {
+    commands.push_back({"run", model, "-p", "A"});
+    commands.push_back({"inspect", model});
+    commands.push_back({"bench", model});
+  }
+  for (const std::vector<std::string>& words : commands)
+    expect_refusal(words, {model + ": " + reason});
+  EXPECT_FALSE(fs::exists(folder / "out"));
+  EXPECT_FALSE(fs::exists(folder / "out.gguf"));
+}
+
+TEST(FoundModels, AnAdapterIsNoModel) {
+  const ScratchFolder folder;
+  const std::string says =
+      "is a LoRA adapter, expected a whole model: merge it into its base model";
+  for (const char* weights : {"adapter_model.safetensors", "adapter_model.bin"}) {
+    const fs::path adapter = folder / weights;
+    fs::create_directory(adapter);
+    write_bytes(adapter / "adapter_config.json",
+                R"({"peft_type":"LORA","base_model_name_or_path":"org/base"})");
+    fs::copy_file(fs::path(demo()) / "model.safetensors", adapter / weights);
+    expect_no_checkpoint(folder, adapter.string(), says + " \"org/base\" first");
+    expect_no_checkpoint(folder, (adapter / weights).string(), says + " \"org/base\" first");
+  }
+  write_bytes(folder / "adapter_model.bin/adapter_config.json", "[]");
+  expect_no_checkpoint(folder, (folder / "adapter_model.bin").string(), says + " first");
+  write_bytes(folder / "adapter_model.bin/adapter_config.json", "{");
+  expect_refusal({"run", (folder / "adapter_model.bin").string(), "-p", "A"},
+                 {"adapter_config.json: line 1"});
+}
+
+TEST(FoundModels, AnOnnxModelIsNoCheckpoint) {
+  const ScratchFolder folder;
+  const fs::path model = folder / "model";
+  fs::create_directory(model);
+  write_bytes(model / "config.json", "{}");
+  write_bytes(model / "model.onnx", "x");
+  const std::string says =
+      ", whose weights are not read here: name the checkpoint that it was made from";
+  expect_no_checkpoint(folder, model.string(), "is an ONNX model" + says);
+  expect_no_checkpoint(folder, (model / "model.onnx").string(), "is an ONNX model" + says);
+  write_bytes(model / "genai_config.json", "{}");
+  expect_no_checkpoint(folder, model.string(), "is a model of ONNX Runtime GenAI" + says);
+}
+
+TEST(FoundModels, APackageIsNoCheckpointAndTheReverse) {
+  const ScratchFolder folder;
+  const std::string package = testing::demo_package();
+  expect_no_checkpoint(folder, package, "is a tandem package, expected a checkpoint", false);
+  for (const char* name : {"tandem.json", "decode.safetensors", "config.json", "graph.json"})
+    expect_no_checkpoint(folder, package + "/" + name,
+                         "is a file of a tandem package: name its folder, " + package);
+  expect_refusal({"run", package, "-p", "A", "--mode", "float"},
+                 {"mode float needs a float checkpoint; this is a package"});
+  expect_refusal({"run", demo(), "-p", "A", "--mode", "hybrid"},
+                 {"mode hybrid needs a package (see tandem quantize); this is a float checkpoint"});
+}
+
+TEST(FoundModels, AFileOfACheckpointThatHoldsNoWeights) {
+  const ScratchFolder folder;
+  for (const char* name : {"config.json", "tokenizer.json", "README.md"})
+    expect_no_checkpoint(folder, demo() + "/" + name,
+                         "is no file of weights: name the folder of the checkpoint, " + demo());
+}
+
+TEST(FoundModels, OneShardIsNotTheModel) {
+  const ScratchFolder folder;
+  const fs::path model = folder / "model";
+  fs::copy(demo(), model);
+  auto tensors = SafetensorsFile::open(fs::path(demo()) / "model.safetensors").tensors;
+  tensors.erase("model.norm.weight");
+  fs::remove(model / "model.safetensors");
+  write_safetensors(model / "model-1.safetensors", tensors);
+  write_bytes(model / "model.safetensors.index.json", "{}");
+  expect_refusal({"run", (model / "model-1.safetensors").string(), "-p", "A"},
+                 {"tensor \"model.norm.weight\" is missing: the file is one of several: name their "
+                  "folder, " +
+                  model.string()});
+}
+
+TEST(FoundModels, ByTheirNameOnTheHub) {
+  const ScratchFolder folder;
+  ::setenv("HF_HUB_CACHE", folder.path().c_str(), 1);
+  for (const std::vector<std::string>& words :
+       {std::vector<std::string>{"run", "org/stories", "-p", "A"},
+        {"inspect", "org/stories"},
+        {"tokenize", "org/stories", "-p", "A"},
+        {"quantize", "org/stories", "-o", (folder / "out").string()}})
+    expect_refusal(words, {"[model] org/stories: no such file or folder", folder.path().string(),
+                           "hf download org/stories"});
+  const fs::path model = folder / "models--org--stories";
+  fs::create_directories(model / "refs");
+  fs::create_directories(model / "snapshots");
+  write_bytes(model / "refs/main", "0123abcd");
+  fs::create_directory_symlink(demo(), model / "snapshots/0123abcd");
+  const auto says = [](const std::vector<std::string>& words) {
+    const Outcome outcome = run_program(words);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return outcome.out;
+  };
+  for (const bool chat : {false, true}) {
+    std::vector<std::string> words = {"run", "org/stories", "-p", "Tell a story", "-n", "8"};
+    if (chat) words.emplace_back("--chat");
+    const std::string answer = says(words);
+    words[1] = demo();
+    EXPECT_EQ(answer, says(words));
+  }
+  EXPECT_EQ(says({"tokenize", "org/stories", "-p", "Once"}),
+            says({"tokenize", demo(), "-p", "Once"}));
+  EXPECT_EQ(run_for_json({"inspect", "org/stories"})["model"],
+            run_for_json({"inspect", demo()})["model"]);
+  ::unsetenv("HF_HUB_CACHE");
+}
+
+// A chat names its special tokens too.
+TEST(FoundModels, PaddingTokenOutsideTheVocabularyInAChat) {
+  TANDEM_REQUIRE_SHARED("reports/gguf_pad_id_minus_one");
+  const ScratchFolder folder;
+  write_bytes(folder / "t.jinja", "{% for m in messages %}{{ m.content }}{% endfor %}");
+  const Outcome outcome = run_program({"run", report("gguf_pad_id_minus_one") + "/model.gguf",
+                                       "--chat", "--chat-template", (folder / "t.jinja").string(),
+                                       "-p", "A", "-n", "2", "--no-cache"});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
 }
 
 class BadNumbers : public ::testing::TestWithParam<const char*> {

@@ -206,6 +206,11 @@ class ConfigWriter {
 
 GgufArchitecture architecture_of(const GgufFile& file, const std::string& place) {
   const JsonObject metadata(file.metadata, place);
+  // Such as "adapter" (LoRA) and "mmproj" (the part of a model that sees).
+  if (const std::string type = metadata.get_string_or("general.type", "model"); type != "model")
+    fail(ErrorCode::kUnsupported,
+         "[gguf] {}: general.type: expected \"model\", got \"{}\": it is not a model by itself",
+         place, printable(type));
   const std::string name = metadata.get_string("general.architecture");
   const auto found = find_gguf_architecture(name);
   if (!found)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/error.h"
+#include "base/hub_cache.h"
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/gguf/gguf_parts.h"
 #include "text/tokenizer/foreign_tokenizers.h"
@@ -63,11 +64,12 @@ bool begins_as_sentencepiece(std::string_view bytes) {
 
 }  // namespace
 
-fs::path find_tokenizer(const fs::path& path) {
+fs::path find_tokenizer(const fs::path& name) {
   std::error_code ignored;
+  const fs::path path = find_model(name);
   if (!fs::is_directory(path, ignored)) return path;
-  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"}) {
-    if (is_there(path / name)) return path / name;
+  for (const char* file : {"tokenizer.json", "tokenizer.model", "vocab.json"}) {
+    if (is_there(path / file)) return path / file;
   }
   for (const char* suffix : {".tiktoken", "vocab.mllm"}) {
     const std::vector<fs::path> files = files_ending(path, suffix);

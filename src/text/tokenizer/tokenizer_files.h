@@ -16,8 +16,9 @@ namespace tandem {
 //   *.gguf               the vocabulary in the metadata
 // A folder is searched in this order. Settings missing from the format (special tokens, whether
 // text begins with one) come from tokenizer_config.json and similar files next to it. The path
-// of a file is returned unchanged. Throws kNotFound.
-fs::path find_tokenizer(const fs::path& path);
+// of a file is returned unchanged; the name of a model on the Hugging Face hub stands for its
+// download (base/hub_cache.h). Throws kNotFound.
+fs::path find_tokenizer(const fs::path& name);
 
 // The content converted to tokenizer.json. Components that SentencePiece needs and tokenizer.json
 // lacks are specific to tandem: the normalizer "SentencePiece", "token_ranks" of BPE,
