@@ -123,8 +123,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   for (const PassStep& step : options.recipe.passes) structural.push_back(make_pass(step));
   const CheckpointWeights weights(checkpoint);
   const Graph graph = run_passes(build_graph(config, weights), structural, context);
-  check_recipe(options.recipe, graph);
   require_finite(checkpoint, weights.read(), pool, observer);
+  check_recipe(options.recipe, graph);
   warn_of_left_out(checkpoint, weights, observer);
 
   // Before the long-running work, so that a folder that can't be written to is reported now.
