@@ -32,6 +32,10 @@ set(pages tandem)
 set(see_also "")
 foreach(line IN LISTS lines)
   string(REGEX REPLACE ".* -a ([^ ]+) -d '(.*)'$" "\\1" command "${line}")
+  # These have no flags, and the page of the program tells of them.
+  if(command MATCHES "^(help|version)$")
+    continue()
+  endif()
   string(REGEX REPLACE ".* -a ([^ ]+) -d '(.*)'$" "\\2" about "${line}")
   string(REPLACE "'\\''" "'" about "${about}")
   run_program(page ${HELP2MAN} --no-info --name=${about} "--help-option=${command} --help"

@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -40,18 +41,26 @@ struct GenerateOptions {
   bool chat = false;
   // System message of the chat.
   std::string system;
-  // False: greedy. The next four apply only when true.
-  bool sample = false;
-  // Above 0.
-  float temperature = 1;
-  // 0: no limit.
-  std::int64_t top_k = 50;
-  // In (0, 1].
-  float top_p = 1;
-  // -1: a new seed each time.
-  std::int64_t seed = -1;
-  // Above 0; applies to greedy search too.
-  float repetition_penalty = 1;
+  // What is not set is as the model's generation_config.json recommends, else as in brackets.
+  // Draw from the distribution (no, unless one of the next five is set), else choose the likeliest.
+  std::optional<bool> sample;
+  // 0: choose the likeliest (1).
+  std::optional<float> temperature;
+  // 0: no limit (50).
+  std::optional<std::int64_t> top_k;
+  // In (0, 1] (1).
+  std::optional<float> top_p;
+  // In [0, 1]: draw only from tokens at least this part as likely as the likeliest (0).
+  std::optional<float> min_p;
+  // -1: a new seed each time (-1).
+  std::optional<std::int64_t> seed;
+  // Above 0 (1).
+  std::optional<float> repetition_penalty;
+  // Write no run of so many tokens twice; 0: no limit (0).
+  std::optional<std::int64_t> no_repeat_ngram_size;
+  // Texts that end the answer, of which they are no part. What may be the beginning of one is held
+  // back from the callback.
+  std::vector<std::string> stop;
 };
 
 // One turn of a conversation.
@@ -69,7 +78,8 @@ struct GenerateResult {
   std::int64_t prompt_tokens = 0;
   // Generated tokens, including the end token.
   std::int64_t tokens = 0;
-  // True if the answer ended with an end token, not at max_tokens or by the callback.
+  // True if the answer ended with an end token or a stop text, not at max_tokens or by the
+  // callback.
   bool complete = false;
   // Time to first token.
   double ttft_ms = 0;
@@ -84,8 +94,8 @@ class Model {
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
 
-  // Continues a prompt. Throws kInvalidArgument for options out of range and for a prompt that leaves
-  // no room in the context.
+  // Continues a prompt. Throws kInvalidArgument for options out of range and for a prompt that
+  // leaves no room in the context.
   GenerateResult generate(std::string_view prompt, const GenerateOptions& options = {},
                           const OnText& on_text = {});
 

@@ -145,6 +145,8 @@ std::string read_text_file(const fs::path& path, std::size_t max_bytes) {
   const Descriptor file(path, O_RDONLY);
   struct stat status{};
   if (::fstat(file.get(), &status) != 0) fail_system(errno, path, "inspect");
+  if (S_ISDIR(status.st_mode))
+    fail(ErrorCode::kInvalidArgument, "[files] {}: expected a file, got a folder", path.string());
   const auto announced = S_ISREG(status.st_mode) ? static_cast<std::size_t>(status.st_size) : 0;
   std::string text;
   std::size_t used = 0;

@@ -65,8 +65,8 @@ class Checkpoint {
   // The elements of a tensor in tensors(), in its own shape.
   Tensor load(const std::string& name) const;
 
-  // True if load() returns the values of what contents() lists as `name` with `shape`; false for what
-  // is packed, renamed or without a shape of its own.
+  // True if load() returns the values of what contents() lists as `name` with `shape`; false for
+  // what is packed, renamed or without a shape of its own.
   bool is_stored_plainly(const std::string& name, const Shape& shape) const;
 
   // Every name that tensor() or linear() (with ".weight" added) finds, with its shape: for a packed

@@ -293,8 +293,8 @@ class PackedReader {
     if (!consecutive) w.group_of.assign(groups.begin(), groups.end());
   }
 
-  // 8-bit floats [n, k] times one scale, one per row, or one per block. The scales are factors under
-  // either name, "weight_scale" and DeepSeek's "weight_scale_inv".
+  // 8-bit floats [n, k] times one scale, one per row, or one per block. The scales are factors
+  // under either name, "weight_scale" and DeepSeek's "weight_scale_inv".
   Weight read_f8() {
     if (scheme_.method != Method::kF8 && scheme_.method != Method::kNone)
       fail(ErrorCode::kUnsupported,

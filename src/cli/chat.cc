@@ -41,7 +41,7 @@ class Conversation {
  public:
   Conversation(LocalModel& model, const RunFlags& flags)
       : flags_(flags),
-        chat_(model, flags.search, flags.system, flags.chat_options()),
+        chat_(model, flags.search(*model.model), flags.system, flags.chat_options()),
         terminal_(reader_.at_terminal()) {}
 
   void run() {

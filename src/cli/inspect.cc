@@ -10,6 +10,7 @@
 #include "models/model.h"
 #include "package/package.h"
 #include "package/panel_cache.h"
+#include "runtime/search_options.h"
 
 namespace tandem::cli {
 namespace {
@@ -44,12 +45,19 @@ OrderedJson linears_json(const Graph& graph) {
   return json;
 }
 
+// What generation_config.json recommends.
+OrderedJson search_json(const Json& generation_config, const fs::path& folder) {
+  const std::string place = (folder / "generation_config.json").string();
+  return to_json(recommended_search(JsonObject(generation_config, place)));
+}
+
 void print_text(const OrderedJson& report, bool tensors) {
   std::cout << report["folder"].get<std::string>() << ": " << report["kind"].get<std::string>()
             << ", " << report["model"]["model_type"].get<std::string>() << '\n';
   for (const auto& [key, value] : report["model"].items()) {
     if (key != "model_type") std::cout << fmt::format("  {:18} {}\n", key, value.dump());
   }
+  std::cout << fmt::format("  {:18} {}\n", "search", report["search"].dump());
   for (const auto& [phase, kinds] : report["linears"].items()) {
     for (const auto& [kind, sum] : kinds.items()) {
       std::cout << fmt::format("  {:8} {:10} {:4} weights, {:.1f} M parameters, {} MB\n", phase,
@@ -94,6 +102,7 @@ void inspect(const InspectFlags& flags) {
         Package::open(folder, pool, {.cache = default_cache_folder(), .verify = flags.verify});
     report["kind"] = "package";
     report["model"] = to_json(package.info());
+    report["search"] = search_json(package.generation_config(), folder);
     report["recipe"] = package.manifest().at("recipe");
     for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
       add_graph(phase == Phase::kPrefill ? "prefill" : "decode", package.graph(phase));
@@ -103,8 +112,8 @@ void inspect(const InspectFlags& flags) {
     const Checkpoint checkpoint = Checkpoint::open(folder, {}, observer);
     const JsonObject config = checkpoint.config_object();
     report["kind"] = "checkpoint";
-    TerminalObserver observer;
     report["model"] = to_json(read_model_info(config, &checkpoint.generation_config(), observer));
+    report["search"] = search_json(checkpoint.generation_config(), checkpoint.folder());
     add_graph("float", build_graph(config, CheckpointWeights(checkpoint)));
     for (const auto* tensors : {&checkpoint.tensors(), &checkpoint.unread()}) {
       for (const auto& [name, tensor] : *tensors) {

@@ -1,8 +1,13 @@
 // tandem run: continues a prompt, printing text as it is generated.
 #include "cli/run.h"
 
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <chrono>
 #include <iostream>
+#include <limits>
 
 #include "base/error.h"
 #include "cli/log.h"
@@ -23,6 +28,51 @@ void print_placement(const Engine& engine) {
   }
 }
 
+[[noreturn]] void fail_without_prompt() {
+  fail(ErrorCode::kInvalidArgument,
+       "[run] expected a prompt with -p or -f, or --chat for a conversation");
+}
+
+// True if something was piped or redirected to the program.
+bool has_piped_input() {
+  struct stat status{};
+  return ::fstat(STDIN_FILENO, &status) == 0 &&
+         (S_ISFIFO(status.st_mode) || S_ISREG(status.st_mode) || S_ISSOCK(status.st_mode));
+}
+
+// The prompt. Editors end a file with a newline that is no part of its text.
+std::string read_prompt(const RunFlags& flags) {
+  if (flags.prompt_given) return flags.prompt;
+  std::string prompt = read_input(flags.prompt_file);
+  if (!prompt.ends_with('\n')) return prompt;
+  prompt.pop_back();
+  if (prompt.ends_with('\r')) prompt.pop_back();
+  return prompt;
+}
+
+std::vector<TokenId> encode_prompt(LocalModel& model, const RunFlags& flags) {
+  const std::string prompt = read_prompt(flags);
+  const bool asked_for = flags.prompt_given || !flags.prompt_file.empty();
+  if (prompt.empty() && !asked_for) fail_without_prompt();
+  if (flags.chat) return model.text.encode_chat(prompt, flags.system, flags.chat_options());
+  return model.text.encode_prompt(prompt);
+}
+
+// Throws unless the prompt leaves room, and the answer may end where it must.
+void check_lengths(std::int64_t prompt, const SearchOptions& search, const RunFlags& flags,
+                   const ModelInfo& info) {
+  const bool limited = search.max_length > 0;
+  const std::int64_t most = limited ? search.max_length : info.longest_sequence();
+  if (prompt > most || (prompt == most && flags.tokens > 0))
+    fail(ErrorCode::kInvalidArgument, "[run] the prompt has {} tokens, {} is {}", prompt,
+         limited ? "--max-length" : "the context", most);
+  const std::int64_t longest = std::min(most - prompt, flags.tokens) + prompt;
+  if (search.min_length > longest)
+    fail(ErrorCode::kInvalidArgument,
+         "[run] --min-length: expected at most {}, which is {} of prompt and {} of answer, got {}",
+         longest, prompt, longest - prompt, search.min_length);
+}
+
 void run(const RunFlags& flags) {
   const auto start = Clock::now();
   catch_interrupt(kInterruptGrace);
@@ -31,27 +81,21 @@ void run(const RunFlags& flags) {
   TerminalObserver observer;
   const auto model = LocalModel::open(flags.model.model, load, observer);
   if (flags.placement) print_placement(model->engine);
-  if (flags.prompt.empty() && flags.prompt_file.empty()) {
-    if (flags.prompt_given) fail(ErrorCode::kInvalidArgument, "[run] the prompt is empty");
+  if (!flags.prompt_given && flags.prompt_file.empty()) {
     if (flags.chat) {
       run_chat(*model, flags);
       return;
     }
     if (flags.placement) return;
-    fail(ErrorCode::kInvalidArgument,
-         "[run] expected a prompt with -p or -f, or --chat for a conversation");
+    if (!has_piped_input()) fail_without_prompt();
   }
-  const std::string prompt =
-      flags.prompt_file.empty() ? flags.prompt : read_input(flags.prompt_file);
-  const std::vector<TokenId> ids =
-      flags.chat ? model->text.encode_chat(prompt, flags.system, flags.chat_options())
-                 : model->text.tokenizer().encode(prompt);
-
-  if (ids.empty()) fail(ErrorCode::kInvalidArgument, "[run] the prompt is empty");
+  const std::vector<TokenId> ids = encode_prompt(*model, flags);
+  const SearchOptions search = flags.search(*model->model);
+  check_lengths(static_cast<std::int64_t>(ids.size()), search, flags, model->info());
 
   const auto loaded = Clock::now();
   const Completion completion =
-      complete(*model, ids, flags.search, flags.tokens, [&](std::string_view text) {
+      complete(*model, ids, search, flags.tokens, [&](std::string_view text) {
         if (!flags.json) std::cout << text << std::flush;
         return !interrupted();
       });
@@ -75,6 +119,10 @@ void run(const RunFlags& flags) {
         "{:.1f} tokens/s",
         mode_text(*model), model->engine.pool().threads(), completion.prompt_tokens,
         completion.ttft_ms, completion.tokens, completion.decode_tokens_per_s);
+    // Last, so that looking for a template delays no token.
+    if (!flags.chat && !flags.raw && model->text.has_chat_template())
+      spdlog::info(
+          "the text was continued as it is; --chat has this model answer it (--raw: no such hint)");
   }
   if (interrupted())
     fail(ErrorCode::kCancelled, "[run] interrupted after {} tokens", completion.tokens);
@@ -82,18 +130,32 @@ void run(const RunFlags& flags) {
 
 }  // namespace
 
+SearchOptions RunFlags::search(const LoadedModel& loaded) const {
+  SearchSettings asked = settings;
+  if (sample) asked.do_sample = true;
+  if (greedy) asked.do_sample = false;
+  SearchOptions options = with_settings(loaded.recommended_search(), asked);
+  options.min_length = min_length;
+  options.max_length = max_length;
+  options.stop = stop;
+  if (ignore_eos) options.eos = {-1};
+  spdlog::debug("search: {}", to_json(options).dump());
+  return options;
+}
+
 void add_run(CLI::App& app) {
   auto* command =
       app.add_subcommand("run", "continue a prompt with a package or a float checkpoint");
   auto flags = std::make_shared<RunFlags>();
   flags->model.add_to(*command);
-  SearchOptions& search = flags->search;
   auto* prompt = command->add_option("-p,--prompt", flags->prompt, "text to continue");
   command->add_option("-f,--file", flags->prompt_file, "file with the text to continue")
       ->excludes(prompt);
-  command->add_option("-n,--tokens", flags->tokens, "tokens to write, at most")
+  command
+      ->add_option("-n,--tokens", flags->tokens,
+                   "tokens to write, at most; -1: up to an end token or the end of the context")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
+      ->check(CLI::Range(std::int64_t{-1}, std::int64_t{1} << 31));
   command->add_flag("--chat", flags->chat,
                     "send the prompt as a user's turn through the chat template; without a prompt, "
                     "hold a conversation, one line of standard input a turn");
@@ -106,28 +168,40 @@ void add_run(CLI::App& app) {
       ->add_flag("--parse-special", flags->parse_special,
                  "special tokens spelled out in the chat's text become those tokens")
       ->needs("--chat");
-  command->add_flag(
+  command->add_flag("--raw", flags->raw, "continue the text, though the model has a chat template")
+      ->excludes("--chat");
+  // Unless given, a setting is the one that the model's authors recommend.
+  auto* sample = command->add_flag(
       "--sample", flags->sample,
-      "draw from the distribution (default: greedy, unless a setting below is given)");
-  auto* temperature =
-      command->add_option("--temperature", search.temperature, "softmax temperature")
-          ->capture_default_str();
-  auto* top_k = command->add_option("--top-k", search.top_k, "draw from the k likeliest; 0: all")
-                    ->capture_default_str();
-  auto* top_p =
-      command->add_option("--top-p", search.top_p, "draw from the likeliest that sum to p")
-          ->capture_default_str();
+      "draw from the distribution (default: as generation_config.json says, else greedy, unless a "
+      "setting of the draw is given)");
+  command->add_flag("--greedy", flags->greedy, "choose the likeliest, whatever the model's default")
+      ->excludes(sample);
+  command->add_option("--temperature", flags->settings.temperature,
+                      "softmax temperature; 0: greedy (default: the model's, else 1)");
+  command->add_option("--top-k", flags->settings.top_k,
+                      "draw from the k likeliest; 0: all (default: the model's, else 50)");
+  command->add_option("--top-p", flags->settings.top_p,
+                      "draw from the likeliest that sum to p (default: the model's, else 1)");
+  command->add_option("--min-p", flags->settings.min_p,
+                      "draw from those at least p times as likely as the likeliest (default: the "
+                      "model's, else 0)");
+  command->add_option("--repetition-penalty", flags->settings.repetition_penalty,
+                      "above 1 discourages repetition (default: the model's, else 1)");
+  command->add_option("--no-repeat-ngram-size", flags->settings.no_repeat_ngram_size,
+                      "write no run of so many tokens twice; 0: no limit (default: the model's, "
+                      "else 0)");
   command
-      ->add_option("--repetition-penalty", search.repetition_penalty,
-                   "above 1 discourages repetition")
+      ->add_option("--seed", flags->settings.seed, "same seed, same text; -1: a new one each time")
       ->capture_default_str();
-  auto* seed =
-      command->add_option("--seed", search.seed, "same seed, same text; -1: a new one each time")
-          ->capture_default_str();
-  command->add_option("--max-length", search.max_length,
+  command
+      ->add_option("--stop", flags->stop,
+                   "text that ends the answer and is not printed; may be repeated")
+      ->allow_extra_args(false);
+  command->add_option("--max-length", flags->max_length,
                       "tokens of prompt and answer together (default: the context; no limit "
                       "with dynamic rope scaling)");
-  command->add_option("--min-length", search.min_length,
+  command->add_option("--min-length", flags->min_length,
                       "tokens of prompt and answer before the answer may end");
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after an end token");
   command->add_flag("--placement", flags->placement,
@@ -135,10 +209,8 @@ void add_run(CLI::App& app) {
   command->add_flag("--json", flags->json,
                     "one JSON object on standard output at the end, or after each turn");
   command->callback([=] {
-    flags->search.do_sample =
-        flags->sample || temperature->count() + top_k->count() + top_p->count() + seed->count() > 0;
     flags->prompt_given = prompt->count() > 0;
-    if (flags->ignore_eos) flags->search.eos = {-1};
+    if (flags->tokens < 0) flags->tokens = std::numeric_limits<std::int64_t>::max();
     run(*flags);
   });
 }

@@ -1,7 +1,9 @@
 // tandem run: its flags, and its two modes, a completion or a conversation.
 #pragma once
 
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "cli/commands.h"
 #include "runtime/search.h"
@@ -15,8 +17,14 @@ struct RunFlags {
   // True even for an empty prompt.
   bool prompt_given = false;
   std::int64_t tokens = 256;
-  SearchOptions search;
+  // What was given; all else is as the model's generation_config.json recommends.
+  SearchSettings settings;
+  std::int64_t min_length = 0;
+  std::int64_t max_length = 0;
+  std::vector<std::string> stop;
   bool sample = false;
+  bool greedy = false;
+  bool raw = false;
   bool chat = false;
   std::string system;
   std::string chat_template;
@@ -30,6 +38,8 @@ struct RunFlags {
     options.parse_special_tokens = parse_special;
     return options;
   }
+  // The search that the flags ask for, on top of the one that the model recommends.
+  SearchOptions search(const LoadedModel& loaded) const;
 };
 
 // A conversation on standard input and output, until the input ends.

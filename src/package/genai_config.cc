@@ -13,6 +13,7 @@ OrderedJson make_genai_config(const ModelInfo& info, const Json& generation) {
   };
   // Converting a double beyond the range of an integer would be undefined behaviour.
   const double top_k = std::clamp(number_or("top_k", 50), 0.0, 2147483647.0);
+  const double ngram = std::clamp(number_or("no_repeat_ngram_size", 0), 0.0, 2147483647.0);
   const auto sampled = generation.find("do_sample");
   const bool do_sample =
       sampled != generation.end() && sampled->is_boolean() && sampled->get<bool>();
@@ -51,7 +52,7 @@ OrderedJson make_genai_config(const ModelInfo& info, const Json& generation) {
                         {"length_penalty", 1.0},
                         {"max_length", info.context_length},
                         {"min_length", 0},
-                        {"no_repeat_ngram_size", 0},
+                        {"no_repeat_ngram_size", static_cast<std::int64_t>(ngram)},
                         {"num_beams", 1},
                         {"num_return_sequences", 1},
                         {"past_present_share_buffer", true},

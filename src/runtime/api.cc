@@ -13,16 +13,20 @@ struct Model::Impl {
 
   GenerateResult complete_ids(const std::vector<TokenId>& ids, const GenerateOptions& options,
                               const OnText& on_text) const {
-    SearchOptions search;
-    search.do_sample = options.sample;
-    search.temperature = options.temperature;
-    search.top_k = options.top_k;
-    search.top_p = options.top_p;
-    search.repetition_penalty = options.repetition_penalty;
-    search.seed = options.seed;
+    SearchOptions search = with_settings(model->model->recommended_search(),
+                                         {.do_sample = options.sample,
+                                          .temperature = options.temperature,
+                                          .top_k = options.top_k,
+                                          .top_p = options.top_p,
+                                          .min_p = options.min_p,
+                                          .seed = options.seed,
+                                          .repetition_penalty = options.repetition_penalty,
+                                          .no_repeat_ngram_size = options.no_repeat_ngram_size});
+    search.stop = options.stop;
     Completion completion = complete(*model, ids, search, options.max_tokens, on_text);
-    return {std::move(completion.text), completion.prompt_tokens,
-            completion.tokens,          completion.finish_reason == FinishReason::kEndToken,
+    const bool ended = completion.finish_reason == FinishReason::kEndToken ||
+                       completion.finish_reason == FinishReason::kStopText;
+    return {std::move(completion.text), completion.prompt_tokens,      completion.tokens, ended,
             completion.ttft_ms,         completion.decode_tokens_per_s};
   }
 };
@@ -43,8 +47,8 @@ GenerateResult Model::generate(std::string_view prompt, const GenerateOptions& o
                                const OnText& on_text) {
   TextModel& text = impl_->model->text;
   return impl_->complete_ids(
-      options.chat ? text.encode_chat(prompt, options.system) : text.tokenizer().encode(prompt),
-      options, on_text);
+      options.chat ? text.encode_chat(prompt, options.system) : text.encode_prompt(prompt), options,
+      on_text);
 }
 
 GenerateResult Model::chat(const std::vector<Message>& messages, const GenerateOptions& options,

@@ -95,14 +95,9 @@ std::vector<double> column(const std::vector<Run>& runs, double Run::* figure) {
 
 // More programs that want to compute than there are processors take time from the measured one. A
 // measurement that ended just now leaves a load of one per processor, which is no reason.
-void warn_if_busy(Observer& observer) {
-  double load = 0;
+bool is_busy(double& load) {
   const auto processors = static_cast<double>(std::max(1u, std::thread::hardware_concurrency()));
-  if (::getloadavg(&load, 1) != 1 || load <= 1.25 * processors) return;
-  observer.warn(fmt::format(
-      "[bench] the machine is busy (load average {:.1f} on {:.0f} processors): speeds may be too "
-      "low",
-      load, processors));
+  return ::getloadavg(&load, 1) == 1 && load > 1.25 * processors;
 }
 
 // Runs of the same work on a quiet machine differ by 1 to 3 %.
@@ -164,7 +159,8 @@ void add_speeds(BenchmarkResult& result, std::int64_t prompt, const std::vector<
 std::vector<BenchmarkResult> run_benchmarks(std::span<LocalModel* const> models,
                                             const BenchmarkOptions& options, Observer& observer) {
   check(options);
-  warn_if_busy(observer);
+  double load = 0;
+  const bool busy = is_busy(load);
   std::vector<BenchmarkResult> results(models.size());
   for (std::size_t m = 0; m < models.size(); ++m)
     results[m].peaks = measure_peaks(models[m]->engine.kernels(), models[m]->engine.pool());
@@ -209,6 +205,11 @@ std::vector<BenchmarkResult> run_benchmarks(std::span<LocalModel* const> models,
     relate(result, *models[m], options);
     warn_if_noisy(result, observer);
   }
+  if (busy)
+    observer.warn(fmt::format(
+        "[bench] the machine was busy (load average {:.1f} before the first run): speeds may be "
+        "too low",
+        load));
   return results;
 }
 

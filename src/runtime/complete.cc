@@ -3,6 +3,8 @@
 
 #include <chrono>
 
+#include "runtime/stop_strings.h"
+
 namespace tandem {
 
 std::string_view to_string(FinishReason reason) noexcept {
@@ -13,6 +15,8 @@ std::string_view to_string(FinishReason reason) noexcept {
       return "length";
     case FinishReason::kStopped:
       return "stopped";
+    case FinishReason::kStopText:
+      return "stop text";
   }
   return "unknown";
 }
@@ -29,6 +33,7 @@ Completion complete(Generator& generator, const Tokenizer& tokenizer,
                     const std::function<bool(std::string_view)>& on_text) {
   using Clock = std::chrono::steady_clock;
   TokenStream stream(tokenizer);
+  StopStrings stop(generator.options().stop);
   Completion completion;
   completion.prompt_tokens = static_cast<std::int64_t>(prompt.size());
   const auto show = [&](const std::string& piece) {
@@ -47,13 +52,25 @@ Completion complete(Generator& generator, const Tokenizer& tokenizer,
       break;
     }
     completion.ids.push_back(id);
-    if (!show(stream.put(id))) {
+    const bool wanted = show(stop.put(stream.put(id)));
+    if (stop.found()) {
+      completion.finish_reason = FinishReason::kStopText;
+      break;
+    }
+    if (!wanted) {
       completion.finish_reason = FinishReason::kStopped;
       break;
     }
   }
   const auto end = Clock::now();
-  show(stream.finish());
+  std::string rest = stop.put(stream.finish());
+  rest += stop.finish();
+  // A caller that has ended the answer is not called again.
+  if (completion.finish_reason == FinishReason::kStopped) {
+    completion.text += rest;
+  } else {
+    show(rest);
+  }
 
   completion.ttft_ms = std::chrono::duration<double, std::milli>(first - start).count();
   if (completion.tokens > 1) {

@@ -13,13 +13,14 @@
 
 namespace tandem {
 
-enum class FinishReason : std::uint8_t { kEndToken, kLength, kStopped };
-// "end token", "length" or "stopped".
+enum class FinishReason : std::uint8_t { kEndToken, kLength, kStopped, kStopText };
+// "end token", "length", "stopped" (by the caller) or "stop text".
 std::string_view to_string(FinishReason reason) noexcept;
 
 struct Completion {
+  // Up to a stop text.
   std::string text;
-  // The appended tokens, without the end token.
+  // The appended tokens, without the end token; with those of a stop text.
   std::vector<TokenId> ids;
   std::int64_t prompt_tokens = 0;
   // Generated tokens, including the end token.
@@ -31,7 +32,8 @@ struct Completion {
   double decode_tokens_per_s = 0;
 };
 
-// Appends `prompt` and generates at most `max_tokens` tokens. `on_text` receives whole UTF-8
+// Appends `prompt` and generates at most `max_tokens` tokens, up to a stop text of the generator's
+// options. `on_text` receives whole UTF-8
 // characters as they are generated and stops the generation by returning false.
 Completion complete(Generator& generator, const Tokenizer& tokenizer,
                     std::span<const TokenId> prompt, std::int64_t max_tokens,

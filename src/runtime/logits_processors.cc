@@ -1,6 +1,7 @@
 // Repetition penalty and minimum length.
 #include "runtime/logits_processors.h"
 
+#include <algorithm>
 #include <limits>
 #include <utility>
 
@@ -47,6 +48,19 @@ LogitsProcessor min_length(std::int64_t length, std::vector<std::int64_t> end_to
     for (const std::int64_t id : end_tokens)
       if (is_in(id, scores))
         scores[static_cast<std::size_t>(id)] = std::numeric_limits<float>::lowest();
+  };
+}
+
+LogitsProcessor no_repeat_ngram(std::int64_t size) {
+  return [before = static_cast<std::size_t>(size - 1)](std::span<float> scores,
+                                                       std::span<const TokenId> sequence) {
+    if (sequence.size() <= before) return;
+    const auto last = sequence.last(before);
+    for (std::size_t at = 0; at + before < sequence.size(); ++at) {
+      const TokenId next = sequence[at + before];
+      if (std::ranges::equal(sequence.subspan(at, before), last) && is_in(next, scores))
+        scores[static_cast<std::size_t>(next)] = std::numeric_limits<float>::lowest();
+    }
   };
 }
 

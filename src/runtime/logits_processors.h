@@ -29,4 +29,9 @@ LogitsProcessor repetition_penalty(float penalty);
 // sampled from. End tokens outside the vocabulary are ignored.
 LogitsProcessor min_length(std::int64_t length, std::vector<std::int64_t> end_tokens);
 
+// Rules out (lowest finite score) every token that would complete a run of `size` tokens that is in
+// the sequence already, as in transformers and ONNX Runtime GenAI. `size` > 0. Linear in the length
+// of the sequence.
+LogitsProcessor no_repeat_ngram(std::int64_t size);
+
 }  // namespace tandem

@@ -40,7 +40,8 @@ Sampler::Sampler(const SearchOptions& options)
       with_log_probability_(options.with_log_probability),
       temperature_(options.temperature),
       top_k_(options.top_k),
-      top_p_(options.top_p) {
+      top_p_(options.top_p),
+      min_p_(options.min_p) {
   random_.seed(options.seed >= 0 ? static_cast<std::uint64_t>(options.seed)
                                  : std::random_device{}());
 }
@@ -85,6 +86,9 @@ TokenId Sampler::sample(std::span<const float> scores) {
     }
     total = sum;
   }
+  // The likeliest has the weight 1.
+  while (kept > 1 && weights_[static_cast<std::size_t>(kept - 1)] < min_p_)
+    total -= weights_[static_cast<std::size_t>(--kept)];
 
   // 53 random bits in [0, 1), reproducible on every system (unlike std::uniform_real_distribution).
   double left = static_cast<double>(random_() >> 11) * 0x1.0p-53 * total;

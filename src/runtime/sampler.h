@@ -28,15 +28,16 @@ float log_probability(std::span<const float> scores, TokenId id);
 
 class Sampler {
  public:
-  // Uses do_sample, temperature, top_k, top_p, seed and with_log_probability of options that pass
-  // validate().
+  // Uses do_sample, temperature, top_k, top_p, min_p, seed and with_log_probability of options that
+  // pass validate().
   explicit Sampler(const SearchOptions& options);
 
   // Greedy: the highest score, with ties going to the lowest id. Sampling: the top_k highest (ties
   // going to lower ids), the softmax over them at the temperature, the smallest prefix of it whose
-  // sum reaches top_p, and a draw from that prefix; one random number per choice. Scores,
-  // [vocabulary], must not be NaN. Throws kInternal if there are no scores, and, when sampling or
-  // computing a log-probability, if the highest score is not finite.
+  // sum reaches top_p, without what is below min_p of the likeliest, and a draw from the rest; one
+  // random number per choice. Scores, [vocabulary], must not be NaN. Throws kInternal if there are
+  // no scores, and, when sampling or computing a log-probability, if the highest score is not
+  // finite.
   Choice choose(std::span<const float> scores);
 
  private:
@@ -47,6 +48,7 @@ class Sampler {
   double temperature_;
   std::int64_t top_k_;
   float top_p_;
+  float min_p_;
   std::mt19937_64 random_;
   // Kept between calls to avoid allocation: the tokens left by top-k in order of probability, and
   // the unnormalized probability of each.

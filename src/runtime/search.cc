@@ -26,6 +26,7 @@ Search::Search(SearchOptions options)
     : options_(validated(std::move(options))), sampler_(options_) {
   if (options_.min_length > 0) add(min_length(options_.min_length, options_.eos));
   if (options_.repetition_penalty != 1) add(repetition_penalty(options_.repetition_penalty));
+  if (options_.no_repeat_ngram_size > 0) add(no_repeat_ngram(options_.no_repeat_ngram_size));
 }
 
 void Search::add(LogitsProcessor processor) {

@@ -13,8 +13,8 @@ namespace tandem {
 
 class Search {
  public:
-  // The chain defined by the options: the minimum length, then the repetition penalty, each if
-  // enabled. Throws kInvalidArgument naming the invalid option.
+  // The chain defined by the options: the minimum length, the repetition penalty, then no
+  // repeated run of tokens, each if enabled. Throws kInvalidArgument naming the invalid option.
   explicit Search(SearchOptions options);
 
   // Appends a processor to the chain. Throws kInvalidArgument if it is empty.

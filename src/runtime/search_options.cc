@@ -1,7 +1,11 @@
 // Checks the ranges of search options.
 #include "runtime/search_options.h"
 
+#include <fmt/format.h>
+
 #include <cmath>
+#include <string>
+#include <string_view>
 
 #include "base/error.h"
 
@@ -22,6 +26,74 @@ void validate(const SearchOptions& options) {
           static_cast<double>(options.min_length));
   require(options.max_length >= 0, "max_length", "0 or more",
           static_cast<double>(options.max_length));
+  require(options.min_p >= 0 && options.min_p <= 1, "min_p", "a number in [0, 1]", options.min_p);
+  require(options.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 or more",
+          static_cast<double>(options.no_repeat_ngram_size));
+  require(options.seed >= -1, "seed", "-1 or more", static_cast<double>(options.seed));
+}
+
+SearchOptions with_settings(SearchOptions options, const SearchSettings& settings) {
+  const bool draws =
+      settings.temperature || settings.top_k || settings.top_p || settings.min_p || settings.seed;
+  options.do_sample = settings.do_sample.value_or(draws || options.do_sample);
+  options.top_k = settings.top_k.value_or(options.top_k);
+  options.top_p = settings.top_p.value_or(options.top_p);
+  options.min_p = settings.min_p.value_or(options.min_p);
+  options.seed = settings.seed.value_or(options.seed);
+  options.repetition_penalty = settings.repetition_penalty.value_or(options.repetition_penalty);
+  options.no_repeat_ngram_size =
+      settings.no_repeat_ngram_size.value_or(options.no_repeat_ngram_size);
+  if (settings.temperature == 0.0F) {
+    options.do_sample = false;
+  } else {
+    options.temperature = settings.temperature.value_or(options.temperature);
+  }
+  validate(options);
+  return options;
+}
+
+OrderedJson to_json(const SearchOptions& options) {
+  // 0.9, not the double that is nearest to the float.
+  const auto number = [](float value) { return std::stod(fmt::format("{}", value)); };
+  OrderedJson json = {{"do_sample", options.do_sample}};
+  if (options.do_sample) {
+    json["temperature"] = number(options.temperature);
+    json["top_k"] = options.top_k;
+    json["top_p"] = number(options.top_p);
+    json["min_p"] = number(options.min_p);
+  }
+  json["repetition_penalty"] = number(options.repetition_penalty);
+  json["no_repeat_ngram_size"] = options.no_repeat_ngram_size;
+  return json;
+}
+
+SearchOptions recommended_search(const JsonObject& generation_config) {
+  constexpr std::int64_t kMost = std::int64_t{1} << 40;
+  const auto number = [&](const char* key, float& value) {
+    value = static_cast<float>(generation_config.get_number_or(key, value));
+  };
+  SearchOptions options;
+  options.do_sample = generation_config.get_bool_or("do_sample", options.do_sample);
+  number("temperature", options.temperature);
+  options.top_k = generation_config.get_int_or("top_k", options.top_k, 0, kMost);
+  number("top_p", options.top_p);
+  number("min_p", options.min_p);
+  number("repetition_penalty", options.repetition_penalty);
+  options.no_repeat_ngram_size =
+      generation_config.get_int_or("no_repeat_ngram_size", options.no_repeat_ngram_size, 0, kMost);
+  if (options.temperature == 0) {
+    options.do_sample = false;
+    options.temperature = 1;
+  }
+  try {
+    validate(options);
+  } catch (const Error& error) {
+    // "[search] top_p: expected ..."
+    const std::string_view reason = error.what();
+    fail(ErrorCode::kFormat, "[search] {}: {}", generation_config.where(),
+         reason.substr(reason.find("] ") + 2));
+  }
+  return options;
 }
 
 }  // namespace tandem

@@ -2,7 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <string>
 #include <vector>
+
+#include "base/json.h"
 
 namespace tandem {
 
@@ -15,19 +19,52 @@ struct SearchOptions {
   std::int64_t top_k = 50;
   // In (0, 1]; 1: no limit.
   float top_p = 1;
+  // In [0, 1]: draws only from tokens that are at least this part as likely as the likeliest
+  // (Nguyen et al. 2024, "Min-p Sampling", as in transformers); 0: no limit.
+  float min_p = 0;
   // Greater than 0; 1: no penalty. See repetition_penalty() in logits_processors.h.
   float repetition_penalty = 1;
+  // No run of this many tokens is written twice, the prompt counting; 0: no limit. See
+  // no_repeat_ngram() in logits_processors.h.
+  std::int64_t no_repeat_ngram_size = 0;
   // Total tokens, prompt included, before which no end token is chosen.
   std::int64_t min_length = 0;
   // Maximum total tokens, prompt included; 0: the model's context length.
   std::int64_t max_length = 0;
-  // -1: taken from the system's entropy source.
+  // -1 or more; -1: taken from the system's entropy source.
   std::int64_t seed = -1;
   // Tokens that end the answer; empty: the model's end tokens.
   std::vector<std::int64_t> eos;
   // Computes the log-probability of each choice, which costs a pass over the vocabulary.
   bool with_log_probability = false;
+  // Texts that end the answer, of which they are no part; complete() and Chat look for them.
+  std::vector<std::string> stop;
 };
+
+// The search that a model's authors recommend: do_sample, temperature, top_k, top_p, min_p,
+// repetition_penalty and no_repeat_ngram_size of a generation_config.json, whose other keys are not
+// used. What it lacks is as above. Sampling at temperature 0 is greedy. Throws kFormat naming file
+// and key for a value of a wrong type or out of range.
+SearchOptions recommended_search(const JsonObject& generation_config);
+
+// What a caller asks for; what is not set is as recommended.
+struct SearchSettings {
+  std::optional<bool> do_sample;
+  // 0: greedy.
+  std::optional<float> temperature;
+  std::optional<std::int64_t> top_k;
+  std::optional<float> top_p;
+  std::optional<float> min_p;
+  std::optional<std::int64_t> seed;
+  std::optional<float> repetition_penalty;
+  std::optional<std::int64_t> no_repeat_ngram_size;
+};
+// `options` with the settings. A setting of the draw (temperature to seed) asks for one, unless
+// do_sample says otherwise. Throws kInvalidArgument naming a setting that is out of range.
+SearchOptions with_settings(SearchOptions options, const SearchSettings& settings);
+
+// For display: what decides which token is chosen.
+OrderedJson to_json(const SearchOptions& options);
 
 // Throws kInvalidArgument naming the option.
 void validate(const SearchOptions& options);

@@ -36,6 +36,25 @@ const ChatTemplate& TextModel::chat_template() {
   return *chat_template_;
 }
 
+std::vector<TokenId> TextModel::encode_prompt(std::string_view text) {
+  std::vector<TokenId> ids = tokenizer().encode(text);
+  if (ids.empty() && model_->info().bos) ids.push_back(static_cast<TokenId>(*model_->info().bos));
+  if (ids.empty())
+    fail(ErrorCode::kInvalidArgument,
+         "[model] {}: the prompt is empty, and the model has no token to begin with",
+         model_->path().string());
+  return ids;
+}
+
+bool TextModel::has_chat_template() {
+  try {
+    chat_template();
+    return true;
+  } catch (const Error& error) {
+    return error.code() != ErrorCode::kNotFound;
+  }
+}
+
 OrderedJson TextModel::chat_context() {
   OrderedJson context = read_special_tokens(model_->text_path());
   const auto fall_back = [&](const char* key, std::optional<std::int64_t> id) {

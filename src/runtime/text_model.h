@@ -32,14 +32,19 @@ struct ChatOptions {
 // Opens each part when it is first needed; belongs to one thread at a time.
 class TextModel {
  public:
-  // `chat_template` replaces the model's own; as for ChatTemplate::open(). The observer must outlive
-  // the model.
+  // `chat_template` replaces the model's own; as for ChatTemplate::open(). The observer must
+  // outlive the model.
   explicit TextModel(std::shared_ptr<const LoadedModel> model, fs::path chat_template = {},
                      Observer& observer = silent());
 
   const Tokenizer& tokenizer();
   // Throws kNotFound, saying what to do, if the model has none.
   const ChatTemplate& chat_template();
+  // True if there is one, even if it can't be used.
+  bool has_chat_template();
+  // The ids of a text to be continued. An empty one begins like any text of a model whose texts
+  // begin with a token. Throws kInvalidArgument if the model has no such token.
+  std::vector<TokenId> encode_prompt(std::string_view text);
   // The ids of a conversation, a list of {"role", "content", …}, rendered by the chat template.
   // Throws kInvalidArgument if the rendered text is empty.
   std::vector<TokenId> encode_messages(const OrderedJson& messages,

@@ -284,7 +284,7 @@ class SeparateFile : public PackedLinears {
 TEST_F(SeparateFile, OfAutoGptq) {
   write_text_file(scratch_ / "quantize_config.json",
                   R"({"bits": 4, "group_size": 32, "damp_percent": 0.01, "desc_act": false,
-                      "static_groups": false, "sym": true, "true_sequential": true,
+                      "static_groups": false, "sym": false, "true_sequential": true,
                       "model_name_or_path": null, "model_file_base_name": "model"})");
   expect_values("v1.gptq4", open("v1.gptq4"));
   EXPECT_TRUE(listener_.warnings.empty());

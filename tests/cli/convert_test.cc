@@ -140,7 +140,7 @@ TEST(Convert, SaysWhatIsLeftOut) {
   write_safetensors(model / "model.safetensors", tensors);
   const auto convert = [&](const fs::path& input, const std::string& name) {
     const Outcome outcome =
-        run_program({"convert", "--input_model", input.string(), "--output_model",
+        run_program({"-q", "convert", "--input_model", input.string(), "--output_model",
                      (folder / name).string(), "--config", demo() + "/config.json"});
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     const auto at = outcome.err.find("warning: ");

@@ -122,17 +122,23 @@ TEST(RunCommand, ModelCutShortWhileItIsInUseEndsInOneLine) {
 
 TEST(RunCommand, RefusesBadPromptsAndSettings) {
   const ScratchFolder folder;
-  write_bytes(folder / "empty.txt", "");
   std::string text;
   for (int i = 0; i < 600; ++i) text += "word ";
   write_bytes(folder / "long.txt", text);
   expect_refusal({"run", demo()}, {"prompt"});
-  expect_refusal({"run", demo(), "-p", ""}, {"prompt"});
-  expect_refusal({"run", demo(), "-f", (folder / "empty.txt").string()}, {"prompt is empty"});
   expect_refusal({"run", demo(), "-f", (folder / "none.txt").string()}, {"none.txt"});
-  expect_refusal({"run", demo(), "-f", (folder / "long.txt").string()}, {"512"});
+  expect_refusal({"run", demo(), "-f", folder.path().string()}, {"expected a file, got a folder"});
+  expect_refusal({"run", demo(), "-f", (folder / "long.txt").string()},
+                 {"the prompt has ", " tokens, the context is 512"});
   expect_refusal({"run", demo(), "-p", "a", "--max-length", "513"}, {"513", "512"});
-  expect_refusal({"run", demo(), "-p", "a", "--temperature", "0"}, {"temperature"});
+  expect_refusal({"run", demo(), "-p", "a", "--temperature", "-1"}, {"temperature"});
+  expect_refusal({"run", demo(), "-p", "a", "--min-p", "2"}, {"min_p"});
+  expect_refusal({"run", demo(), "-p", "a", "--seed", "-2"}, {"seed: expected -1 or more, got -2"});
+  expect_refusal({"run", demo(), "-p", "a", "--greedy", "--sample"}, {"--greedy"});
+  expect_refusal({"run", demo(), "-p", "a", "--raw", "--chat"}, {"--raw"});
+  expect_refusal({"run", demo(), "-p", "a", "-n", "-2"}, {"-2"});
+  expect_refusal({"run", demo(), "-p", "a", "-n", "4", "--min-length", "90"},
+                 {"--min-length: expected at most ", " of prompt and 4 of answer, got 90"});
   expect_refusal({"run", demo(), "-p", "a", "--top-p", "1.5"}, {"top_p"});
   expect_refusal({"run", demo(), "-p", "a", "--mode", "hybrid"}, {"models/demo", "hybrid"});
   expect_refusal({"run", demo_package(), "-p", "a", "--mode", "float"}, {"float"});

@@ -10,6 +10,7 @@
 #include <map>
 #include <numeric>
 #include <random>
+#include <set>
 
 #include "support.h"
 
@@ -29,6 +30,24 @@ SearchOptions sampling(float temperature, std::int64_t top_k, float top_p) {
   options.top_p = top_p;
   options.seed = 42;
   return options;
+}
+
+TEST(Sampler, MinPLeavesWhatIsLikelyEnough) {
+  // Probabilities 8 : 4 : 2 : 1, at temperature 2 their roots.
+  const std::vector<float> scores = {std::log(8.0F), std::log(4.0F), std::log(2.0F), 0};
+  const auto drawn = [&](float temperature, float min_p) {
+    SearchOptions options = sampling(temperature, 0, 1);
+    options.min_p = min_p;
+    Sampler sampler(options);
+    std::set<TokenId> ids;
+    for (int i = 0; i < 2000; ++i) ids.insert(sampler.choose(scores).id);
+    return ids.size();
+  };
+  EXPECT_EQ(drawn(1, 0), 4u);
+  EXPECT_EQ(drawn(1, 0.24F), 3u);
+  EXPECT_EQ(drawn(1, 0.26F), 2u);
+  EXPECT_EQ(drawn(2, 0.26F), 4u);
+  EXPECT_EQ(drawn(1, 1), 1u);
 }
 
 // Log-softmax by its definition, without the subtraction of the highest score.

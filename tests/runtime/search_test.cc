@@ -70,6 +70,21 @@ TEST(Search, PenalizesEachTokenOnce) {
   EXPECT_EQ(greedy({3, 4, 1}, options, {0}), 0);
 }
 
+// Against the definition: after a b … a, b is ruled out.
+TEST(Search, RepeatsNoRunOfTokens) {
+  SearchOptions options;
+  options.no_repeat_ngram_size = 3;
+  Search search(options);
+  const std::vector<float> logits = {1, 5, 4, 3};
+  EXPECT_EQ(search.choose(logits, std::vector<TokenId>{2, 3, 1, 2, 3}).id, 2);
+  EXPECT_EQ(search.choose(logits, std::vector<TokenId>{2, 3, 1, 2, 3, 2, 2, 3}).id, 3);
+  EXPECT_EQ(search.choose(logits, std::vector<TokenId>{2, 3, 1, 3, 2}).id, 1);
+  EXPECT_EQ(search.choose(logits, std::vector<TokenId>{2, 3}).id, 1);
+  EXPECT_EQ(search.choose(logits, {}).id, 1);
+  options.no_repeat_ngram_size = 1;
+  EXPECT_EQ(Search(options).choose(logits, std::vector<TokenId>{1, 2}).id, 3);
+}
+
 TEST(Search, HoldsEndTokensBackUntilMinLength) {
   SearchOptions options;
   options.eos = {1, 3, 77};  // one of them beyond the vocabulary

@@ -55,9 +55,9 @@ class AddedTokens {
  public:
   // Reads "added_tokens" of tokenizer.json, if present. `normalizer` may be null. As in Hugging
   // Face's library, a token that `vocabulary` holds has its id there, and any other the number
-  // of tokens before it, in the order of the list, whatever id is listed with it; entries without content are
-  // ignored, and of entries with the same content the last holds. With kKeepAddedIds, ids are those
-  // listed. Throws kFormat for damaged entries.
+  // of tokens before it, in the order of the list, whatever id is listed with it; entries without
+  // content are ignored, and of entries with the same content the last holds. With kKeepAddedIds,
+  // ids are those listed. Throws kFormat for damaged entries.
   AddedTokens(const JsonObject& root, const Vocabulary& vocabulary, const Normalizer* normalizer);
 
   // Splits `text` at the tokens whose `normalized` flag is as given.

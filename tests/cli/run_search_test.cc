@@ -1,0 +1,173 @@
+// tandem run: how the next token is chosen, by default and by flags, and where an answer ends.
+#include <gtest/gtest.h>
+
+#include <set>
+#include <utility>
+
+#include "cli/program.h"
+
+namespace tandem {
+namespace {
+
+using testing::demo;
+using testing::demo_package;
+using testing::expect_refusal;
+using testing::Outcome;
+using testing::run_for_json;
+using testing::run_program;
+using testing::ScratchFolder;
+using testing::write_bytes;
+
+using Words = std::vector<std::string>;
+
+constexpr const char* kPrompt = "Once upon a time";
+
+// The demo, with another generation_config.json.
+class GenerationConfig : public ::testing::Test {
+ protected:
+  void SetUp() override { fs::copy(demo(), model_, fs::copy_options::recursive); }
+  void set(const std::string& keys) {
+    write_bytes(model_ / "generation_config.json",
+                R"({"eos_token_id": [4095, 4093], )" + keys + "}");
+  }
+  std::string text(const Words& flags, const std::string& model) const {
+    Words words = {"run", model, "-p", kPrompt, "-n", "24"};
+    words.insert(words.end(), flags.begin(), flags.end());
+    return run_for_json(words)["text"];
+  }
+  std::string text(const Words& flags) const { return text(flags, model_.string()); }
+
+  ScratchFolder folder_;
+  fs::path model_ = folder_ / "model";
+};
+
+TEST_F(GenerationConfig, IsTheDefaultAndFlagsWin) {
+  const std::string greedy = text({});
+  set(R"("do_sample": true, "temperature": 1.5, "top_k": 0)");
+  const std::string drawn = text({"--seed", "5"});
+  EXPECT_EQ(drawn, text({"--seed", "5", "--temperature", "1.5", "--top-k", "0"}, demo()));
+  EXPECT_NE(drawn, greedy);
+  EXPECT_EQ(text({"--greedy"}), greedy);
+  EXPECT_EQ(text({"--temperature", "0"}), greedy);
+  EXPECT_EQ(text({"--top-k", "1"}), greedy);
+  EXPECT_EQ(text({"--seed", "5", "--top-k", "3"}),
+            text({"--seed", "5", "--temperature", "1.5", "--top-k", "3"}, demo()));
+  set(R"("do_sample": false, "repetition_penalty": 5.0)");
+  EXPECT_EQ(text({}), text({"--repetition-penalty", "5"}, demo()));
+  EXPECT_NE(text({}), greedy);
+  EXPECT_EQ(text({"--repetition-penalty", "1"}), greedy);
+  set(R"("do_sample": true, "temperature": 0.0)");
+  EXPECT_EQ(text({}), greedy);
+  set(R"("do_sample": true, "temperature": null, "top_p": null, "top_k": 1)");
+  EXPECT_EQ(text({}), greedy);
+}
+
+TEST_F(GenerationConfig, GoesIntoPackages) {
+  set(R"("do_sample": true, "temperature": 1.5, "top_k": 0)");
+  const std::string package = (folder_ / "package").string();
+  ASSERT_EQ(run_program({"quantize", model_.string(), "-o", package, "--calib",
+                         demo() + "/calibration.txt", "--samples", "2", "--seq-len", "64"})
+                .status,
+            0);
+  EXPECT_EQ(text({"--seed", "5"}, package),
+            text({"--seed", "5", "--temperature", "1.5", "--top-k", "0"}, package));
+  EXPECT_NE(text({"--seed", "5"}, package), text({"--greedy"}, package));
+  const Json search = run_for_json({"inspect", package})["search"];
+  EXPECT_EQ(search["do_sample"], true);
+  EXPECT_EQ(search["temperature"], 1.5);
+  EXPECT_EQ(search["top_k"], 0);
+  EXPECT_EQ(run_for_json({"inspect", demo()})["search"]["do_sample"], false);
+}
+
+TEST_F(GenerationConfig, WrongValuesAreNamed) {
+  const Words run = {"run", model_.string(), "-p", "a", "-n", "1"};
+  for (const auto& [keys, expected] :
+       {std::pair{R"("do_sample": "yes")", "do_sample: expected true or false"},
+        {R"("temperature": "hot")", "temperature: expected a number"},
+        {R"("temperature": -1)", "temperature: expected a number above 0"},
+        {R"("top_k": -1)", "top_k: expected an integer"},
+        {R"("top_p": 2)", "top_p: expected a number in (0, 1]"},
+        {R"("top_p": NaN)", "top_p"}}) {
+    set(keys);
+    expect_refusal(run, {"generation_config.json", expected});
+  }
+}
+
+TEST(RunSearch, TemperatureZeroIsGreedy) {
+  const auto text = [](const Words& flags) {
+    Words words = {"run", demo(), "-p", kPrompt, "-n", "24"};
+    words.insert(words.end(), flags.begin(), flags.end());
+    return run_for_json(words)["text"];
+  };
+  EXPECT_EQ(text({"--temperature", "0"}), text({}));
+  EXPECT_EQ(text({"--temperature", "0", "--sample", "--top-p", "0.5", "--seed", "3"}), text({}));
+  EXPECT_EQ(text({"--temperature", "2", "--min-p", "1"}), text({}));
+}
+
+TEST(RunSearch, WritesToTheEnd) {
+  const Json all = run_for_json({"run", demo(), "-p", kPrompt, "-n", "-1", "--ignore-eos"});
+  EXPECT_EQ(all["prompt_tokens"].get<int>() + all["tokens"].get<int>(), 512);
+  EXPECT_EQ(
+      run_for_json({"run", demo(), "-p", "What is 10 plus 1?", "--chat", "-n", "-1"})["ended"],
+      "end token");
+}
+
+TEST(RunSearch, ReadsPromptsAsTheyAreMeant) {
+  const ScratchFolder folder;
+  const Json plain = run_for_json({"run", demo(), "-p", kPrompt, "-n", "8"});
+  for (const char* end : {"", "\n", "\r\n"}) {
+    write_bytes(folder / "prompt.txt", kPrompt + std::string(end));
+    const Json report =
+        run_for_json({"run", demo(), "-f", (folder / "prompt.txt").string(), "-n", "8"});
+    EXPECT_EQ(report["prompt_tokens"], plain["prompt_tokens"]);
+    EXPECT_EQ(report["text"], plain["text"]);
+  }
+  write_bytes(folder / "prompt.txt", kPrompt + std::string("\n\n"));
+  EXPECT_GT(run_for_json({"run", demo(), "-f", (folder / "prompt.txt").string(), "-n",
+                          "8"})["prompt_tokens"],
+            plain["prompt_tokens"]);
+  // An empty prompt begins like every text of a model whose texts begin with a token.
+  EXPECT_EQ(run_for_json({"run", demo(), "-p", "", "-n", "2"})["prompt_tokens"], 1);
+}
+
+TEST(RunSearch, EndsAtAStopText) {
+  const Json whole = run_for_json({"run", demo(), "-p", kPrompt, "-n", "40"});
+  const std::string text = whole["text"];
+  ASSERT_GT(text.size(), 40u);
+  // Across the borders of tokens, from the middle of a word to the middle of another.
+  const std::string stop = text.substr(23, 12);
+  const std::size_t at = text.find(stop);
+  const Json cut = run_for_json(
+      {"run", demo(), "-p", kPrompt, "-n", "40", "--stop", "not in there", "--stop", stop});
+  EXPECT_EQ(cut["text"], text.substr(0, at));
+  EXPECT_EQ(cut["ended"], "stop text");
+  EXPECT_LT(cut["tokens"], whole["tokens"]);
+  const Outcome lines =
+      run_program({"-q", "run", demo(), "-p", kPrompt, "-n", "40", "--stop", stop});
+  EXPECT_EQ(lines.out, text.substr(0, at) + "\n");
+  EXPECT_EQ(run_for_json({"run", demo(), "-p", kPrompt, "-n", "40", "--stop", text + "!"})["text"],
+            text);
+}
+
+TEST(RunSearch, WritesNoRunOfTokensTwice) {
+  const Json report = run_for_json(
+      {"run", demo(), "-p", kPrompt, "-n", "200", "--ignore-eos", "--no-repeat-ngram-size", "2"});
+  std::set<std::pair<int, int>> pairs;
+  const auto ids = report["ids"].get<std::vector<int>>();
+  for (std::size_t i = 1; i < ids.size(); ++i)
+    EXPECT_TRUE(pairs.emplace(ids[i - 1], ids[i]).second) << i;
+}
+
+TEST(RunSearch, HintsAtTheChatTemplate) {
+  const auto said = [](const Words& flags) {
+    Words words = {"run", demo(), "-p", kPrompt, "-n", "2"};
+    words.insert(words.end(), flags.begin(), flags.end());
+    return run_program(words).err.find("--chat has this model answer it") != std::string::npos;
+  };
+  EXPECT_TRUE(said({}));
+  EXPECT_FALSE(said({"--raw"}));
+  EXPECT_FALSE(said({"--chat"}));
+}
+
+}  // namespace
+}  // namespace tandem
