@@ -38,7 +38,8 @@ const ChatTemplate& TextModel::chat_template() {
 
 std::vector<TokenId> TextModel::encode_prompt(std::string_view text) {
   std::vector<TokenId> ids = tokenizer().encode(text);
-  if (ids.empty() && model_->info().bos) ids.push_back(static_cast<TokenId>(*model_->info().bos));
+  const std::optional<std::int64_t> begin = model_->info().bos;
+  if (ids.empty() && begin) ids.push_back(static_cast<TokenId>(*begin));
   if (ids.empty())
     fail(ErrorCode::kInvalidArgument,
          "[model] {}: the prompt is empty, and the model has no token to begin with",
