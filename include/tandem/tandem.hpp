@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -20,6 +21,7 @@
 #include <vector>
 
 #include <tandem/error.hpp>
+#include <tandem/logprobs.hpp>
 
 namespace tandem {
 
@@ -58,6 +60,15 @@ struct GenerateOptions {
   std::optional<float> repetition_penalty;
   // Write no run of so many tokens twice; 0: no limit (0).
   std::optional<std::int64_t> no_repeat_ngram_size;
+  // In [-2, 2], as in the OpenAI API: subtracted once from the score of every token that the answer
+  // holds already, and once for each time (0).
+  std::optional<float> presence_penalty;
+  std::optional<float> frequency_penalty;
+  // Added to the scores of tokens: in [-100, 100], or -infinity, which rules a token out.
+  std::map<std::int32_t, float> logit_bias;
+  // Report the log-probabilities of the answer's tokens, each beside so many of the likeliest (0 to
+  // 20).
+  std::optional<std::int64_t> logprobs;
   // Texts that end the answer, of which they are no part. What may be the beginning of one is held
   // back from the callback.
   std::vector<std::string> stop;
@@ -78,6 +89,8 @@ struct GenerateResult {
   std::int64_t prompt_tokens = 0;
   // Generated tokens, including the end token.
   std::int64_t tokens = 0;
+  // Of all tokens but an end token, if requested.
+  std::vector<ChosenToken> logprobs;
   // True if the answer ended with an end token or a stop text, not at max_tokens or by the
   // callback.
   bool complete = false;

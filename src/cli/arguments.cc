@@ -35,6 +35,8 @@ const std::vector<Alias>& aliases() {
       {"--generate", {"-n", "--n-gen", "--max-new-tokens", "--n-predict", "--tokens"}},
       {"--repetition-penalty", {"--repeat-penalty"}},
       {"--seed", {"-s"}},
+      {"--logprobs", {"--n-probs", "--top-logprobs"}},
+      {"--logit-bias", {"-l"}},
       {"--max-length", {"-c", "--ctx-size"}, {"run"}},
       {"--window", {"-c", "--ctx-size", "--seq-len"}, {"eval"}},
       {"--seq-len", {"-c", "--ctx-size", "--window"}, {"quantize"}},

@@ -64,6 +64,12 @@ struct IdsFlags {
 // Reads a file; empty or "-" means standard input.
 std::string read_input(const std::string& file);
 
+// Parses such a file as JSON. Throws kFormat naming the file and the position in it.
+OrderedJson read_ordered_json(const std::string& file);
+
+// The list in such a file, or the one at `key` of the object in it. Throws kFormat naming the file.
+OrderedJson read_json_list(const char* area, const std::string& file, const char* key);
+
 // For functions that take a path: the file itself or, for "-", a path under which all of standard
 // input can be read, any number of times. Throws kInvalidArgument if asked twice for standard
 // input.

@@ -32,6 +32,19 @@ std::string read_input(const std::string& file) {
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
 }
 
+OrderedJson read_ordered_json(const std::string& file) {
+  return parse_ordered_json(read_input(file), file == "-" ? "standard input" : file);
+}
+
+OrderedJson read_json_list(const char* area, const std::string& file, const char* key) {
+  OrderedJson json = read_ordered_json(file);
+  if (json.is_object() && json.contains(key)) json = OrderedJson(json[key]);
+  if (!json.is_array())
+    fail(ErrorCode::kFormat, "[{}] {}: expected a list, or an object with a list at \"{}\"", area,
+         file == "-" ? "standard input" : file, key);
+  return json;
+}
+
 std::string input_path(const std::string& file) {
   if (file != "-") return file;
   std::string& path = standard_input_path();

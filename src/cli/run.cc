@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <chrono>
 #include <iostream>
 #include <limits>
@@ -13,7 +14,6 @@
 #include "cli/log.h"
 #include "cli/terminal_observer.h"
 #include "devices/placement.h"
-#include "runtime/complete.h"
 
 namespace tandem::cli {
 namespace {
@@ -56,6 +56,41 @@ std::vector<TokenId> encode_prompt(LocalModel& model, const RunFlags& flags) {
   if (prompt.empty() && !asked_for) fail_without_prompt();
   if (flags.chat) return model.text.encode_chat(prompt, flags.system, flags.chat_options());
   return model.text.encode_prompt(prompt);
+}
+
+[[noreturn]] void fail_bias(const std::string& text) {
+  fail(ErrorCode::kInvalidArgument,
+       "[run] --logit-bias: expected a token's id and what to add to its score, such as 15043+1.5, "
+       "15043-100 or {{\"15043\": -100}}, got \"{}\"",
+       text);
+}
+
+TokenId parse_token(std::string_view digits, const std::string& text) {
+  TokenId token = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), token);
+  if (error != std::errc() || end != digits.data() + digits.size()) fail_bias(text);
+  return token;
+}
+
+// Adds to `biases` what one --logit-bias says: in llama.cpp's form, ID+BIAS or ID-BIAS, or in the
+// OpenAI API's, an object.
+void parse_bias(const std::string& text, std::map<TokenId, float>& biases) {
+  if (text.starts_with('{')) {
+    const Json json = parse_json(text, "--logit-bias");
+    for (const auto& [token, bias] : json.items()) {
+      if (!bias.is_number()) fail_bias(text);
+      biases[parse_token(token, text)] = bias.get<float>();
+    }
+    return;
+  }
+  const std::size_t sign = text.find_first_of("+-", 1);
+  if (sign == std::string::npos) fail_bias(text);
+  const std::string_view number =
+      std::string_view(text).substr(text[sign] == '+' ? sign + 1 : sign);
+  float bias = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), bias);
+  if (error != std::errc() || end != number.data() + number.size()) fail_bias(text);
+  biases[parse_token(std::string_view(text).substr(0, sign), text)] = bias;
 }
 
 // Throws unless the prompt leaves room, and the answer may end where it must.
@@ -101,19 +136,23 @@ void run(const RunFlags& flags) {
       });
 
   if (flags.json) {
-    print_json({{"prompt_tokens", completion.prompt_tokens},
-                {"tokens", completion.tokens},
-                {"text", completion.text},
-                {"ids", completion.ids},
-                {"ended", to_string(completion.finish_reason)},
-                {"mode", model->engine.plan().name},
-                {"load_ms", std::chrono::duration<double, std::milli>(loaded - start).count()},
-                {"ttft_ms", completion.ttft_ms},
-                {"prefill_tokens_per_s",
-                 static_cast<double>(completion.prompt_tokens) / completion.ttft_ms * 1e3},
-                {"decode_tokens_per_s", completion.decode_tokens_per_s}});
+    OrderedJson json = {
+        {"prompt_tokens", completion.prompt_tokens},
+        {"tokens", completion.tokens},
+        {"text", completion.text},
+        {"ids", completion.ids},
+        {"ended", to_string(completion.finish_reason)},
+        {"mode", model->engine.plan().name},
+        {"load_ms", std::chrono::duration<double, std::milli>(loaded - start).count()},
+        {"ttft_ms", completion.ttft_ms},
+        {"prefill_tokens_per_s",
+         static_cast<double>(completion.prompt_tokens) / completion.ttft_ms * 1e3},
+        {"decode_tokens_per_s", completion.decode_tokens_per_s}};
+    if (search.logprobs) json["logprobs"] = logprobs_to_json(completion.logprobs);
+    print_json(json);
   } else {
     std::cout << std::endl;
+    print_logprobs(completion.logprobs);
     spdlog::info(
         "{}, {} threads: {} prompt tokens, first token after {:.1f} ms; {} tokens written, "
         "{:.1f} tokens/s",
@@ -130,6 +169,32 @@ void run(const RunFlags& flags) {
 
 }  // namespace
 
+OrderedJson logprobs_to_json(const std::vector<ChosenToken>& tokens) {
+  const auto entry = [](const TokenLogprob& token) {
+    return OrderedJson{{"id", token.id}, {"token", token.text}, {"logprob", token.logprob}};
+  };
+  OrderedJson list = OrderedJson::array();
+  for (const ChosenToken& token : tokens) {
+    list.push_back(entry(token));
+    list.back()["top_logprobs"] = OrderedJson::array();
+    for (const TokenLogprob& other : token.likeliest)
+      list.back()["top_logprobs"].push_back(entry(other));
+  }
+  return list;
+}
+
+void print_logprobs(const std::vector<ChosenToken>& tokens) {
+  const auto quoted = [](const std::string& text) {
+    return OrderedJson(text).dump(-1, ' ', false, OrderedJson::error_handler_t::replace);
+  };
+  for (const ChosenToken& token : tokens) {
+    std::string line = fmt::format("{:8.4f} {:<16}", token.logprob, quoted(token.text));
+    for (const TokenLogprob& other : token.likeliest)
+      line += fmt::format(" {:8.4f} {}", other.logprob, quoted(other.text));
+    std::cerr << line << '\n';
+  }
+}
+
 SearchOptions RunFlags::search(const LoadedModel& loaded) const {
   SearchSettings asked = settings;
   if (sample) asked.do_sample = true;
@@ -137,7 +202,10 @@ SearchOptions RunFlags::search(const LoadedModel& loaded) const {
   SearchOptions options = with_settings(loaded.recommended_search(), asked);
   options.min_length = min_length;
   options.max_length = max_length;
+  for (const std::string& text : logit_bias) parse_bias(text, options.logit_bias);
+  options.logprobs = logprobs;
   options.stop = stop;
+  validate(options);
   if (ignore_eos) options.eos = {-1};
   spdlog::debug("search: {}", to_json(options).dump());
   return options;
@@ -191,6 +259,21 @@ void add_run(CLI::App& app) {
   command->add_option("--no-repeat-ngram-size", flags->settings.no_repeat_ngram_size,
                       "write no run of so many tokens twice; 0: no limit (default: the model's, "
                       "else 0)");
+  command->add_option("--presence-penalty", flags->settings.presence_penalty,
+                      "subtracted from the score of every token that the answer holds, in [-2, 2] "
+                      "(default: 0)");
+  command->add_option("--frequency-penalty", flags->settings.frequency_penalty,
+                      "the same, times how often the answer holds it (default: 0)");
+  command
+      ->add_option("--logit-bias", flags->logit_bias,
+                   "ID+BIAS or ID-BIAS adds to a token's score, -inf rules it out; may be "
+                   "repeated, or a JSON object")
+      ->allow_extra_args(false);
+  command
+      ->add_option("--logprobs", flags->logprobs,
+                   "report the log-probability of each token, beside those of the N likeliest "
+                   "(0 to 20)")
+      ->check(CLI::Range(0, 20));
   command
       ->add_option("--seed", flags->settings.seed, "same seed, same text; -1: a new one each time")
       ->capture_default_str();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "runtime/complete.h"
 #include "runtime/search.h"
 
 namespace tandem::cli {
@@ -21,6 +22,9 @@ struct RunFlags {
   SearchSettings settings;
   std::int64_t min_length = 0;
   std::int64_t max_length = 0;
+  // As they were typed.
+  std::vector<std::string> logit_bias;
+  std::optional<std::int64_t> logprobs;
   std::vector<std::string> stop;
   bool sample = false;
   bool greedy = false;
@@ -41,6 +45,11 @@ struct RunFlags {
   // The search that the flags ask for, on top of the one that the model recommends.
   SearchOptions search(const LoadedModel& loaded) const;
 };
+
+// Of an answer with log-probabilities.
+OrderedJson logprobs_to_json(const std::vector<ChosenToken>& tokens);
+// One line a token on standard error; nothing without tokens.
+void print_logprobs(const std::vector<ChosenToken>& tokens);
 
 // A conversation on standard input and output, until the input ends.
 void run_chat(LocalModel& model, const RunFlags& flags);

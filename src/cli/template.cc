@@ -18,21 +18,6 @@ struct TemplateFlags {
   bool no_generation_prompt = false;
 };
 
-OrderedJson read_ordered(const std::string& file) {
-  return parse_ordered_json(read_input(file), file == "-" ? "standard input" : file);
-}
-
-// The list itself, or the one at `key` of an object.
-OrderedJson read_list(const std::string& file, const char* key) {
-  OrderedJson json = read_ordered(file);
-  if (json.is_object() && json.contains(key)) json = OrderedJson(json[key]);
-  if (!json.is_array()) {
-    fail(ErrorCode::kFormat, "[template] {}: expected a list, or an object with a list at \"{}\"",
-         file, key);
-  }
-  return json;
-}
-
 // Parses "2026-11-20T12:00:00"; the day of the week and of the year are filled in.
 std::tm parse_time(const std::string& text) {
   std::tm time{};
@@ -60,10 +45,10 @@ void render(const TemplateFlags& flags) {
   context["documents"] = nullptr;
   context["tools"] = nullptr;
   context["add_generation_prompt"] = !flags.no_generation_prompt;
-  context["messages"] = read_list(flags.messages, "messages");
-  if (!flags.tools.empty()) context["tools"] = read_list(flags.tools, "tools");
+  context["messages"] = read_json_list("template", flags.messages, "messages");
+  if (!flags.tools.empty()) context["tools"] = read_json_list("template", flags.tools, "tools");
   if (!flags.context.empty()) {
-    const OrderedJson more = read_ordered(flags.context);
+    const OrderedJson more = read_ordered_json(flags.context);
     if (!more.is_object())
       fail(ErrorCode::kFormat, "[template] {}: expected an object", flags.context);
     context.update(more);

@@ -21,13 +21,22 @@ struct Model::Impl {
                                           .min_p = options.min_p,
                                           .seed = options.seed,
                                           .repetition_penalty = options.repetition_penalty,
-                                          .no_repeat_ngram_size = options.no_repeat_ngram_size});
+                                          .no_repeat_ngram_size = options.no_repeat_ngram_size,
+                                          .presence_penalty = options.presence_penalty,
+                                          .frequency_penalty = options.frequency_penalty});
+    search.logit_bias = options.logit_bias;
+    search.logprobs = options.logprobs;
     search.stop = options.stop;
     Completion completion = complete(*model, ids, search, options.max_tokens, on_text);
     const bool ended = completion.finish_reason == FinishReason::kEndToken ||
                        completion.finish_reason == FinishReason::kStopText;
-    return {std::move(completion.text), completion.prompt_tokens,      completion.tokens, ended,
-            completion.ttft_ms,         completion.decode_tokens_per_s};
+    return {.text = std::move(completion.text),
+            .prompt_tokens = completion.prompt_tokens,
+            .tokens = completion.tokens,
+            .logprobs = std::move(completion.logprobs),
+            .complete = ended,
+            .ttft_ms = completion.ttft_ms,
+            .decode_tokens_per_s = completion.decode_tokens_per_s};
   }
 };
 

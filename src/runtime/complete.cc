@@ -7,6 +7,28 @@
 
 namespace tandem {
 
+namespace {
+
+// What a token adds to the text, if it comes after the token `before`.
+std::string text_after(const Tokenizer& tokenizer, TokenId before, TokenId id) {
+  TokenStream stream(tokenizer, /*skip_special_tokens=*/false);
+  stream.put(before);
+  const std::string text = stream.put(id);
+  return text + stream.finish();
+}
+
+ChosenToken with_texts(const Choice& choice, const Tokenizer& tokenizer, TokenId before) {
+  const auto with_text = [&](const TokenProbability& token) {
+    return TokenLogprob{token.id, text_after(tokenizer, before, token.id), token.log_probability};
+  };
+  ChosenToken chosen{with_text(choice)};
+  for (const TokenProbability& token : choice.likeliest)
+    chosen.likeliest.push_back(with_text(token));
+  return chosen;
+}
+
+}  // namespace
+
 std::string_view to_string(FinishReason reason) noexcept {
   switch (reason) {
     case FinishReason::kEndToken:
@@ -50,6 +72,10 @@ Completion complete(Generator& generator, const Tokenizer& tokenizer,
     if (generator.is_end(id)) {
       completion.finish_reason = FinishReason::kEndToken;
       break;
+    }
+    if (generator.options().logprobs) {
+      const TokenId before = completion.ids.empty() ? prompt.back() : completion.ids.back();
+      completion.logprobs.push_back(with_texts(generator.last_choice(), tokenizer, before));
     }
     completion.ids.push_back(id);
     const bool wanted = show(stop.put(stream.put(id)));

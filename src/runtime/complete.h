@@ -10,6 +10,7 @@
 
 #include "runtime/generator.h"
 #include "runtime/local_model.h"
+#include <tandem/logprobs.hpp>
 
 namespace tandem {
 
@@ -22,6 +23,8 @@ struct Completion {
   std::string text;
   // The appended tokens, without the end token; with those of a stop text.
   std::vector<TokenId> ids;
+  // One for each of these tokens if the options request log-probabilities, else empty.
+  std::vector<ChosenToken> logprobs;
   std::int64_t prompt_tokens = 0;
   // Generated tokens, including the end token.
   std::int64_t tokens = 0;
@@ -33,8 +36,8 @@ struct Completion {
 };
 
 // Appends `prompt` and generates at most `max_tokens` tokens, up to a stop text of the generator's
-// options. `on_text` receives whole UTF-8
-// characters as they are generated and stops the generation by returning false.
+// options. `on_text` receives whole UTF-8 characters as they are generated and stops the generation
+// by returning false.
 Completion complete(Generator& generator, const Tokenizer& tokenizer,
                     std::span<const TokenId> prompt, std::int64_t max_tokens,
                     const std::function<bool(std::string_view)>& on_text = {});

@@ -23,6 +23,11 @@ SearchOptions with_defaults(SearchOptions options, const ModelInfo& info) {
          "[generator] max_length ({}) cannot be greater than the model's context length ({})",
          options.max_length, info.longest_sequence());
   }
+  for (const auto& [token, bias] : options.logit_bias) {
+    if (token < 0 || token >= info.vocabulary)
+      fail(ErrorCode::kInvalidArgument,
+           "[generator] logit_bias: expected a token in [0, {}), got {}", info.vocabulary, token);
+  }
   return options;
 }
 
@@ -88,6 +93,7 @@ void Generator::append(std::span<const std::span<const TokenId>> prompts) {
     row.logits.assign(own.begin(), own.end());
     const Phase phase = engine_.prompt_phase(static_cast<std::int64_t>(unread[r].size()));
     row.sequence = std::move(grown[r]);
+    row.prompt = row.sequence.size();
     row.read_in.resize(row.sequence.size() - unread[r].size());
     row.read_in.resize(row.sequence.size(), phase);
     row.done = static_cast<std::int64_t>(row.sequence.size()) >= options().max_length;
@@ -153,7 +159,8 @@ std::span<const TokenId> Generator::next_all() {
   for (std::size_t r = 0; r < rows_.size(); ++r) {
     Row& row = rows_[r];
     if (row.done) continue;
-    const TokenId id = chosen_[r] = search_.choose(row.logits, row.sequence).id;
+    row.choice = search_.choose(row.logits, row.sequence, row.prompt);
+    const TokenId id = chosen_[r] = row.choice.id;
     row.logits.clear();
     const bool ends = is_end(id);
     if (!ends) row.sequence.push_back(id);
@@ -178,6 +185,7 @@ void Generator::rewind(std::int64_t length) {
          length, row.sequence.size());
   }
   row.sequence.resize(static_cast<std::size_t>(length));
+  row.prompt = std::min(row.prompt, row.sequence.size());
   row.kv.rewind(std::min(length, row.kv.length()));
   row.read_in.resize(static_cast<std::size_t>(row.kv.length()), Phase::kDecode);
   row.logits.clear();

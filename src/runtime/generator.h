@@ -13,7 +13,7 @@
 namespace tandem {
 
 // Replaces empty options.eos and a max_length of 0 by the model's. Throws kInvalidArgument for a
-// max_length beyond the longest sequence.
+// max_length beyond the longest sequence and for a bias of a token outside the vocabulary.
 SearchOptions with_defaults(SearchOptions options, const ModelInfo& info);
 bool is_end(const SearchOptions& options, TokenId id) noexcept;
 
@@ -41,6 +41,8 @@ class Generator {
   // reset it.
   bool done() const noexcept;
   bool done(std::size_t sequence) const { return rows_.at(sequence).done; }
+  // The last token chosen, an end token too, with the log-probabilities that the options request.
+  const Choice& last_choice(std::size_t sequence = 0) const { return rows_.at(sequence).choice; }
   // Keeps the first `length` tokens of the only sequence; generation continues as it would have
   // from there.
   void rewind(std::int64_t length);
@@ -59,10 +61,13 @@ class Generator {
     KvSequence kv;
     // The cache holds the first kv.length() of these.
     std::vector<TokenId> sequence;
+    // So many of these were appended; the others were chosen since then.
+    std::size_t prompt = 0;
     // The phase whose programs read each token in the cache.
     std::vector<Phase> read_in;
     // After the last token; empty: not computed yet.
     std::vector<float> logits;
+    Choice choice;
     bool done = false;
   };
   Row& only_row(const char* function);

@@ -21,23 +21,51 @@ void require_finite(float max, const char* purpose) {
   }
 }
 
+// The softmax of scores. Subtracting the highest keeps every exponential in [0, 1].
+class Softmax {
+ public:
+  explicit Softmax(std::span<const float> scores)
+      : max_(scores[static_cast<std::size_t>(highest(scores))]) {
+    require_finite(max_, "for a log-probability");
+    double total = 0;
+    for (const float score : scores) total += std::exp(static_cast<double>(score) - max_);
+    log_total_ = std::log(total);
+  }
+  float log_probability(float score) const {
+    constexpr double kLowest = std::numeric_limits<float>::lowest();
+    return static_cast<float>(std::max(static_cast<double>(score) - max_ - log_total_, kLowest));
+  }
+
+ private:
+  float max_;
+  double log_total_ = 0;
+};
+
+// Makes `order` the `count` tokens with the highest scores, in order, with ties going to lower ids.
+void rank(std::span<const float> scores, std::int64_t count, std::vector<TokenId>& order) {
+  order.resize(scores.size());
+  std::iota(order.begin(), order.end(), 0);
+  const auto better = [&](TokenId a, TokenId b) {
+    const float sa = scores[static_cast<std::size_t>(a)];
+    const float sb = scores[static_cast<std::size_t>(b)];
+    return sa != sb ? sa > sb : a < b;
+  };
+  if (count < static_cast<std::int64_t>(scores.size())) {
+    std::nth_element(order.begin(), order.begin() + count, order.end(), better);
+    order.resize(static_cast<std::size_t>(count));
+  }
+  std::sort(order.begin(), order.end(), better);
+}
+
 }  // namespace
 
-// Subtracting the highest score keeps every exponential in [0, 1].
 float log_probability(std::span<const float> scores, TokenId id) {
-  const float max = scores[static_cast<std::size_t>(highest(scores))];
-  require_finite(max, "for a log-probability");
-  double total = 0;
-  for (const float score : scores) total += std::exp(static_cast<double>(score) - max);
-  const double logarithm =
-      static_cast<double>(scores[static_cast<std::size_t>(id)]) - max - std::log(total);
-  constexpr double kLowest = std::numeric_limits<float>::lowest();
-  return static_cast<float>(std::max(logarithm, kLowest));
+  return Softmax(scores).log_probability(scores[static_cast<std::size_t>(id)]);
 }
 
 Sampler::Sampler(const SearchOptions& options)
     : do_sample_(options.do_sample),
-      with_log_probability_(options.with_log_probability),
+      logprobs_(options.logprobs),
       temperature_(options.temperature),
       top_k_(options.top_k),
       top_p_(options.top_p),
@@ -51,24 +79,22 @@ Choice Sampler::choose(std::span<const float> scores) {
     fail(ErrorCode::kInternal, "[search] scores: expected one per token of the vocabulary, got 0");
   Choice choice;
   choice.id = do_sample_ ? sample(scores) : highest(scores);
-  if (with_log_probability_) choice.log_probability = log_probability(scores, choice.id);
+  if (!logprobs_) return choice;
+  const Softmax softmax(scores);
+  const auto with_probability = [&](TokenId id) {
+    return TokenProbability{id, softmax.log_probability(scores[static_cast<std::size_t>(id)])};
+  };
+  static_cast<TokenProbability&>(choice) = with_probability(choice.id);
+  if (*logprobs_ == 0) return choice;
+  rank(scores, *logprobs_, order_);
+  for (const TokenId id : order_) choice.likeliest.push_back(with_probability(id));
   return choice;
 }
 
 TokenId Sampler::sample(std::span<const float> scores) {
   const auto vocabulary = static_cast<std::int64_t>(scores.size());
-  order_.resize(scores.size());
-  std::iota(order_.begin(), order_.end(), 0);
-  const auto better = [&](TokenId a, TokenId b) {
-    const float sa = scores[static_cast<std::size_t>(a)];
-    const float sb = scores[static_cast<std::size_t>(b)];
-    return sa != sb ? sa > sb : a < b;
-  };
   std::int64_t kept = top_k_ > 0 ? std::min(top_k_, vocabulary) : vocabulary;
-  if (kept < vocabulary)
-    std::nth_element(order_.begin(), order_.begin() + kept, order_.end(), better);
-  order_.resize(static_cast<std::size_t>(kept));
-  std::sort(order_.begin(), order_.end(), better);
+  rank(scores, kept, order_);
 
   const float max = scores[static_cast<std::size_t>(order_.front())];
   require_finite(max, "to sample");

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <random>
 #include <span>
 #include <vector>
@@ -13,10 +14,16 @@
 
 namespace tandem {
 
-struct Choice {
+struct TokenProbability {
   TokenId id = 0;
-  // log_probability() of the token; NaN unless requested in the options.
+  // As log_probability() computes it.
   float log_probability = std::numeric_limits<float>::quiet_NaN();
+};
+
+// A token; its log-probability is NaN unless requested in the options.
+struct Choice : TokenProbability {
+  // As many of the likeliest tokens as the options request, in order, with ties going to lower ids.
+  std::vector<TokenProbability> likeliest;
 };
 
 // The natural logarithm of a token's probability in the softmax of the scores, [vocabulary]: at
@@ -28,7 +35,7 @@ float log_probability(std::span<const float> scores, TokenId id);
 
 class Sampler {
  public:
-  // Uses do_sample, temperature, top_k, top_p, min_p, seed and with_log_probability of options that
+  // Uses do_sample, temperature, top_k, top_p, min_p, seed and logprobs of options that
   // pass validate().
   explicit Sampler(const SearchOptions& options);
 
@@ -44,7 +51,7 @@ class Sampler {
   TokenId sample(std::span<const float> scores);
 
   bool do_sample_;
-  bool with_log_probability_;
+  std::optional<std::int64_t> logprobs_;
   double temperature_;
   std::int64_t top_k_;
   float top_p_;

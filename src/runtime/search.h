@@ -13,18 +13,21 @@ namespace tandem {
 
 class Search {
  public:
-  // The chain defined by the options: the minimum length, the repetition penalty, then no
-  // repeated run of tokens, each if enabled. Throws kInvalidArgument naming the invalid option.
+  // The chain defined by the options: the bias, the minimum length, the repetition penalty, the
+  // penalties of the answer, then no repeated run of tokens, each if enabled. Throws
+  // kInvalidArgument naming the invalid option.
   explicit Search(SearchOptions options);
 
   // Appends a processor to the chain. Throws kInvalidArgument if it is empty.
   void add(LogitsProcessor processor);
 
-  // The next token after `sequence`, from its last row of logits, [vocabulary]. Sequences may come
-  // in any order and with any length: the only state kept between choices is the random generator.
+  // The next token after `sequence`, whose first `prompt` tokens were given, from its last row of
+  // logits, [vocabulary]. Sequences may come in any order and with any length: the only state kept
+  // between choices is the random generator.
   // Throws kInternal if a logit, or a score from a processor, is NaN, and what Sampler::choose()
   // throws.
-  Choice choose(std::span<const float> logits, std::span<const TokenId> sequence);
+  Choice choose(std::span<const float> logits, std::span<const TokenId> sequence,
+                std::size_t prompt = 0);
 
   const SearchOptions& options() const noexcept { return options_; }
 

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <limits>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,19 @@ void validate(const SearchOptions& options) {
   require(options.min_p >= 0 && options.min_p <= 1, "min_p", "a number in [0, 1]", options.min_p);
   require(options.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 or more",
           static_cast<double>(options.no_repeat_ngram_size));
+  require(std::abs(options.presence_penalty) <= 2, "presence_penalty", "a number in [-2, 2]",
+          options.presence_penalty);
+  require(std::abs(options.frequency_penalty) <= 2, "frequency_penalty", "a number in [-2, 2]",
+          options.frequency_penalty);
+  for (const auto& [token, bias] : options.logit_bias) {
+    if (!(std::abs(bias) <= 100) && bias != -std::numeric_limits<float>::infinity())
+      fail(ErrorCode::kInvalidArgument,
+           "[search] logit_bias: token {}: expected a number in [-100, 100] or -infinity, got {}",
+           token, bias);
+  }
+  const std::int64_t likeliest = options.logprobs.value_or(0);
+  require(likeliest >= 0 && likeliest <= 20, "logprobs", "a number of tokens in [0, 20]",
+          static_cast<double>(likeliest));
   require(options.seed >= -1, "seed", "-1 or more", static_cast<double>(options.seed));
 }
 
@@ -43,6 +57,8 @@ SearchOptions with_settings(SearchOptions options, const SearchSettings& setting
   options.repetition_penalty = settings.repetition_penalty.value_or(options.repetition_penalty);
   options.no_repeat_ngram_size =
       settings.no_repeat_ngram_size.value_or(options.no_repeat_ngram_size);
+  options.presence_penalty = settings.presence_penalty.value_or(options.presence_penalty);
+  options.frequency_penalty = settings.frequency_penalty.value_or(options.frequency_penalty);
   if (settings.temperature == 0.0F) {
     options.do_sample = false;
   } else {
@@ -64,6 +80,11 @@ OrderedJson to_json(const SearchOptions& options) {
   }
   json["repetition_penalty"] = number(options.repetition_penalty);
   json["no_repeat_ngram_size"] = options.no_repeat_ngram_size;
+  // No model's authors recommend these.
+  if (options.presence_penalty != 0) json["presence_penalty"] = number(options.presence_penalty);
+  if (options.frequency_penalty != 0) json["frequency_penalty"] = number(options.frequency_penalty);
+  for (const auto& [token, bias] : options.logit_bias)
+    json["logit_bias"][std::to_string(token)] = bias;
   return json;
 }
 

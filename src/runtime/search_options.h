@@ -2,11 +2,13 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace tandem {
 
@@ -27,6 +29,12 @@ struct SearchOptions {
   // No run of this many tokens is written twice, the prompt counting; 0: no limit. See
   // no_repeat_ngram() in logits_processors.h.
   std::int64_t no_repeat_ngram_size = 0;
+  // In [-2, 2]; 0: no penalty. See answer_penalties() in logits_processors.h.
+  float presence_penalty = 0;
+  float frequency_penalty = 0;
+  // By token, in [-100, 100], or -infinity, which rules the token out. See logit_bias() in
+  // logits_processors.h.
+  std::map<TokenId, float> logit_bias;
   // Total tokens, prompt included, before which no end token is chosen.
   std::int64_t min_length = 0;
   // Maximum total tokens, prompt included; 0: the model's context length.
@@ -35,8 +43,9 @@ struct SearchOptions {
   std::int64_t seed = -1;
   // Tokens that end the answer; empty: the model's end tokens.
   std::vector<std::int64_t> eos;
-  // Computes the log-probability of each choice, which costs a pass over the vocabulary.
-  bool with_log_probability = false;
+  // Computes the log-probability of each choice, and of so many of the likeliest tokens beside it
+  // (0 to 20), which costs a pass over the vocabulary.
+  std::optional<std::int64_t> logprobs;
   // Texts that end the answer, of which they are no part; complete() and Chat look for them.
   std::vector<std::string> stop;
 };
@@ -58,6 +67,8 @@ struct SearchSettings {
   std::optional<std::int64_t> seed;
   std::optional<float> repetition_penalty;
   std::optional<std::int64_t> no_repeat_ngram_size;
+  std::optional<float> presence_penalty;
+  std::optional<float> frequency_penalty;
 };
 // `options` with the settings. A setting of the draw (temperature to seed) asks for one, unless
 // do_sample says otherwise. Throws kInvalidArgument naming a setting that is out of range.

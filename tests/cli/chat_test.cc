@@ -23,6 +23,8 @@ using testing::run_program;
 using testing::ScratchFolder;
 using testing::write_bytes;
 
+using Words = std::vector<std::string>;
+
 const std::string kCat = "Spell the word cat.";
 const std::string kSum = "What is 10 plus 1?";
 
@@ -73,7 +75,63 @@ TEST(Chat, KnowsItsCommands) {
   EXPECT_EQ(help.out, "");
   for (const char* word : {"/clear", "/exit", "Ctrl-C"})
     EXPECT_NE(help.err.find(word), std::string::npos) << help.err;
-  expect_refusal({"run", demo(), "--chat"}, {"/nonsense", "/clear"}, "/nonsense\n");
+  for (const char* word : {"/regen", "/undo", "/save FILE", "/load FILE", "/info"})
+    EXPECT_NE(help.err.find(word), std::string::npos) << help.err;
+  expect_refusal({"run", demo(), "--chat"}, {"/nonsense", "/help"}, "/nonsense\n");
+  expect_refusal({"run", demo(), "--chat"}, {"/reegn", "'/regen'"}, "/reegn\n");
+  expect_refusal({"run", demo(), "--chat"}, {"/undo: expected nothing", "twice"}, "/undo twice\n");
+  expect_refusal({"run", demo(), "--chat"}, {"/undo", "no turn"}, "/undo\n");
+  expect_refusal({"run", demo(), "--chat"}, {"no turn to answer"}, "/regen\n");
+  // A path is no command.
+  EXPECT_EQ(
+      turns(run_program({"run", demo(), "--chat", "--json", "-n", "1"}, "/usr/bin is what?\n/\n"))
+          .size(),
+      2U);
+}
+
+TEST(Chat, TurnsAreAnsweredAnewAndTakenBack) {
+  const auto objects =
+      turns(run_program({"run", demo(), "--chat", "--json"},
+                        kSum + "\n/regen\n" + kCat + "\n/undo\n/undo\n" + kCat + "\n/info\n"));
+  ASSERT_EQ(objects.size(), 4U);
+  EXPECT_EQ(objects[1]["text"], objects[0]["text"]);
+  EXPECT_EQ(objects[1]["read_tokens"], 1);
+  EXPECT_LT(objects[3]["prompt_tokens"], objects[2]["prompt_tokens"]);
+  const Outcome info = run_program({"run", demo(), "--chat"}, kSum + "\n/info\n");
+  for (const char* part : {"models/demo", "float mode", "of 512 tokens used, 2 messages"})
+    EXPECT_NE(info.err.find(part), std::string::npos) << info.err;
+}
+
+TEST(Chat, ConversationsAreSavedAndLoaded) {
+  const ScratchFolder folder;
+  const std::string file = (folder / "talk one.json").string();
+  const Outcome first = run_program({"run", demo(), "--chat", "--json"},
+                                    kSum + "\n/save " + file + "\n" + kCat + "\n");
+  const Json saved = Json::parse(read_text_file(file));
+  EXPECT_EQ(saved, Json::parse(R"([{"role": "user", "content": "What is 10 plus 1?"},
+                                   {"role": "assistant", "content": "10 plus 1 is 11."}])"));
+  const auto before = turns(first);
+  const auto after = turns(run_program({"run", demo(), "--chat", "--json"},
+                                       "/load " + file + "\n" + kCat + "\n/save " + file + "\n"));
+  ASSERT_EQ(after.size(), 1U);
+  EXPECT_EQ(after[0]["text"], before[1]["text"]);
+  EXPECT_EQ(after[0]["prompt_tokens"], before[1]["prompt_tokens"]);
+  EXPECT_EQ(Json::parse(read_text_file(file)).size(), 4U);
+
+  // Other files are not written over, and only conversations are read.
+  const Words chat = {"run", demo(), "--chat"};
+  const std::string other = (folder / "notes.txt").string();
+  write_bytes(other, "to do");
+  expect_refusal(chat, {"notes.txt", "expected a new name"}, "/save " + other + "\n");
+  EXPECT_EQ(read_text_file(other), "to do");
+  expect_refusal(chat, {"notes.txt"}, "/load " + other + "\n");
+  write_bytes(other, R"([{"role": "user"}, {"role": 5}])");
+  expect_refusal(chat, {"notes.txt", "message 1"}, "/load " + other + "\n");
+  expect_refusal(chat, {"/nowhere.json"}, "/load /nowhere.json\n");
+  EXPECT_EQ(run_program(chat, "/save /no/such/folder/a.json\n").status, 2);
+  expect_refusal(chat, {"/save: expected FILE"}, "/save\n");
+  expect_refusal(chat, {"/load"}, "/load -\n");
+  EXPECT_EQ(testing::names_in(folder.path()).size(), 2U);
 }
 
 TEST(Chat, TakesASystemLineATemplateAndTheSameSettings) {
@@ -184,10 +242,10 @@ TEST(Chat, CtrlCStopsTheAnswerNotTheProgram) {
   ASSERT_TRUE(terminal.shows(kSum));       // as typed
   ASSERT_TRUE(terminal.shows("10 plus"));  // of the answer
   terminal.type("\x03");
-  ASSERT_TRUE(terminal.shows("tokens of conversation"));
+  ASSERT_TRUE(terminal.shows("tokens of context used"));
   ASSERT_TRUE(terminal.shows("> "));
   terminal.type("/nonsense\n");
-  ASSERT_TRUE(terminal.shows("expected /clear"));
+  ASSERT_TRUE(terminal.shows("no such command"));
   ASSERT_TRUE(terminal.shows("> "));
   terminal.type("/exit\n");
   EXPECT_EQ(terminal.wait(), 0);
@@ -202,7 +260,7 @@ TEST(Chat, LinesAreEditedAtATerminal) {
   // Another letter in front, then the cursor to the start and the letter away.
   terminal.type("x" + kSum + "\x01\x04\n");
   ASSERT_TRUE(terminal.shows("10 plus 1 is 11."));
-  ASSERT_TRUE(terminal.shows("tokens of conversation"));
+  ASSERT_TRUE(terminal.shows("tokens of context used"));
   ASSERT_TRUE(terminal.shows("> "));
   terminal.type("/clear\n");
   ASSERT_TRUE(terminal.shows("> "));

@@ -1,7 +1,9 @@
 // tandem run: how the next token is chosen, by default and by flags, and where an answer ends.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
+#include <tuple>
 #include <utility>
 
 #include "cli/program.h"
@@ -167,6 +169,90 @@ TEST(RunSearch, HintsAtTheChatTemplate) {
   EXPECT_TRUE(said({}));
   EXPECT_FALSE(said({"--raw"}));
   EXPECT_FALSE(said({"--chat"}));
+}
+
+TEST(RunSearch, PenalizesAndBiases) {
+  const auto ids = [](const Words& flags) {
+    Words words = {"run", demo(), "-p", kPrompt, "-n", "24"};
+    words.insert(words.end(), flags.begin(), flags.end());
+    return run_for_json(words)["ids"].get<std::vector<int>>();
+  };
+  const auto times = [](const std::vector<int>& list, int id) {
+    return std::ranges::count(list, id);
+  };
+  const std::vector<int> plain = ids({});
+  const int first = plain.front();
+  const std::string name = std::to_string(first);
+  EXPECT_EQ(ids({"--presence-penalty", "0", "--frequency_penalty", "0"}), plain);
+  // What is repeated most gets rarer.
+  int most = first;
+  for (const int id : plain)
+    if (times(plain, id) > times(plain, most)) most = id;
+  ASSERT_GT(times(plain, most), 1);
+  EXPECT_LT(times(ids({"--presence-penalty", "2", "--frequency-penalty", "2"}), most),
+            times(plain, most));
+  EXPECT_EQ(ids({"--presence-penalty", "-2", "--frequency_penalty=-0.5"}).size(), 24U);
+  for (const std::string& bias : {name + "-inf", name + "-100", "{\"" + name + "\": -100}"})
+    EXPECT_EQ(times(ids({"--logit-bias", bias}), first), 0) << bias;
+  EXPECT_EQ(ids({"-l", name + "+100"}), std::vector<int>(24, first));
+  EXPECT_EQ(ids({"--logit-bias", "7+100", "--logit-bias", "7-1e1", "-l", name + "+20"}).front(),
+            first);
+
+  const Words run = {"run", demo(), "-p", "a", "-n", "1"};
+  for (const auto& [flag, value, expected] :
+       {std::tuple{"--presence-penalty", "2.5", "presence_penalty: expected a number in [-2, 2]"},
+        {"--frequency-penalty", "-3", "frequency_penalty"},
+        {"--frequency-penalty", "nan", "frequency_penalty"},
+        {"--logit-bias", "7", "15043+1.5"},
+        {"--logit-bias", "cat+1", "15043+1.5"},
+        {"--logit-bias", "7+much", "15043+1.5"},
+        {"--logit-bias", "{\"7\": \"a\"}", "15043+1.5"},
+        {"--logit-bias", "{\"7\"", "--logit-bias"},
+        {"--logit-bias", "99999999999+1", "15043+1.5"},
+        {"--logit-bias", "7+101", "token 7: expected a number in [-100, 100]"},
+        {"--logit-bias", "7+inf", "token 7: expected a number in [-100, 100]"},
+        {"--logit-bias", "4096+1", "expected a token in [0, 4096), got 4096"},
+        {"--logprobs", "21", "--logprobs"}}) {
+    Words words = run;
+    words.push_back(std::string(flag) + "=" + value);
+    expect_refusal(words, {expected});
+  }
+}
+
+TEST(RunSearch, ReportsLogProbabilities) {
+  const Words run = {"run", demo(), "-p", "What is 10 plus 1?", "--chat"};
+  const auto with = [&](const Words& more) {
+    Words words = run;
+    words.insert(words.end(), more.begin(), more.end());
+    return words;
+  };
+  const Json plain = run_for_json(run);
+  EXPECT_FALSE(plain.contains("logprobs"));
+  const Json json = run_for_json(with({"--logprobs", "3"}));
+  EXPECT_EQ(json["text"], plain["text"]);
+  ASSERT_EQ(json["logprobs"].size(), json["ids"].size());
+  std::string text;
+  for (std::size_t i = 0; i < json["ids"].size(); ++i) {
+    const Json& token = json["logprobs"][i];
+    EXPECT_EQ(token["id"], json["ids"][i]);
+    EXPECT_LE(token["logprob"].get<double>(), 0);
+    text += token["token"].get<std::string>();
+    ASSERT_EQ(token["top_logprobs"].size(), 3U);
+    // Greedy: the chosen one is the likeliest.
+    EXPECT_EQ(token["top_logprobs"][0]["id"], token["id"]);
+    EXPECT_EQ(token["top_logprobs"][0]["logprob"], token["logprob"]);
+    EXPECT_GE(token["top_logprobs"][1]["logprob"], token["top_logprobs"][2]["logprob"]);
+  }
+  EXPECT_EQ(text, json["text"]);
+  EXPECT_TRUE(run_for_json(with({"--logprobs", "0"}))["logprobs"][0]["top_logprobs"].empty());
+  // For people, on standard error.
+  const Outcome shown = run_program(with({"--logprobs", "2"}));
+  EXPECT_EQ(shown.out, plain["text"].get<std::string>() + "\n");
+  EXPECT_NE(shown.err.find("\" plus\""), std::string::npos) << shown.err;
+  // In a conversation, too.
+  const Outcome turn =
+      run_program({"run", demo(), "--chat", "--json", "--logprobs", "1"}, "What is 10 plus 1?\n");
+  EXPECT_EQ(Json::parse(turn.out)["logprobs"].size(), json["ids"].size());
 }
 
 }  // namespace

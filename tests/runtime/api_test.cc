@@ -1,6 +1,8 @@
 // The public C++ API.
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "runtime/demo_package.h"
 #include <tandem/tandem.hpp>
 
@@ -49,6 +51,30 @@ TEST(Api, EndsWhereTheCallbackSaysSo) {
                                            [&](std::string_view) { return ++calls < 2; });
   EXPECT_EQ(calls, 2);
   EXPECT_FALSE(result.complete);
+}
+
+TEST(Api, ReportsLogProbabilitiesAndTakesBiases) {
+  Model model = open_demo_model();
+  GenerateOptions options;
+  options.max_tokens = 8;
+  options.logprobs = 2;
+  const GenerateResult result = model.generate("Once upon a time", options);
+  ASSERT_EQ(result.logprobs.size(), 8U);
+  std::string text;
+  for (const ChosenToken& token : result.logprobs) {
+    text += token.text;
+    ASSERT_EQ(token.likeliest.size(), 2U);
+    EXPECT_EQ(token.likeliest[0].id, token.id);
+  }
+  EXPECT_EQ(text, result.text);
+  // The second likeliest comes first if the likeliest is ruled out.
+  options.logit_bias[result.logprobs[0].id] = -std::numeric_limits<float>::infinity();
+  const GenerateResult other = model.generate("Once upon a time", options);
+  EXPECT_EQ(other.logprobs[0].id, result.logprobs[0].likeliest[1].id);
+  options.logit_bias = {{-1, 1.0F}};
+  EXPECT_EQ(code_of([&] { model.generate("a", options); }), ErrorCode::kInvalidArgument);
+  EXPECT_EQ(code_of([&] { model.generate("a", {.presence_penalty = 3}); }),
+            ErrorCode::kInvalidArgument);
 }
 
 TEST(Api, ErrorsHaveACode) {

@@ -65,6 +65,73 @@ TEST(Chat, BeginsAnewAfterTheSystemLine) {
   EXPECT_EQ(again.read_tokens, first.read_tokens);
 }
 
+TEST(Chat, TakesTurnsBackAndAnswersThemAnew) {
+  const auto model = open_demo(Mode::kFloat);
+  Chat chat(*model, {}, "Be brief.");
+  EXPECT_FALSE(chat.undo());
+  EXPECT_NE(error_of([&] { chat.regenerate(8); }).find("no turn to answer"), std::string::npos);
+  const ChatTurn first = chat.say("What is 10 plus 1?", 60);
+  const std::int64_t after_first = chat.tokens();
+  const ChatTurn second = chat.say("Spell the word cat.", 60);
+  const std::int64_t after_second = chat.tokens();
+
+  // Only the last token of the prompt is read again for the same answer.
+  const ChatTurn again = chat.regenerate(60);
+  EXPECT_EQ(again.text, second.text);
+  EXPECT_EQ(again.read_tokens, 1);
+  EXPECT_EQ(chat.tokens(), after_second);
+  EXPECT_EQ(chat.messages().size(), 5U);
+
+  EXPECT_TRUE(chat.undo());
+  EXPECT_EQ(chat.tokens(), after_first);
+  EXPECT_EQ(chat.messages().size(), 3U);
+  EXPECT_EQ(chat.regenerate(60).text, first.text);
+  EXPECT_EQ(chat.say("Spell the word cat.", 60).text, second.text);
+  EXPECT_TRUE(chat.undo());
+  EXPECT_TRUE(chat.undo());
+  EXPECT_FALSE(chat.undo());
+  EXPECT_EQ(chat.tokens(), 0);
+  EXPECT_EQ(chat.messages(), list({message("system", "Be brief.")}));
+
+  // A turn that draws differs from the one before.
+  SearchOptions search;
+  search.do_sample = true;
+  search.seed = 1;
+  search.temperature = 3;
+  Chat drawn(*model, search);
+  const std::string text = drawn.say("Tell me a story.", 12).text;
+  EXPECT_NE(drawn.regenerate(12).text, text);
+}
+
+TEST(Chat, GoesOnFromMessages) {
+  const auto model = open_demo(Mode::kFloat);
+  Chat chat(*model, {});
+  chat.say("What is 10 plus 1?", 60);
+  const OrderedJson saved = chat.messages();
+  const ChatTurn expected = chat.say("Spell the word cat.", 60);
+  chat.set_messages(saved);
+  const ChatTurn turn = chat.say("Spell the word cat.", 60);
+  EXPECT_EQ(turn.text, expected.text);
+  EXPECT_EQ(turn.prompt_tokens, expected.prompt_tokens);
+  EXPECT_TRUE(chat.undo());
+  EXPECT_TRUE(chat.undo());
+  EXPECT_TRUE(chat.messages().empty());
+  // A question without an answer is answered.
+  chat.set_messages(list({user("What is 10 plus 1?")}));
+  EXPECT_EQ(chat.regenerate(60).text, "10 plus 1 is 11.");
+
+  const OrderedJson before = chat.messages();
+  for (const auto& [text, expected_error] :
+       {std::pair{"{}", "expected a list of messages, got object"},
+        {R"([{"role": "user", "content": "a"}, 7])", "message 1: expected an object"},
+        {R"([{"content": "a"}])", "message 0"},
+        {R"([{"role": 1}])", "message 0"}}) {
+    EXPECT_NE(error_of([&] { chat.set_messages(OrderedJson::parse(text)); }).find(expected_error),
+              std::string::npos);
+    EXPECT_EQ(chat.messages(), before);
+  }
+}
+
 TEST(Chat, GoesOnAfterAnAnswerThatWasStopped) {
   const auto model = open_demo(Mode::kFloat);
   Chat chat(*model, {});

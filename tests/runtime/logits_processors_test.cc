@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <random>
 #include <set>
@@ -33,9 +34,19 @@ std::vector<float> naive_min_length(std::vector<float> scores, const Sequence& s
   return scores;
 }
 
+// The formula of the OpenAI API reference.
+std::vector<float> naive_answer_penalties(std::vector<float> scores, const Sequence& answer,
+                                          float presence, float frequency) {
+  for (std::size_t id = 0; id < scores.size(); ++id) {
+    const auto times = std::ranges::count(answer, static_cast<TokenId>(id));
+    scores[id] -= (times > 0 ? presence : 0) + frequency * static_cast<float>(times);
+  }
+  return scores;
+}
+
 std::vector<float> processed(LogitsProcessor& processor, std::vector<float> scores,
-                             const Sequence& sequence) {
-  processor(scores, sequence);
+                             const Sequence& sequence, std::size_t prompt = 0) {
+  processor(scores, sequence, prompt);
   return scores;
 }
 
@@ -149,6 +160,31 @@ TEST_F(LogitsProcessors, MinLengthIsItsFormula) {
   EXPECT_EQ(processed(without_ends, {1, 2}, {}), (std::vector<float>{1, 2}));
   LogitsProcessor forever = min_length(std::numeric_limits<std::int64_t>::max(), {0});
   EXPECT_EQ(processed(forever, {1, 2}, {1}), (std::vector<float>{kLowest, 2}));
+}
+
+TEST_F(LogitsProcessors, AnswerPenaltiesAreTheirFormula) {
+  for (const auto& [presence, frequency] :
+       {std::pair{0.5F, 0.0F}, {0.0F, 0.25F}, {1.5F, -2.0F}, {-2.0F, 2.0F}}) {
+    LogitsProcessor processor = answer_penalties(presence, frequency);
+    for (const std::size_t prompt : {0, 3, 30, 1, 0}) {
+      const auto scores = random_scores(20);
+      const auto sequence = random_sequence(30, 20);
+      const Sequence answer(sequence.begin() + static_cast<std::ptrdiff_t>(prompt), sequence.end());
+      EXPECT_EQ(processed(processor, scores, sequence, prompt),
+                naive_answer_penalties(scores, answer, presence, frequency))
+          << presence << ' ' << frequency << ' ' << prompt;
+    }
+  }
+  LogitsProcessor processor = answer_penalties(1, 0.5F);
+  EXPECT_EQ(processed(processor, {4, 4, 4}, {0, 0, 1, 1, 1}, 2), (std::vector<float>{4, 1.5F, 4}));
+  // Whatever the vocabulary.
+  EXPECT_EQ(processed(processor, {4}, {-1, 0, 7, 0}), std::vector<float>{2});
+}
+
+TEST_F(LogitsProcessors, BiasesAreAddedAndRuleOut) {
+  LogitsProcessor processor = logit_bias({{0, 1.5F}, {2, -100}, {3, -kInfinity}, {9, 5}, {-1, 5}});
+  EXPECT_EQ(processed(processor, {1, 1, 1, 1}, {}), (std::vector<float>{2.5F, 1, -99, kLowest}));
+  EXPECT_EQ(processed(processor, {-kInfinity}, {}), std::vector<float>{kLowest});
 }
 
 }  // namespace

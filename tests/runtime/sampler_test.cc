@@ -123,7 +123,7 @@ TEST(Sampler, DrawsWhatItsSeedAlwaysDrew) {
             (std::vector<TokenId>{43, 27, 20, 43, 27, 43, 16, 43, 27, 12, 43, 27, 31, 20, 27, 12}));
   // Asking for log-probabilities takes nothing from the stream.
   SearchOptions asked = sampling(1, 0, 1);
-  asked.with_log_probability = true;
+  asked.logprobs = 0;
   EXPECT_EQ(draw(asked), draw(sampling(1, 0, 1)));
 }
 
@@ -161,7 +161,7 @@ TEST(Sampler, LogProbabilityKnowsNothingOfTheSamplingSettings) {
                                 sampling(1, 3, 0.5F), sampling(2, 0, 0.9F)}) {
     Sampler silent(options);
     EXPECT_TRUE(std::isnan(silent.choose(scores).log_probability));
-    options.with_log_probability = true;
+    options.logprobs = 0;
     Sampler sampler(options);
     for (int i = 0; i < 20; ++i) {
       const Choice choice = sampler.choose(scores);
@@ -176,7 +176,7 @@ TEST(Sampler, RefusesScoresThatGiveNoDistribution) {
   SearchOptions greedy;
   EXPECT_EQ(Sampler(greedy).choose(infinite).id, 1);
   EXPECT_EQ(Sampler(greedy).choose(impossible).id, 0);
-  greedy.with_log_probability = true;
+  greedy.logprobs = 0;
   for (const auto& scores : {infinite, impossible}) {
     EXPECT_NE(error_of([&] {
                 Sampler(greedy).choose(scores);
@@ -190,6 +190,29 @@ TEST(Sampler, RefusesScoresThatGiveNoDistribution) {
   for (const SearchOptions& options : {greedy, sampling(1, 0, 1)})
     EXPECT_EQ(error_of([&] { Sampler(options).choose({}); }),
               "[search] scores: expected one per token of the vocabulary, got 0");
+}
+
+TEST(Sampler, NamesTheLikeliest) {
+  const std::vector<float> scores = {1, 3, -2, 3, 0};
+  SearchOptions options = sampling(0.5F, 0, 0.9F);
+  for (const bool sample : {true, false}) {
+    options.do_sample = sample;
+    options.logprobs = 3;
+    const Choice choice = Sampler(options).choose(scores);
+    ASSERT_EQ(choice.likeliest.size(), 3U);
+    const std::vector<TokenId> expected = {1, 3, 0};
+    for (std::size_t i = 0; i < 3; ++i) {
+      EXPECT_EQ(choice.likeliest[i].id, expected[i]);
+      EXPECT_NEAR(choice.likeliest[i].log_probability, naive_log_probability(scores, expected[i]),
+                  1e-6);
+    }
+    EXPECT_NEAR(choice.log_probability, naive_log_probability(scores, choice.id), 1e-6);
+    // No more than there are.
+    options.logprobs = 20;
+    EXPECT_EQ(Sampler(options).choose(scores).likeliest.size(), 5U);
+    options.logprobs = 0;
+    EXPECT_TRUE(Sampler(options).choose(scores).likeliest.empty());
+  }
 }
 
 }  // namespace

@@ -131,7 +131,7 @@ TEST(Search, RemembersNoSequence) {
   options.repetition_penalty = 2;
   options.min_length = 3;
   options.eos = {0};
-  options.with_log_probability = true;
+  options.logprobs = 0;
   const std::vector<float> logits = {9, 8, 7, 6, 5, 4.5F};
   Search search(options);
   for (const std::vector<TokenId>& sequence : {std::vector<TokenId>{1},
@@ -164,12 +164,13 @@ TEST(Search, AppliesAddedProcessorsAfterItsOwnInTheirOrder) {
   const std::vector<float> logits = {9, 8, 6, 5};
   const std::vector<TokenId> sequence = {1};
   std::vector<float> seen;
-  search.add([&](std::span<float> scores, std::span<const TokenId> given) {
+  search.add([&](std::span<float> scores, std::span<const TokenId> given, std::size_t) {
     seen.assign(scores.begin(), scores.end());
     EXPECT_EQ(std::vector<TokenId>(given.begin(), given.end()), sequence);
     scores[3] += 10;
   });
-  search.add([](std::span<float> scores, std::span<const TokenId>) { scores[3] *= -1; });
+  search.add(
+      [](std::span<float> scores, std::span<const TokenId>, std::size_t) { scores[3] *= -1; });
   EXPECT_EQ(search.choose(logits, sequence).id, 2);
   // The end token was held back first and is none of the sequence's.
   EXPECT_EQ(seen, (std::vector<float>{std::numeric_limits<float>::lowest(), 4, 6, 5}));
@@ -179,7 +180,7 @@ TEST(Search, AppliesAddedProcessorsAfterItsOwnInTheirOrder) {
   // Processors reach a search that has none of its own, greedy or not.
   for (const SearchOptions& plain : {SearchOptions(), sampling(1, 0, 1)}) {
     Search masked(plain);
-    masked.add([](std::span<float> scores, std::span<const TokenId>) {
+    masked.add([](std::span<float> scores, std::span<const TokenId>, std::size_t) {
       for (std::size_t id = 0; id < scores.size(); ++id)
         if (id != 2) scores[id] = -kInfinity;
     });
@@ -194,7 +195,7 @@ TEST(Search, LogProbabilityIsOfTheProcessedScores) {
   options.eos = {0};
   const std::vector<float> logits = {9, 4, -1, 3};
   EXPECT_TRUE(std::isnan(Search(options).choose(logits, {}).log_probability));
-  options.with_log_probability = true;
+  options.logprobs = 0;
   // 9 is held back, 4 / 2 and -1 * 2 are left beside 3.
   const Choice choice = Search(options).choose(logits, std::vector<TokenId>{1, 2});
   EXPECT_EQ(choice.id, 3);
@@ -208,12 +209,30 @@ TEST(Search, LogProbabilityIsOfTheProcessedScores) {
               9 - std::log(std::exp(9.0) + std::exp(4.0) + std::exp(-1.0) + std::exp(3.0)), 1e-6);
 }
 
+// What was given is no part of the answer, and the bias comes before all else.
+TEST(Search, PenalizesTheAnswerNotThePrompt) {
+  SearchOptions options;
+  options.presence_penalty = 1.5F;
+  const std::vector<float> logits = {5, 4, 3};
+  const std::vector<TokenId> sequence = {0, 0, 0};
+  EXPECT_EQ(Search(options).choose(logits, sequence, 3).id, 0);
+  EXPECT_EQ(Search(options).choose(logits, sequence, 2).id, 1);
+  options.presence_penalty = 0;
+  options.frequency_penalty = 0.75F;
+  EXPECT_EQ(Search(options).choose(logits, sequence, 2).id, 0);
+  EXPECT_EQ(Search(options).choose(logits, sequence, 1).id, 1);
+  options.logit_bias = {{2, 2.5F}, {1, -100}};
+  EXPECT_EQ(Search(options).choose(logits, sequence, 3).id, 2);
+  options.repetition_penalty = 2;  // (3 + 2.5) / 2
+  EXPECT_EQ(Search(options).choose(logits, std::vector<TokenId>{2}, 1).id, 0);
+}
+
 // A vocabulary of nothing but end tokens, too early.
 TEST(Search, ChoosesAnEndTokenWhereThereIsNothingElse) {
   for (SearchOptions options : {SearchOptions(), sampling(1, 0, 1)}) {
     options.min_length = 5;
     options.eos = {0, 1};
-    options.with_log_probability = true;
+    options.logprobs = 0;
     const Choice choice = Search(options).choose(std::vector<float>{1, 2}, {});
     EXPECT_TRUE(choice.id == 0 || choice.id == 1);
     EXPECT_FLOAT_EQ(choice.log_probability, std::log(0.5F));
@@ -226,7 +245,8 @@ TEST(Search, RefusesProcessorsThatMakeNoSense) {
             "[search] add: expected a processor, got an empty function");
   const std::vector<float> logits = {1, 2};
   EXPECT_EQ(search.choose(logits, {}).id, 1);
-  search.add([](std::span<float> scores, std::span<const TokenId>) { scores[0] = kNan; });
+  search.add(
+      [](std::span<float> scores, std::span<const TokenId>, std::size_t) { scores[0] = kNan; });
   EXPECT_EQ(error_of([&] { search.choose(logits, std::vector<TokenId>{1, 1}); }),
             "[search] a processed score is not a number after 2 tokens");
   EXPECT_NE(error_of([&] { search.choose({}, {}); }).find("got 0"), std::string::npos);
