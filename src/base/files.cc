@@ -13,8 +13,8 @@
 #include <utility>
 
 #include "base/error.h"
-#include "base/litter.h"
 #include "base/staged_file.h"
+#include "base/staging.h"
 
 namespace tandem {
 namespace {
@@ -184,7 +184,7 @@ StagedFile::StagedFile(const fs::path& target, Durability durability) : durabili
   if (fs::exists(target_, ignored) && !fs::is_regular_file(target_, ignored))
     fail(ErrorCode::kIo, "[files] {}: cannot write: is not a regular file", target.string());
   const std::string name = target_.filename().string();
-  remove_litter(target_.parent_path(), [&](std::string_view other) { return other == name; });
+  remove_abandoned(target_.parent_path(), [&](std::string_view other) { return other == name; });
   // The last number tells apart threads of one process, and processes with the same id in different
   // containers.
   for (int attempt = 0; file_ < 0; ++attempt) {

@@ -80,7 +80,7 @@ void write_text_file(const fs::path& path, std::string_view text);
 
 // A folder that is filled next to its target and takes the target's place on commit(). The
 // temporary name is ".NAME.tmp-PID"; the constructor removes what earlier, killed writers of the
-// same target left behind (base/litter.h). At every moment the target is the whole old folder or
+// same target left behind (base/staging.h). At every moment the target is the whole old folder or
 // the whole new one (renameat2 with RENAME_EXCHANGE; if the target exists, commit() throws kIo on a
 // file system without it, such as NFS). One writer per target and process.
 class StagedFolder {

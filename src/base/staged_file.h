@@ -19,7 +19,7 @@ enum class Durability {
 
 class StagedFile {
  public:
-  // Removes what killed writers of the same target left behind (base/litter.h). Throws kIo or
+  // Removes what killed writers of the same target left behind (base/staging.h). Throws kIo or
   // kNotFound (no such folder), naming the target. A target that is a symbolic link is followed.
   explicit StagedFile(const fs::path& target, Durability durability = Durability::kFlushed);
   // Removes the temporary file if commit() was not reached.

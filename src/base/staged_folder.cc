@@ -13,8 +13,8 @@
 
 #include "base/error.h"
 #include "base/files.h"
-#include "base/litter.h"
 #include "base/staged_file.h"
+#include "base/staging.h"
 
 namespace tandem {
 namespace {
@@ -89,7 +89,7 @@ StagedFolder::StagedFolder(fs::path target) {
   constexpr std::chrono::milliseconds kMoment{1};
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     if (attempt > 0) std::this_thread::sleep_for(kMoment);
-    remove_litter(target_.parent_path(), [&](std::string_view other) { return other == name; });
+    remove_abandoned(target_.parent_path(), [&](std::string_view other) { return other == name; });
     if (const auto folder = create_locked(staging, target_)) {
       staging_ = staging;
       lock_ = *folder;

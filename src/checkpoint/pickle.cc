@@ -99,6 +99,21 @@ constexpr std::array kDTypes = {
     StorageType{"torch.float8_e5m2", DType::kF8E5M2},
 };
 
+// Element types that are not read here, by both kinds of names.
+struct UnreadType {
+  std::string_view name;
+  std::int64_t bytes;
+};
+
+constexpr std::array kUnreadTypes = {
+    UnreadType{"torch.ComplexFloatStorage", 8}, UnreadType{"torch.ComplexDoubleStorage", 16},
+    UnreadType{"torch.QInt8Storage", 1},        UnreadType{"torch.QUInt8Storage", 1},
+    UnreadType{"torch.QInt32Storage", 4},       UnreadType{"torch.complex32", 4},
+    UnreadType{"torch.complex64", 8},           UnreadType{"torch.complex128", 16},
+    UnreadType{"torch.float8_e4m3fnuz", 1},     UnreadType{"torch.float8_e5m2fnuz", 1},
+    UnreadType{"torch.float8_e8m0fnu", 1},      UnreadType{"torch.float4_e2m1fn_x2", 1},
+};
+
 // What a pickle may "call"; each is handled here without calling anything.
 constexpr std::array<std::string_view, 7> kFunctions = {
     "collections.OrderedDict",
@@ -124,9 +139,15 @@ std::optional<DType> find_dtype(const std::array<StorageType, kCount>& types,
   return found->dtype;
 }
 
+const UnreadType* find_unread(std::string_view name) {
+  const auto found = std::ranges::find(kUnreadTypes, name, &UnreadType::name);
+  return found == kUnreadTypes.end() ? nullptr : &*found;
+}
+
 bool is_known(std::string_view name) {
   return std::ranges::find(kFunctions, name) != kFunctions.end() ||
-         find_dtype(kStorageTypes, name) || find_dtype(kDTypes, name);
+         find_dtype(kStorageTypes, name) || find_dtype(kDTypes, name) ||
+         find_unread(name) != nullptr;
 }
 
 }  // namespace
@@ -433,9 +454,11 @@ class Unpickler::Machine {
     if (value->tensor.shape.size() != value->tensor.strides.size())
       reject("expected as many strides as sizes");
     if (names_type) {
-      const auto dtype = items.size() > 6 ? find_dtype(kDTypes, items[6]->text) : std::nullopt;
-      if (!dtype) reject("expected an element type");
-      value->tensor.dtype = *dtype;
+      if (items.size() < 7) reject("expected an element type");
+      const auto dtype = find_dtype(kDTypes, items[6]->text);
+      if (!dtype && find_unread(items[6]->text) == nullptr) reject("expected an element type");
+      value->tensor.dtype = dtype.value_or(DType::kU8);
+      value->tensor.unread_type = dtype ? "" : items[6]->text;
     }
     push(value);
   }
@@ -455,14 +478,18 @@ class Unpickler::Machine {
                        items[1]->kind == Kind::kGlobal && items[2]->kind == Kind::kString &&
                        items[2]->text.size() <= kLongestName && items[4]->kind == Kind::kInt &&
                        items[4]->number >= 0;
-    const auto dtype = known ? find_dtype(kStorageTypes, items[1]->text) : std::nullopt;
-    if (!dtype) reject("expected the id of a storage");
+    if (!known) reject("expected the id of a storage");
+    const auto dtype = find_dtype(kStorageTypes, items[1]->text);
+    const UnreadType* unread = find_unread(items[1]->text);
+    if (!dtype && unread == nullptr) reject("expected the id of a storage");
     if (items.size() > 5 && items[5]->kind != Kind::kNone) reject("a storage is part of another");
-    const auto bytes = checked_bytes(*dtype, {items[4]->number});
+    const auto bytes = dtype ? checked_bytes(*dtype, {items[4]->number})
+                             : checked_bytes(DType::kU8, {items[4]->number, unread->bytes});
     if (!bytes) reject("a storage is too large");
     PickleValue* value = owner_.make(Kind::kStorage);
     value->tensor.storage = items[2]->text;
-    value->tensor.dtype = *dtype;
+    value->tensor.dtype = dtype.value_or(DType::kU8);
+    if (!dtype) value->tensor.unread_type = unread->name;
     value->tensor.storage_bytes = *bytes;
     const auto [slot, inserted] =
         owner_.storage_index_.emplace(items[2]->text, owner_.storages_.size());

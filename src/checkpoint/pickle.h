@@ -23,6 +23,8 @@ struct PickleTensor {
   // The storage's key.
   std::string storage;
   DType dtype = DType::kF32;
+  // PyTorch's name of an element type that is not read here; dtype then means nothing.
+  std::string unread_type;
   std::int64_t storage_bytes = 0;
   // In elements.
   std::int64_t offset = 0;

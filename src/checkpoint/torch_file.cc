@@ -109,6 +109,12 @@ class TorchStore : public TensorStore {
         fail(ErrorCode::kFormat, "{}: {}: its storage \"{}\" has {} bytes, expected {}", place,
              printable(name), printable(value->tensor.storage), storage->second.size(),
              value->tensor.storage_bytes);
+      if (!value->tensor.unread_type.empty()) {
+        unread_[name] = {.type = value->tensor.unread_type,
+                         .shape = value->tensor.shape,
+                         .bytes = value->tensor.storage_bytes};
+        continue;
+      }
       View view =
           check_view(value->tensor,
                      storage->second.first(static_cast<std::size_t>(value->tensor.storage_bytes)),

@@ -95,7 +95,7 @@ struct PanelKey {
   // Empty for unknown content, which is packed every time.
   std::string text;
   // Whether the key is valid in other processes too.
-  bool lasting = false;
+  bool persistent = false;
 };
 
 // Keeps weights in the kernels' layout, shared by all programs of a process and across restarts.

@@ -18,16 +18,16 @@ PanelKey panel_key(const Weight& weight, const PanelLayout& layout) {
   if (const auto* groups = std::get_if<GroupCodes>(&weight))
     text += fmt::format(" bits {} signed {} zero points {}", groups->bits, groups->is_signed,
                         !groups->zero_points.empty());
-  bool lasting = true;
+  bool persistent = true;
   const std::vector<Tensor> parts = parts_of(weight);
   for (const Tensor& part : parts) {
     const std::string identity = part.identity();
     if (identity.empty()) return {};
-    lasting = lasting && part.file() != nullptr;
+    persistent = persistent && part.file() != nullptr;
     text += " " + identity;
   }
   if (parts.empty()) return {};
-  return {content_hash(text), lasting};
+  return {content_hash(text), persistent};
 }
 
 // If the file was modified in the meantime, its panels would be cached under the identity of its

@@ -86,7 +86,7 @@ Tensor FilePanelCache::get_or_pack(const PanelKey& key, std::int64_t bytes,
                                    const std::function<void(std::byte*)>& pack) {
   const bool is_known = !key.text.empty();
   if (const auto found = in_memory_.find(key.text); found != in_memory_.end()) return found->second;
-  const bool in_files = is_known && key.lasting && !folder_.empty();
+  const bool in_files = is_known && key.persistent && !folder_.empty();
   const fs::path path = folder_ / (key.text + ".panels");
   Tensor panels = in_files ? open_panels(path, key.text, bytes) : Tensor();
   if (panels.empty()) {

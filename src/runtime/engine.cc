@@ -143,15 +143,15 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
   devices_.push_back(std::make_unique<CpuDevice>(*kernels_));
   const bool alike = plan.prompt_graph == Phase::kDecode && plan.prefill == plan.decode;
   if (alike) {
-    decode_ = make_lane(Phase::kDecode, chunk_given ? options_.chunk : kCpuRows);
+    decode_ = make_runner(Phase::kDecode, chunk_given ? options_.chunk : kCpuRows);
   } else {
     prompt_rows_ = program_rows(options_.chunk);
     prompts_.resize(prompt_rows_.size());
-    prompts_.back() = make_lane(Phase::kPrefill, options_.chunk);
+    prompts_.back() = make_runner(Phase::kPrefill, options_.chunk);
     few_tokens_ = prompts_.back().executor->weight_bytes() > kLargestCacheBytes
                       ? kFewTokensFromMemory
                       : kFewTokens;
-    decode_ = make_lane(Phase::kDecode, std::max(options_.batch, few_tokens_));
+    decode_ = make_runner(Phase::kDecode, std::max(options_.batch, few_tokens_));
   }
   const KvShape shape{info().layers, info().kv_heads, info().head_dim, plan.kv};
   kv_pool_ =
@@ -160,7 +160,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
 
 Engine::~Engine() = default;
 
-Engine::Lane Engine::make_lane(Phase phase, std::int64_t rows) {
+Engine::Runner Engine::make_runner(Phase phase, std::int64_t rows) {
   const auto& names = phase == Phase::kPrefill ? plan_.prefill : plan_.decode;
   std::vector<DeviceThreads> devices;
   for (const std::string& name : names) {
@@ -170,18 +170,18 @@ Engine::Lane Engine::make_lane(Phase phase, std::int64_t rows) {
       fail(ErrorCode::kInvalidArgument, "[model] device \"{}\": expected npu or cpu", name);
     devices.push_back({found->get(), pool_.get()});
   }
-  Lane lane;
-  lane.executor = std::make_unique<Executor>(graph(phase), PhaseSpec{phase, rows}, devices,
-                                             *panels_, std::span(&rows, 1));
-  lane.arena = lane.executor->make_arena();
-  return lane;
+  Runner runner;
+  runner.executor = std::make_unique<Executor>(graph(phase), PhaseSpec{phase, rows}, devices,
+                                               *panels_, std::span(&rows, 1));
+  runner.arena = runner.executor->make_arena();
+  return runner;
 }
 
-Engine::Lane& Engine::prompt_lane(std::int64_t tokens) {
+Engine::Runner& Engine::prompt_runner(std::int64_t tokens) {
   if (prompts_.empty()) return decode_;
   for (std::size_t i = 0; i < prompts_.size(); ++i) {
     if (tokens > prompt_rows_[i] && i + 1 < prompts_.size()) continue;
-    if (!prompts_[i].executor) prompts_[i] = make_lane(Phase::kPrefill, prompt_rows_[i]);
+    if (!prompts_[i].executor) prompts_[i] = make_runner(Phase::kPrefill, prompt_rows_[i]);
     return prompts_[i];
   }
   return prompts_.back();
@@ -205,7 +205,7 @@ void Engine::check_ids(std::span<const TokenId> ids) const {
   }
 }
 
-std::span<const float> Engine::run(Lane& lane, std::span<const Part> parts,
+std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
                                    std::span<const std::int32_t> selected) const {
   std::vector<TokenId> ids;
   std::vector<SequenceSlice> slices;
@@ -220,9 +220,9 @@ std::span<const float> Engine::run(Lane& lane, std::span<const Part> parts,
   const void* const inputs[] = {ids.data(), selected.data()};
   const std::int64_t rows[] = {static_cast<std::int64_t>(ids.size()),
                                static_cast<std::int64_t>(selected.size())};
-  lane.executor->run({inputs, rows, slices}, lane.arena);
+  runner.executor->run({inputs, rows, slices}, runner.arena);
   const std::span<const float> logits(
-      lane.executor->output(lane.arena, 0),
+      runner.executor->output(runner.arena, 0),
       selected.size() * static_cast<std::size_t>(info().vocabulary));
   if (!all_finite(logits))
     fail(ErrorCode::kFormat,
@@ -240,11 +240,11 @@ void Engine::refresh(KvSequence& sequence, std::int64_t total) {
   sequence.rewind(0);
   sequence.begin_epoch(epoch);
   for (std::size_t first = 0; first < ids.size();) {
-    Lane& lane = prompt_lane(static_cast<std::int64_t>(ids.size() - first));
-    const auto rows = static_cast<std::size_t>(lane.executor->spec().rows);
+    Runner& runner = prompt_runner(static_cast<std::int64_t>(ids.size() - first));
+    const auto rows = static_cast<std::size_t>(runner.executor->spec().rows);
     const std::size_t count = std::min(rows, ids.size() - first);
     const Part part{&sequence, std::span(ids).subspan(first, count), total};
-    run(lane, {&part, 1}, {});
+    run(runner, {&part, 1}, {});
     first += count;
   }
 }
@@ -301,8 +301,9 @@ void Engine::read_in(Phase phase, std::span<const Request> requests, bool every_
       at = ends ? 0 : at + count;
       r += ends ? 1 : 0;
     }
-    Lane& lane = phase == Phase::kPrefill ? prompt_lane(static_cast<std::int64_t>(row)) : decode_;
-    std::span<const float> logits = run(lane, parts, selected);
+    Runner& runner =
+        phase == Phase::kPrefill ? prompt_runner(static_cast<std::int64_t>(row)) : decode_;
+    std::span<const float> logits = run(runner, parts, selected);
     for (const Output& output : outputs) {
       const std::size_t size = output.count * static_cast<std::size_t>(info().vocabulary);
       rows(output.sequence, static_cast<std::int64_t>(output.first), logits.first(size));

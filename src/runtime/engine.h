@@ -101,7 +101,7 @@ class Engine {
 
  private:
   // An executor with the memory for its runs, created when first needed.
-  struct Lane {
+  struct Runner {
     std::unique_ptr<Executor> executor;
     Arena arena;
   };
@@ -121,12 +121,12 @@ class Engine {
   };
   using RowCallback = std::function<void(std::size_t, std::int64_t, std::span<const float>)>;
 
-  Lane make_lane(Phase phase, std::int64_t rows);
+  Runner make_runner(Phase phase, std::int64_t rows);
   // The smallest prefill program for a run of up to this many tokens.
-  Lane& prompt_lane(std::int64_t tokens);
+  Runner& prompt_runner(std::int64_t tokens);
   std::int64_t run_rows(Phase phase) const noexcept;
   // All runs of an executor go through this function.
-  std::span<const float> run(Lane& lane, std::span<const Part> parts,
+  std::span<const float> run(Runner& runner, std::span<const Part> parts,
                              std::span<const std::int32_t> selected) const;
   // Called before a sequence grows to `total` tokens: if that changes the frequencies of its rotary
   // embeddings, its current tokens are read again.
@@ -146,13 +146,13 @@ class Engine {
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<PanelCache> panels_;
   std::shared_ptr<KvPool> kv_pool_;
-  Lane decode_;
+  Runner decode_;
   // Row counts in ascending order; empty if both phases use the same programs. The last one is
   // compiled immediately, the others when needed: all of them run the same panels.
   std::vector<std::int64_t> prompt_rows_;
   // Prompts of up to this many tokens are read by the decode programs; 0: none are.
   std::int64_t few_tokens_ = 0;
-  std::vector<Lane> prompts_;
+  std::vector<Runner> prompts_;
   // Logits of a batch that took more than one run.
   std::vector<float> batch_logits_;
 };

@@ -128,7 +128,7 @@ TEST(StagedFolder, FollowsALinkToTheFolder) {
   EXPECT_EQ(names(scratch / "real"), std::vector<std::string>{"a"});
 }
 
-TEST(StagedFolder, RemovesOnlyTheLitterOfDeadWriters) {
+TEST(StagedFolder, RemovesOnlyWhatDeadWritersLeft) {
   const testing::ScratchFolder scratch;
   const std::string dead = staging_name(dead_process());
   const std::string own = staging_name(::getpid());
@@ -209,7 +209,8 @@ TEST(StagedFolder, TargetIsWholeWheneverTheWriterIsKilled) {
     {
       StagedFolder folder(target);
     }
-    ASSERT_EQ(names(scratch.path()), std::vector<std::string>{"out"}) << "litter after " << round;
+    ASSERT_EQ(names(scratch.path()), std::vector<std::string>{"out"})
+        << "left over after " << round;
   }
   EXPECT_GT(replaced, 3);
 }

@@ -171,16 +171,22 @@ class BadTorchFile : public ::testing::Test {
     for (const std::int32_t value : values) text += int_op(value);
     return text + "t";
   }
-  void expect_error(std::int32_t offset, const std::vector<std::int32_t>& shape,
-                    const std::vector<std::int32_t>& strides, const std::string& reason) {
+  // A file with one tensor, "w", on a storage of 4 elements in 16 bytes or more.
+  fs::path write(const std::string& storage, std::size_t bytes, std::int32_t offset,
+                 const std::vector<std::int32_t>& shape, const std::vector<std::int32_t>& strides) {
     std::string file = std::string("\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
     file += "\x80\x02M\xe9\x03.}.";
-    file += "}U\1wctorch._utils\n_rebuild_tensor_v2\n((U\7storagectorch\nFloatStorage\nU\1kU\3cpu";
+    file +=
+        "}U\1wctorch._utils\n_rebuild_tensor_v2\n((U\7storagectorch\n" + storage + "\nU\1kU\3cpu";
     file += int_op(4) + "NtQ" + int_op(offset) + sizes(shape) + sizes(strides) + "\x89}tRs.";
     file += "]U\1ka.";
-    file += std::string("\4\0\0\0\0\0\0\0", 8) + std::string(16, '\0');
-    const fs::path path = scratch_ / "bad.pth";
-    write_text_file(path, file);
+    file += std::string("\4\0\0\0\0\0\0\0", 8) + std::string(bytes, '\0');
+    write_text_file(scratch_ / "bad.pth", file);
+    return scratch_ / "bad.pth";
+  }
+  void expect_error(std::int32_t offset, const std::vector<std::int32_t>& shape,
+                    const std::vector<std::int32_t>& strides, const std::string& reason) {
+    const fs::path path = write("FloatStorage", 16, offset, shape, strides);
     if (reason.empty()) {
       open_torch_file(path)->load("w");
       return;
@@ -207,6 +213,23 @@ TEST_F(BadTorchFile, ViewsStayInTheirStorage) {
   expect_error(0, {-1}, {1}, "from 0 up");
   expect_error(0, {2}, {-1}, "from 0 up");
   expect_error(0, {2}, {1, 1}, "as many strides as sizes");
+}
+
+// Elements of types that are not read here, which no graph may need.
+TEST_F(BadTorchFile, UnreadTypesAreListedApart) {
+  for (const auto& [storage, bytes] :
+       {std::pair{"ComplexFloatStorage", 32}, {"ComplexDoubleStorage", 64}, {"QInt8Storage", 4}}) {
+    const auto store =
+        open_torch_file(write(storage, static_cast<std::size_t>(bytes), 0, {2, 2}, {2, 1}));
+    EXPECT_TRUE(store->tensors().empty());
+    ASSERT_TRUE(store->unread().contains("w")) << storage;
+    EXPECT_EQ(store->unread().at("w").type, "torch." + std::string(storage));
+    EXPECT_EQ(store->unread().at("w").shape, (Shape{2, 2}));
+  }
+  EXPECT_NE(error_of([&] {
+              open_torch_file(write("ComplexFloatStorage", 31, 0, {4}, {1}));
+            }).find("storage"),
+            std::string::npos);
 }
 
 // Truncated and changed files give an error or a result, and nothing else.

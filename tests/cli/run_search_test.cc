@@ -243,7 +243,7 @@ TEST(RunSearch, ReportsLogProbabilities) {
     EXPECT_EQ(token["top_logprobs"][0]["logprob"], token["logprob"]);
     EXPECT_GE(token["top_logprobs"][1]["logprob"], token["top_logprobs"][2]["logprob"]);
   }
-  EXPECT_EQ(text, json["text"]);
+  EXPECT_EQ(text, json["text"].get<std::string>());
   EXPECT_TRUE(run_for_json(with({"--logprobs", "0"}))["logprobs"][0]["top_logprobs"].empty());
   // For people, on standard error.
   const Outcome shown = run_program(with({"--logprobs", "2"}));

@@ -222,7 +222,7 @@ class RecordingCache : public PanelCache {
   Tensor get_or_pack(const PanelKey& key, std::int64_t bytes,
                      const std::function<void(std::byte*)>& pack) override {
     keys.push_back(key.text);
-    EXPECT_FALSE(key.lasting) << "weights in memory mean nothing to another process";
+    EXPECT_FALSE(key.persistent) << "weights in memory mean nothing to another process";
     return NoPanelCache().get_or_pack(key, bytes, pack);
   }
   std::vector<std::string> keys;

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
-#include "kernels/x86/ahead.h"
+#include "kernels/x86/prefetch.h"
 #include "kernels/x86/unroll.h"
 
 namespace tandem {
@@ -33,7 +33,7 @@ struct FloatLinear {
   template <PanelKind kKind, int kRows, int kVectors>
   static void tile(const std::byte* panel, std::int64_t column, std::int64_t begin,
                    std::int64_t end, const float* x, std::int64_t x_stride, float* acc,
-                   const Ahead& ahead) {
+                   const Prefetch& prefetch) {
     typename V::Float sums[kRows][kVectors];
     unroll<kRows>([&](auto r) TANDEM_INLINE {
       unroll<kVectors>([&](auto v) TANDEM_INLINE {
@@ -41,7 +41,7 @@ struct FloatLinear {
       });
     });
     for (std::int64_t i = begin; i < end; ++i) {
-      ahead.fetch(i - begin);
+      prefetch.fetch(i - begin);
       typename V::Float w[kVectors];
       unroll<kVectors>([&](auto v) TANDEM_INLINE {
         w[v] = load<kKind>(panel, i * kPanelColumns + column + v * kWidth);
@@ -71,12 +71,12 @@ struct FloatLinear {
     }
     for_row_blocks(rows, V::kTileRows, [&](std::int64_t first, std::int64_t count) {
       // The next block of k, in this panel or the one after it.
-      const Ahead ahead = ahead_of(panel + begin * kStepBytes, panel + end * kStepBytes,
-                                   end - begin, kStepBytes, first, rows, V::kTileRows);
+      const Prefetch prefetch = prefetch_for(panel + begin * kStepBytes, panel + end * kStepBytes,
+                                             end - begin, kStepBytes, first, rows, V::kTileRows);
       for (std::int64_t c = 0; c < kPanelColumns; c += V::kTileVectors * kWidth)
         with_constant<V::kTileRows>(count, [&](auto constant) {
           tile<kKind, constant, V::kTileVectors>(panel, c, begin, end, x + first * x_stride,
-                                                 x_stride, acc + first * kPanelColumns, ahead);
+                                                 x_stride, acc + first * kPanelColumns, prefetch);
         });
     });
   }

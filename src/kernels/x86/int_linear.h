@@ -4,7 +4,7 @@
 #pragma once
 
 #include "kernels/kernels.h"
-#include "kernels/x86/ahead.h"
+#include "kernels/x86/prefetch.h"
 #include "kernels/x86/unroll.h"
 
 namespace tandem {
@@ -46,11 +46,11 @@ struct Int8Linear {
       const std::int64_t left = layout.n - p * kColumns;
       const std::int64_t count = left < kColumns ? left : kColumns;
       for_row_blocks(rows, Tile::kRows, [&](std::int64_t first, std::int64_t block) {
-        const Ahead ahead =
-            ahead_of(panels + p * panel_bytes, next, steps, kStepBytes, first, rows, Tile::kRows);
+        const Prefetch prefetch = prefetch_for(panels + p * panel_bytes, next, steps, kStepBytes,
+                                               first, rows, Tile::kRows);
         with_constant<Tile::kRows>(block, [&](auto constant) {
           Tile::template sums<constant>(panel, steps, x.codes + first * x.stride, x.stride, raw,
-                                        ahead);
+                                        prefetch);
         });
         for (std::int64_t r = 0; r < block; ++r)
           store(raw + r * kColumns, first + r, p * kColumns, count, scales);

@@ -5,9 +5,9 @@
 // Two tiles of activations and two of weights make four tiles of sums, 32 rows x 32 columns, so
 // that each load feeds two multiplications. A number of rows that is not a multiple of 32 is
 // covered by overlapping tiles: rows computed twice give the same result.
-#include "kernels/x86/ahead.h"
 #include "kernels/x86/int4_groups.h"
 #include "kernels/x86/layers.h"
+#include "kernels/x86/prefetch.h"
 
 namespace tandem {
 
@@ -99,7 +99,7 @@ void multiply(const std::uint8_t* weights, std::int64_t steps, std::int64_t k_by
 }
 
 // Cache lines that each of the `steps` of a block, in two halves, prefetches of the next `bytes`.
-std::int64_t lines_ahead(std::int64_t bytes, std::int64_t steps, std::int64_t rows) {
+std::int64_t lines_to_prefetch(std::int64_t bytes, std::int64_t steps, std::int64_t rows) {
   const std::int64_t blocks = (rows + kBlockRows - 1) / kBlockRows;
   return (bytes / 64 + 2 * steps * blocks - 1) / (2 * steps * blocks);
 }
@@ -111,7 +111,7 @@ TANDEM_INLINE inline void for_int8_blocks(const PanelLayout& layout, const std::
   const Tiles tiles(kTileBytes);
   const std::int64_t panel_bytes = layout.panel_bytes();
   const std::int64_t steps = padded_k(layout.k) / kTileBytes;
-  const std::int64_t lines = lines_ahead(panel_bytes, steps, rows);
+  const std::int64_t lines = lines_to_prefetch(panel_bytes, steps, rows);
   alignas(64) std::int32_t raw[kBlockRows * kColumns];
   for (std::int64_t p = range.begin; p < range.end; ++p) {
     const std::byte* panel = panels + p * panel_bytes;
@@ -179,7 +179,7 @@ void int4_panel(const std::uint8_t* panel, std::int64_t groups, std::int64_t gro
   const std::int64_t k_bytes = group < kTileBytes ? group : kTileBytes;
   const std::int64_t steps = group / k_bytes;
   const std::int64_t group_bytes = int4_group_bytes(group);
-  const std::int64_t lines = lines_ahead(group_bytes, steps, rows);
+  const std::int64_t lines = lines_to_prefetch(group_bytes, steps, rows);
   alignas(64) std::uint8_t unpacked[kMaxGroup * kColumns];
   alignas(64) std::int32_t raw[kBlockRows * kColumns];
   for (std::int64_t g = 0; g < groups; ++g, panel += group_bytes) {

@@ -25,14 +25,14 @@ struct Int8Tile {
 
   template <int kCount>
   static void sums(const std::uint8_t* panel, std::int64_t steps, const std::int8_t* codes,
-                   std::int64_t stride, std::int32_t* raw, const Ahead& ahead) {
+                   std::int64_t stride, std::int32_t* raw, const Prefetch& prefetch) {
     for (std::int64_t c = 0; c < kColumns; c += 16) {
       __m256i sums[kCount][4];
       unroll<kCount>([&](auto r) TANDEM_INLINE {
         unroll<4>([&](auto v) TANDEM_INLINE { sums[r][v] = _mm256_setzero_si256(); });
       });
       for (std::int64_t i = 0; i < steps; ++i) {
-        ahead.fetch(i);
+        prefetch.fetch(i);
         __m256i w[4];
         unroll<4>([&](auto v) TANDEM_INLINE {
           const std::uint8_t* from = panel + i * kStepBytes + c * kInt8StepK + v * 16;

@@ -29,9 +29,9 @@ TANDEM_INLINE inline __m512i dots(__m512i sums, __m512i weights, __m512i codes) 
 template <int kRows>
 TANDEM_INLINE inline void add_products(const std::uint8_t* weights, std::int64_t steps,
                                        const std::int8_t* codes, std::int64_t stride,
-                                       __m512i (&sums)[kRows][4], const Ahead& ahead) {
+                                       __m512i (&sums)[kRows][4], const Prefetch& prefetch) {
   for (std::int64_t i = 0; i < steps; ++i) {
-    ahead.fetch(i);
+    prefetch.fetch(i);
     __m512i w[4];
     unroll<4>([&](auto v) TANDEM_INLINE { w[v] = load_codes(weights + i * kStepBytes + v * 64); });
     unroll<kRows>([&](auto r) TANDEM_INLINE {
@@ -46,12 +46,12 @@ struct Int8Tile {
 
   template <int kCount>
   static void sums(const std::uint8_t* panel, std::int64_t steps, const std::int8_t* codes,
-                   std::int64_t stride, std::int32_t* raw, const Ahead& ahead) {
+                   std::int64_t stride, std::int32_t* raw, const Prefetch& prefetch) {
     __m512i sums[kCount][4];
     unroll<kCount>([&](auto r) TANDEM_INLINE {
       unroll<4>([&](auto v) TANDEM_INLINE { sums[r][v] = _mm512_setzero_si512(); });
     });
-    add_products<kCount>(panel, steps, codes, stride, sums, ahead);
+    add_products<kCount>(panel, steps, codes, stride, sums, prefetch);
     unroll<kCount>([&](auto r) TANDEM_INLINE {
       unroll<4>([&](auto v)
                     TANDEM_INLINE { _mm512_store_si512(raw + r * 64 + v * 16, sums[r][v]); });
@@ -118,10 +118,10 @@ void int4_few_rows(const std::uint8_t* panel, std::int64_t groups, std::int64_t 
 // One unpacked group for up to six rows; acc: [rows][64] in memory.
 template <int kRows>
 void int4_group(const std::uint8_t* unpacked, const std::uint8_t* end, std::int64_t group,
-                const GroupRows& a, float* acc, const Ahead& ahead) {
+                const GroupRows& a, float* acc, const Prefetch& prefetch) {
   __m512i sums[kRows][4];
   clear<kRows>(sums);
-  add_products<kRows>(unpacked, group / kInt8StepK, a.codes, a.stride, sums, ahead);
+  add_products<kRows>(unpacked, group / kInt8StepK, a.codes, a.stride, sums, prefetch);
   add_groups<kRows>(sums, end, a, acc);
 }
 
@@ -158,11 +158,11 @@ void linear_int4(const PanelLayout& layout, const std::byte* panels, Range range
         const std::byte* next = panels + p * panel_bytes + (g + 1) * group_bytes;
         for_row_blocks(chunk_rows, kTileRows, [&](std::int64_t first, std::int64_t count) {
           const GroupRows a = group_rows(x, chunk + first, g, group, groups);
-          const Ahead ahead = ahead_of(next - group_bytes, next, group / kInt8StepK, kUnpackedFrom,
-                                       first, chunk_rows, kTileRows);
+          const Prefetch prefetch = prefetch_for(next - group_bytes, next, group / kInt8StepK,
+                                                 kUnpackedFrom, first, chunk_rows, kTileRows);
           with_constant<kTileRows>(count, [&](auto constant) {
             int4_group<constant>(unpacked, panel + g * group_bytes + code_bytes, group, a,
-                                 acc + first * kColumns, ahead);
+                                 acc + first * kColumns, prefetch);
           });
         });
       }

@@ -3,7 +3,7 @@
 // A writer locks its temporary file right after creating it and holds the lock until the file has
 // its final name. Between creating and locking, a cleaner may take the file for abandoned, so a
 // writer that does not get the lock, or finds the name gone once it has it, starts over.
-#include "base/litter.h"
+#include "base/staging.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -97,8 +97,8 @@ bool is_abandoned(LockResult lock, std::chrono::system_clock::duration age) noex
   return lock == LockResult::kLocked || (lock == LockResult::kNoLocks && age > kLongest);
 }
 
-void remove_litter(const fs::path& folder,
-                   const std::function<bool(std::string_view target)>& wanted) {
+void remove_abandoned(const fs::path& folder,
+                      const std::function<bool(std::string_view target)>& wanted) {
   std::error_code ignored;
   for (fs::directory_iterator entry(folder, ignored), end; entry != end; entry.increment(ignored)) {
     const std::string name = entry->path().filename().string();

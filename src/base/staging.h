@@ -40,7 +40,7 @@ bool is_abandoned(LockResult lock, std::chrono::system_clock::duration age) noex
 // Removes from `folder` the abandoned temporary files and folders of those targets (file names) for
 // which `wanted` is true. Symbolic links and anything that cannot be opened are left alone. Throws
 // only what `wanted` throws.
-void remove_litter(const fs::path& folder,
-                   const std::function<bool(std::string_view target)>& wanted);
+void remove_abandoned(const fs::path& folder,
+                      const std::function<bool(std::string_view target)>& wanted);
 
 }  // namespace tandem

@@ -21,7 +21,7 @@ TANDEM_INLINE inline void fetch_far(const void* p) {
 
 // What a tile prefetches: in step i, the cache line at from + i * stride. A stride of 0 prefetches
 // nothing new.
-struct Ahead {
+struct Prefetch {
   const std::byte* from;
   std::int64_t stride;
 
@@ -34,9 +34,10 @@ struct Ahead {
 // of the data at `next`, which is as large as what it reads itself, `steps` * `step_bytes` at
 // `current`. With only one or two blocks, which are memory-bound throughout, it prefetches further
 // along its own stream instead.
-TANDEM_INLINE inline Ahead ahead_of(const std::byte* current, const std::byte* next,
-                                    std::int64_t steps, std::int64_t step_bytes, std::int64_t first,
-                                    std::int64_t rows, std::int64_t most) {
+TANDEM_INLINE inline Prefetch prefetch_for(const std::byte* current, const std::byte* next,
+                                           std::int64_t steps, std::int64_t step_bytes,
+                                           std::int64_t first, std::int64_t rows,
+                                           std::int64_t most) {
   const std::int64_t blocks = (rows + most - 1) / most;
   if (blocks < 3) return {current + kFarBytes, step_bytes};
   const std::int64_t stride = step_bytes / blocks > 16 ? step_bytes / blocks : 16;

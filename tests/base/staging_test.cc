@@ -1,5 +1,5 @@
 // Temporary files left by killed writers, and those held by live ones.
-#include "base/litter.h"
+#include "base/staging.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -39,7 +39,7 @@ class Held {
   int file_;
 };
 
-TEST(Litter, LocksDecideAndWhereThereAreNoneAge) {
+TEST(Staging, LocksDecideAndWhereThereAreNoneAge) {
   using std::chrono::hours;
   EXPECT_TRUE(is_abandoned(LockResult::kLocked, hours(0)));
   EXPECT_FALSE(is_abandoned(LockResult::kBusy, hours(1000)));
@@ -48,11 +48,11 @@ TEST(Litter, LocksDecideAndWhereThereAreNoneAge) {
   EXPECT_TRUE(is_abandoned(LockResult::kNoLocks, hours(25)));
 }
 
-TEST(Litter, WhatCannotBeLockedAtAllHasNoLocks) {
+TEST(Staging, WhatCannotBeLockedAtAllHasNoLocks) {
   EXPECT_EQ(lock_staging(-1), LockResult::kNoLocks);
 }
 
-TEST(Litter, RemovesWhatNobodyHoldsOfTheTargetsWanted) {
+TEST(Staging, RemovesWhatNobodyHoldsOfTheTargetsWanted) {
   const testing::ScratchFolder folder;
   const std::vector<std::string> removed = {".a.tmp-1", ".a.tmp-1-0", ".a.tmp-99999999-12"};
   const std::vector<std::string> kept = {"a",          "a.tmp-1",      ".a.tmp-",   ".a.tmp-1-",
@@ -62,20 +62,20 @@ TEST(Litter, RemovesWhatNobodyHoldsOfTheTargetsWanted) {
   for (const std::string& name : kept) put(folder / name);
   const Held held(folder / ".a.tmp-2-0");
   ASSERT_EQ(::mkfifo((folder / ".a.tmp-3-0").c_str(), 0600), 0);
-  remove_litter(folder.path(), [](std::string_view target) { return target == "a"; });
+  remove_abandoned(folder.path(), [](std::string_view target) { return target == "a"; });
   for (const std::string& name : removed) EXPECT_FALSE(fs::exists(folder / name)) << name;
   for (const std::string& name : kept) EXPECT_TRUE(fs::exists(folder / name)) << name;
   EXPECT_TRUE(fs::exists(folder / ".a.tmp-2-0"));
   EXPECT_TRUE(fs::exists(folder / ".a.tmp-3-0"));
-  remove_litter(folder / "absent", [](std::string_view) { return true; });
+  remove_abandoned(folder / "absent", [](std::string_view) { return true; });
 }
 
-TEST(Litter, TellsTheTarget) {
+TEST(Staging, TellsTheTarget) {
   const testing::ScratchFolder folder;
   put(folder / ".key.panels.tmp-7-0");
   put(folder / ".a.tmp-5.tmp-7-0");
   std::vector<std::string> targets;
-  remove_litter(folder.path(), [&](std::string_view target) {
+  remove_abandoned(folder.path(), [&](std::string_view target) {
     targets.emplace_back(target);
     return target.ends_with(".panels");
   });
@@ -85,7 +85,7 @@ TEST(Litter, TellsTheTarget) {
   EXPECT_TRUE(fs::exists(folder / ".a.tmp-5.tmp-7-0"));
 }
 
-TEST(StagedFile, RemovesTheLitterOfItsTargetOnly) {
+TEST(StagedFile, RemovesAbandonedFilesOfItsTargetOnly) {
   const testing::ScratchFolder folder;
   // Numbers of living processes: this one's and the first one's.
   const std::string own = fmt::format(".a.tmp-{}-0", ::getpid());
@@ -112,7 +112,7 @@ TEST(StagedFile, HoldsItsTemporaryFileAgainstOtherWriters) {
   EXPECT_EQ(read_text_file(folder / "a"), "first");
 }
 
-TEST(StagedFile, LitterOfAKilledWriterGoesWithTheNextOne) {
+TEST(StagedFile, FilesOfAKilledWriterGoWithTheNextOne) {
   const testing::ScratchFolder folder;
   const pid_t child = ::fork();
   ASSERT_GE(child, 0);
