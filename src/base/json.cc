@@ -215,9 +215,8 @@ OrderedJson parse_ordered_json(std::string_view text, std::string_view where) {
   std::string finite;
   std::size_t done = 0;
   for (const auto& [at, word] : non_finite) {
-    const bool negative = at > 0 && text[at - 1] == '-';
-    finite += text.substr(done, at - done - (negative ? 1 : 0));
-    finite += "null";
+    finite += text.substr(done, at - done);
+    finite += word == kNan ? kNanSpelling : kInfinitySpelling;
     done = at + word.size();
   }
   finite += text.substr(done);

@@ -27,7 +27,7 @@ inline constexpr std::size_t kMaxOrderedKeys = 4096;
 // them where a number is needed. Throws kFormat.
 Json parse_json(std::string_view text, std::string_view where);
 // The same, keeping keys in the order of the text and integers of any size (see long_integer.h),
-// for content that is shown to people or models; NaN and infinities become null.
+// for content that is shown to people or models.
 // Finding a key is linear in the number of keys, so an object may have at most kMaxOrderedKeys.
 OrderedJson parse_ordered_json(std::string_view text, std::string_view where);
 Json read_json_file(const fs::path& path, std::size_t max_bytes = std::size_t{256} << 20);

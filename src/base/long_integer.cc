@@ -1,7 +1,9 @@
 // The tree is built from the parser's events, which include the text of a number.
 #include "base/long_integer.h"
 
+#include <cmath>
 #include <cstdint>
+#include <limits>
 #include <utility>
 #include <vector>
 
@@ -25,6 +27,9 @@ class OrderedBuilder {
   bool number_integer(std::int64_t value) { return add(value); }
   bool number_unsigned(std::uint64_t value) { return add(value); }
   bool number_float(double value, const std::string& text) {
+    if (text.ends_with(kNanSpelling)) return add(std::numeric_limits<double>::quiet_NaN());
+    if (text.ends_with(kInfinitySpelling))
+      return add(std::copysign(std::numeric_limits<double>::infinity(), value));
     return add(is_integer(text) ? long_integer(text) : OrderedJson(value));
   }
   bool string(std::string& value) { return add(std::move(value)); }

@@ -79,6 +79,12 @@ class ShardedStore : public TensorStore {
       }
       shard_of_.emplace(name, Shard{opened->second, path});
     }
+    // What a shard holds counts although the index does not list it, as in transformers.
+    for (const auto& [shard, store] : shards) {
+      for (const auto& [name, tensor] : store->tensors())
+        if (tensors_.emplace(name, tensor).second)
+          shard_of_.emplace(name, Shard{store, folder / shard});
+    }
   }
 
   Tensor load(const std::string& name) const override {
@@ -359,12 +365,16 @@ bool Checkpoint::is_stored_plainly(const std::string& name, const Shape& shape) 
 Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_t k) const {
   const std::string name = module + std::string(kWeight);
   const std::string stored = stored_name(name);
+  const auto checked = [&](Weight weight) {
+    validate(weight, fmt::format("{}: {}", file_of(stored).string(), name));
+    return weight;
+  };
   if (is_packed(*store_, module))
-    return read_packed_linear(*store_, packed_, module, n, k, file_of(stored).string());
+    return checked(read_packed_linear(*store_, packed_, module, n, k, file_of(stored).string()));
   if (!stored.empty()) {
     const Shape& shape = tensors().at(stored).shape;
     if (shape == Shape{n, k} || (!has_shapes() && element_count(shape) == n * k)) {
-      if (auto weight = store_->load_quantized(stored, n, k)) return std::move(*weight);
+      if (auto weight = store_->load_quantized(stored, n, k)) return checked(std::move(*weight));
     }
   }
   Tensor values = tensor(name, {n, k});

@@ -70,12 +70,11 @@ class PackedReader {
       fail(ErrorCode::kUnsupported, "[packed] {}: {}: weights in two stages are not read here",
            place_, module_);
     codes_ = load({".qweight", ".weight"}, "codes");
-    scales_ = load(kScales, "scales");
+    load_scales();
     if (const std::string* name = find({".qzeros", ".qqzeros", ".weight_zero_point"}))
       zeros_ = store_.load(*name);
     if (scheme_.method == Method::kQuark && codes_.dtype() != DType::kI32) return read_bytes();
     expect_dtype(codes_, DType::kI32, "codes");
-    if (!is_float(scales_.dtype())) reject("scales", "floats", scales_);
     if (scheme_.method != Method::kGptq && scheme_.bits != 4)
       fail(ErrorCode::kUnsupported, "[packed] {}: {}: {} bits packed in words are not read here",
            place_, module_, scheme_.bits);
@@ -103,6 +102,14 @@ class PackedReader {
     if (name == nullptr)
       fail(ErrorCode::kNotFound, "[packed] {}: {}: the {} are missing", place_, module_, part);
     return store_.load(*name);
+  }
+
+  // What is computed with a scale that is not a number need not be one that shows.
+  void load_scales() {
+    scales_ = load(kScales, "scales");
+    if (!is_float(scales_.dtype())) reject("scales", "floats", scales_);
+    if (!std::ranges::all_of(scales_.to_floats(), [](float s) { return std::isfinite(s); }))
+      reject("scales", "finite numbers", scales_);
   }
 
   void expect_dtype(const Tensor& tensor, DType dtype, std::string_view part) {
@@ -302,9 +309,8 @@ class PackedReader {
            "say",
            place_, module_);
     codes_ = load({".weight"}, "codes");
-    scales_ = load(kScales, "scales");
+    load_scales();
     expect_shape(codes_, {n_, k_}, "codes");
-    if (!is_float(scales_.dtype())) reject("scales", "floats", scales_);
     if (const std::string* name = find({".weight_zero_point"})) {
       zeros_ = store_.load(*name);
       if (std::ranges::any_of(zeros_.bytes(), [](std::byte b) { return b != std::byte{0}; }))
@@ -313,8 +319,6 @@ class PackedReader {
     const auto [rows, columns] = f8_block();
     const std::int64_t across = (k_ + columns - 1) / columns;
     const std::vector<float> scales = scales_.to_floats();
-    if (!std::ranges::all_of(scales, [](float scale) { return std::isfinite(scale); }))
-      reject("scales", "finite numbers", scales_);
     std::byte* memory = nullptr;
     Tensor values = Tensor::allocate(DType::kF32, {n_, k_}, &memory);
     const std::span out(reinterpret_cast<float*>(memory), static_cast<std::size_t>(n_ * k_));
@@ -335,6 +339,11 @@ class PackedReader {
       expect_shape(scales_, {(n_ + rows - 1) / rows, (k_ + columns - 1) / columns}, "scales");
       return scheme_.block;
     }
+    // The default of "fp8" in transformers.
+    constexpr std::int64_t kDefault = 128;
+    if (scheme_.method == Method::kF8 && shape != Shape{n_, 1} &&
+        shape == Shape{(n_ + kDefault - 1) / kDefault, (k_ + kDefault - 1) / kDefault})
+      return {kDefault, kDefault};
     if (shape != Shape{n_} && shape != Shape{n_, 1})
       reject("scales",
              fmt::format("[1], [{}] or [{}, 1], as quantization_config has no weight_block_size",
@@ -348,7 +357,6 @@ class PackedReader {
   Weight read_bytes() {
     const DType dtype = scheme_.is_signed ? DType::kI8 : DType::kU8;
     expect_dtype(codes_, dtype, "codes");
-    if (!is_float(scales_.dtype())) reject("scales", "floats", scales_);
     const bool transposed = scales_.shape().size() == 2;
     const std::int64_t groups = transposed ? read_groups() : 1;
     const std::int64_t rows = scales_.elements() == 1 ? 1 : n_;

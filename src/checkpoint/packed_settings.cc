@@ -40,7 +40,9 @@ Json with_todays_names(Json settings) {
 PackedScheme read_awq(const JsonObject& config) {
   PackedScheme scheme{.method = Method::kAwq};
   scheme.bits = static_cast<int>(config.get_int_or("bits", 4, 1, 32));
-  const std::string version = config.get_string_or("version", "gemm");
+  // Newer versions of transformers say "format".
+  const std::string version =
+      config.get_string_or("version", config.get_string_or("format", "gemm"));
   if (scheme.bits != 4 || (version != "gemm" && version != "GEMM"))
     fail(ErrorCode::kUnsupported,
          "[packed] {}: expected 4 bits in the layout \"gemm\", got {} in \"{}\"", config.where(),
@@ -58,11 +60,12 @@ PackedScheme read_gptq(const JsonObject& config) {
   if (config.get_bool_or("is_marlin_format", false))
     fail(ErrorCode::kUnsupported, "[packed] {}: is_marlin_format: expected false, got true",
          config.where());
-  const std::string format = config.get_string_or("checkpoint_format", "gptq");
+  // Newer versions of transformers say "format".
+  const char* key = config.has("checkpoint_format") ? "checkpoint_format" : "format";
+  const std::string format = config.get_string_or(key, "gptq");
   if (format != "gptq" && format != "gptq_v2")
-    fail(ErrorCode::kUnsupported,
-         "[packed] {}: checkpoint_format: expected \"gptq\" or \"gptq_v2\", got \"{}\"",
-         config.where(), printable(format));
+    fail(ErrorCode::kUnsupported, "[packed] {}: {}: expected \"gptq\" or \"gptq_v2\", got \"{}\"",
+         config.where(), key, printable(format));
   scheme.zeros_minus_one = format == "gptq";
   scheme.symmetric = config.get_bool_or("sym", false);
   return scheme;

@@ -5,6 +5,7 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <cctype>
 #include <filesystem>
 #include <optional>
 #include <string_view>
@@ -347,13 +348,27 @@ void describe_aliases(CLI::App& app) {
   }
 }
 
+namespace {
+
+// True if `message` is about `text`: as a path, or the end of one, and not as a part of a word.
+bool is_named_in(const std::string& message, const std::string& text) {
+  const auto continues = [&](std::size_t at) {
+    return at < message.size() && (std::isalnum(static_cast<unsigned char>(message[at])) != 0 ||
+                                   message[at] == '_' || message[at] == '-');
+  };
+  for (std::size_t at = text.empty() ? std::string::npos : message.find(text);
+       at != std::string::npos; at = message.find(text, at + 1))
+    if ((at == 0 || !continues(at - 1)) && !continues(at + text.size())) return true;
+  return false;
+}
+
+}  // namespace
+
 std::string hint_for_missing(const std::string& message, const CommandLine& line) {
   const CommandLine::Value* missing = nullptr;
   for (const CommandLine::Value& value : line.values) {
     std::error_code ignored;
-    if (value.text.empty() || message.find(value.text) == std::string::npos ||
-        std::filesystem::exists(value.text, ignored))
-      continue;
+    if (!is_named_in(message, value.text) || std::filesystem::exists(value.text, ignored)) continue;
     // Of "a" and "data/a.txt" the message is about the longer.
     if (missing == nullptr || value.text.size() > missing->text.size()) missing = &value;
   }

@@ -15,6 +15,7 @@
 #include "cli/commands.h"
 #include "cli/log.h"
 #include "graph/graph.h"
+#include "text/tokenizer/unicode.h"
 
 namespace tandem::cli {
 namespace {
@@ -73,20 +74,30 @@ std::string name_standard_input(std::string message) {
 fs::path plain_text_path(const char* area, const std::string& file) {
   fs::path path = input_path(file);
   const std::string text = read_text_file(path);
-  const std::size_t start = text.find_first_not_of(" \t\r\n");
-  if (start == std::string::npos || (text[start] != '{' && text[start] != '[')) return path;
+  const std::string shown = file == "-" ? "standard input" : file;
+  if (!is_valid_utf8(text) || text.find('\0') != std::string::npos)
+    fail(ErrorCode::kFormat,
+         "[{}] {}: expected plain text in UTF-8, got other bytes: unpack it, or convert it with "
+         "iconv",
+         area, shown);
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  const std::size_t begin = text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
+  const std::size_t start = text.find_first_not_of(" \t\r\n", begin);
+  if (start == std::string::npos || std::string_view("{[\"").find(text[start]) == std::string::npos)
+    return path;
   // One JSON value, or one on each line: the first line is enough to tell.
   const std::size_t end = std::min(text.find('\n', start), text.size());
   const std::string first = text.substr(start, end - start);
   const auto opens_and_closes = [](const std::string& part) {
     return part.size() > 2 && Json::accept(part);
   };
-  if (opens_and_closes(first) || opens_and_closes(text)) {
+  // A line in quotation marks may be a story's first, but not all of it.
+  const std::string all = text.substr(start);
+  if ((text[start] != '"' && opens_and_closes(first)) || opens_and_closes(all)) {
     fail(ErrorCode::kFormat,
          "[{}] {}: expected plain text, got JSON, whose keys and quotes would be read as text: "
-         "write "
-         "its texts to a file first (jq -r '.text')",
-         area, file == "-" ? "standard input" : file);
+         "write its texts to a file first (jq -r '.text')",
+         area, shown);
   }
   return path;
 }

@@ -17,8 +17,11 @@
 #include "cli/commands.h"
 #include "cli/log.h"
 #include "cli/nearest.h"
+#include "cli/same_model.h"
 #include "cli/terminal_observer.h"
+#include "graph/finite.h"
 #include "models/model.h"
+#include "package/write_package.h"
 
 namespace tandem::cli {
 namespace {
@@ -75,6 +78,32 @@ void check_kind(const std::string& type, const Checkpoint& checkpoint) {
   if (type != kind && !(type == "safetensors" && kind == "safetensor"))
     fail(ErrorCode::kInvalidArgument, "[convert] {}: --type says {}, its content is {}",
          file.string(), type, kind);
+}
+
+// A checkpoint as a model: its graph, and the tensors that it is made of.
+struct SourceModel {
+  Graph graph;
+  std::set<std::string> tensors;
+};
+
+SourceModel build_model(const Checkpoint& checkpoint) {
+  const CheckpointWeights weights(checkpoint);
+  Graph graph = build_graph(checkpoint.config_object(), weights);
+  return {std::move(graph), weights.read()};
+}
+
+// Throws kFormat if a weight of the model is not a number. Files of models that are not known here,
+// or of parts of one, are converted as they are.
+void require_finite(const Checkpoint& checkpoint) {
+  std::string found;
+  try {
+    found = find_non_finite(build_model(checkpoint).graph);
+  } catch (const Error& error) {
+    if (error.code() == ErrorCode::kFormat || error.code() == ErrorCode::kInternal) throw;
+  }
+  if (!found.empty())
+    fail(ErrorCode::kFormat, "[convert] {}: {}: expected finite numbers",
+         checkpoint.file_of(found).string(), printable(found));
 }
 
 // The shapes for a file that has none (.mllm version 1): those that its model's builder requests.
@@ -162,9 +191,27 @@ class Converter {
         observer_(observer) {}
 
   void to_gguf(const fs::path& output) {
+    if (is_gguf(checkpoint_.weight_files().front()))
+      fail(ErrorCode::kUnsupported,
+           "[convert] {}: is a GGUF already; GGUF is written from other formats",
+           checkpoint_.path().string());
     const ModelInfo info =
         read_model_info(checkpoint_.config_object(), &checkpoint_.generation_config());
-    write_gguf(output, checkpoint_, type_.value_or(GgmlType::kF16), observer_, info.eos);
+    const SourceModel model = build_model(checkpoint_);
+    // Only what reads back as the same model takes the output's place.
+    const fs::path draft =
+        output.parent_path() / ("." + output.filename().string() + ".draft.gguf");
+    try {
+      write_gguf(draft, checkpoint_, type_.value_or(GgmlType::kF16), observer_, info.eos,
+                 &model.tensors);
+      require_same_graph(model.graph, Checkpoint::open(draft), "GGUF");
+      compare_tokenizers(checkpoint_.text_path(), draft, output.string(), observer_);
+    } catch (...) {
+      std::error_code ignored;
+      fs::remove(draft, ignored);
+      throw;
+    }
+    fs::rename(draft, output);
   }
 
   // Same as mllm's converters: version 1 converts everything but bool, int8 and uint8 to F32, and
@@ -261,9 +308,13 @@ class Converter {
         !fs::exists(checkpoint_.folder() / "generation_config.json"))
       config["eos_token_id"] = generation["eos_token_id"];
     write_text_file(staged.path() / "config.json", config.dump(2) + "\n");
-    for (const char* name : kFilesBesideWeights)
-      if (fs::exists(checkpoint_.folder() / name))
-        fs::copy_file(checkpoint_.folder() / name, staged.path() / name);
+    if (is_gguf(checkpoint_.weight_files().front())) {
+      write_texts(checkpoint_, staged.path(), observer_);
+    } else {
+      for (const char* name : kFilesBesideWeights)
+        if (fs::exists(checkpoint_.folder() / name))
+          fs::copy_file(checkpoint_.folder() / name, staged.path() / name);
+    }
     staged.commit();
   }
 
@@ -336,8 +387,10 @@ void convert(const ConvertFlags& flags) {
     build_graph(checkpoint.config_object(), CheckpointWeights(checkpoint));
   const std::string suffix = output.extension().string();
   const std::set<std::string> wanted = names_in(checkpoint);
-  if (!checkpoint.has_shapes() && (suffix != ".mllm" || flags.mllm_version != 1))
+  const bool in_blocks = type && !plain_dtype(*type);
+  if (!checkpoint.has_shapes() && (suffix != ".mllm" || flags.mllm_version != 1 || in_blocks))
     checkpoint.set_shapes(asked_shapes(checkpoint));
+  if (!checkpoint.config().empty()) require_finite(checkpoint);
   Converter converter(checkpoint, type, observer);
   if (suffix == ".gguf") {
     converter.to_gguf(output);
@@ -358,7 +411,13 @@ void convert(const ConvertFlags& flags) {
   spdlog::info("{} ({} MB) -> {}: {} file{}, {} MB", flags.input,
                megabytes(weight_bytes(checkpoint)), flags.output, made.files,
                made.files == 1 ? "" : "s", megabytes(made.bytes));
-  suggest_run(flags.output);
+  const bool alone = suffix == ".mllm" || suffix == ".safetensors";
+  const fs::path folder = fs::absolute(output).parent_path();
+  if (!alone || fs::exists(folder / "config.json")) {
+    suggest_run(flags.output);
+  } else {
+    spdlog::info("to run it, put config.json and the tokenizer's files of the model next to it");
+  }
 }
 
 }  // namespace

@@ -163,6 +163,11 @@ void run(const RunFlags& flags) {
       spdlog::info(
           "the text was continued as it is; --chat has this model answer it (--raw: no such hint)");
   }
+  if (completion.finish_reason == FinishReason::kLength && completion.tokens < flags.tokens &&
+      flags.tokens != std::numeric_limits<std::int64_t>::max())
+    spdlog::warn("[run] the {} is full: the answer was cut short after {} of {} tokens",
+                 flags.max_length > 0 ? "--max-length" : "context", completion.tokens,
+                 flags.tokens);
   if (interrupted())
     fail(ErrorCode::kCancelled, "[run] interrupted after {} tokens", completion.tokens);
 }
@@ -199,7 +204,8 @@ SearchOptions RunFlags::search(const LoadedModel& loaded) const {
   SearchSettings asked = settings;
   if (sample) asked.do_sample = true;
   if (greedy) asked.do_sample = false;
-  SearchOptions options = with_settings(loaded.recommended_search(), asked);
+  TerminalObserver observer;
+  SearchOptions options = with_settings(loaded.recommended_search(observer), asked);
   options.min_length = min_length;
   options.max_length = max_length;
   for (const std::string& text : logit_bias) parse_bias(text, options.logit_bias);
@@ -275,8 +281,15 @@ void add_run(CLI::App& app) {
                    "(0 to 20)")
       ->check(CLI::Range(0, 20));
   command
-      ->add_option("--seed", flags->settings.seed, "same seed, same text; -1: a new one each time")
-      ->capture_default_str();
+      ->add_option("--seed", flags->settings.seed,
+                   "same seed, same text; -1: a new one each time (the default)")
+      ->check([](const std::string& text) {
+        std::int64_t seed = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+        return error == std::errc::result_out_of_range
+                   ? fmt::format("expected an integer up to {}, got {}", INT64_MAX, text)
+                   : std::string();
+      });
   command
       ->add_option("--stop", flags->stop,
                    "text that ends the answer and is not printed; may be repeated")

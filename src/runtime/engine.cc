@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "devices/cpu/cpu_device.h"
 #include "devices/npu/npu_device.h"
+#include "graph/finite.h"
 #include "graph/rotary.h"
 #include "package/panel_cache.h"
 
@@ -205,6 +206,15 @@ void Engine::check_ids(std::span<const TokenId> ids) const {
   }
 }
 
+void Engine::fail_not_finite(Phase phase, std::int64_t tokens) const {
+  const std::string weight = find_non_finite(graph(phase));
+  fail(ErrorCode::kFormat,
+       "[model] {}: expected finite logits, got NaN or infinity within {} tokens: {}",
+       model_->path().string(), tokens,
+       weight.empty() ? "the activations overflow"
+                      : fmt::format("{} holds a number that is not finite", weight));
+}
+
 std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
                                    std::span<const std::int32_t> selected) const {
   std::vector<TokenId> ids;
@@ -224,11 +234,7 @@ std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
   const std::span<const float> logits(
       runner.executor->output(runner.arena, 0),
       selected.size() * static_cast<std::size_t>(info().vocabulary));
-  if (!all_finite(logits))
-    fail(ErrorCode::kFormat,
-         "[model] {}: expected finite logits, got NaN or infinity within {} tokens: a weight is "
-         "not a finite number, or the activations overflow",
-         model_->path().string(), parts.back().total);
+  if (!all_finite(logits)) fail_not_finite(runner.executor->spec().phase, parts.back().total);
   for (const Part& part : parts) part.sequence->advance(part.ids);
   return logits;
 }

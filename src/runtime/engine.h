@@ -125,6 +125,8 @@ class Engine {
   // The smallest prefill program for a run of up to this many tokens.
   Runner& prompt_runner(std::int64_t tokens);
   std::int64_t run_rows(Phase phase) const noexcept;
+  // Names the weight to blame, if there is one.
+  [[noreturn]] void fail_not_finite(Phase phase, std::int64_t tokens) const;
   // All runs of an executor go through this function.
   std::span<const float> run(Runner& runner, std::span<const Part> parts,
                              std::span<const std::int32_t> selected) const;

@@ -224,6 +224,8 @@ std::vector<Question> read_questions(const fs::path& path) {
     const JsonObject entry(list[i], fmt::format("{}: question {}", path.string(), i));
     questions.push_back({entry.get_string("question"), entry.get_string("answer")});
   }
+  if (questions.empty())
+    fail(ErrorCode::kFormat, "[eval] {}: expected at least one question", path.string());
   return questions;
 }
 
@@ -238,6 +240,11 @@ QuestionScore ask_questions(LocalModel& model, std::span<const Question> questio
     std::vector<std::vector<TokenId>> prompts;
     for (const Question& question : group)
       prompts.push_back(model.text.encode_chat(question.question));
+    for (std::size_t q = 0; q < group.size(); ++q)
+      if (static_cast<std::int64_t>(prompts[q].size()) >= model.info().longest_sequence())
+        fail(ErrorCode::kInvalidArgument,
+             "[eval] question {} has {} tokens, which leaves no room for an answer in {}",
+             first + q, prompts[q].size(), model.info().longest_sequence());
     Generator generator(model.engine, {}, prompts.size());
     generator.append(std::vector<std::span<const TokenId>>(prompts.begin(), prompts.end()));
     for (std::int64_t i = 0; i < kAnswerTokens && !generator.done(); ++i) generator.next_all();

@@ -28,10 +28,10 @@ std::shared_ptr<const LoadedModel> LoadedModel::open(const fs::path& path, Threa
   return model;
 }
 
-SearchOptions LoadedModel::recommended_search() const {
+SearchOptions LoadedModel::recommended_search(Observer& observer) const {
   const fs::path folder = is_package() || fs::is_directory(path_) ? path_ : path_.parent_path();
   return tandem::recommended_search(
-      JsonObject(generation_config_, (folder / "generation_config.json").string()));
+      JsonObject(generation_config_, (folder / "generation_config.json").string()), observer);
 }
 
 std::int64_t LoadedModel::block_parameters() const {

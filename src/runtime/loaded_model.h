@@ -30,8 +30,8 @@ class LoadedModel {
   const fs::path& text_path() const noexcept { return text_path_; }
   bool is_package() const noexcept { return package_.has_value(); }
   const ModelInfo& info() const noexcept { return info_; }
-  // The search that generation_config.json recommends; throws as recommended_search().
-  SearchOptions recommended_search() const;
+  // The search that generation_config.json recommends; throws and warns as recommended_search().
+  SearchOptions recommended_search(Observer& observer = silent()) const;
   // The package's rows per run of an NPU program; 0 for a checkpoint.
   std::int64_t chunk() const noexcept { return package_ ? package_->chunk() : 0; }
   // A checkpoint has the same graph for both phases.

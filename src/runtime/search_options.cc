@@ -88,32 +88,43 @@ OrderedJson to_json(const SearchOptions& options) {
   return json;
 }
 
-SearchOptions recommended_search(const JsonObject& generation_config) {
+SearchOptions recommended_search(const JsonObject& generation_config, Observer& observer) {
   constexpr std::int64_t kMost = std::int64_t{1} << 40;
-  const auto number = [&](const char* key, float& value) {
-    value = static_cast<float>(generation_config.get_number_or(key, value));
-  };
   SearchOptions options;
   options.do_sample = generation_config.get_bool_or("do_sample", options.do_sample);
-  number("temperature", options.temperature);
-  options.top_k = generation_config.get_int_or("top_k", options.top_k, 0, kMost);
-  number("top_p", options.top_p);
-  number("min_p", options.min_p);
-  number("repetition_penalty", options.repetition_penalty);
-  options.no_repeat_ngram_size =
-      generation_config.get_int_or("no_repeat_ngram_size", options.no_repeat_ngram_size, 0, kMost);
-  if (options.temperature == 0) {
+  // Takes a value if the options are valid with it.
+  const auto take = [&](auto SearchOptions::* member, double value, bool used) {
+    SearchOptions with = options;
+    with.*member = static_cast<std::decay_t<decltype(with.*member)>>(value);
+    try {
+      validate(with);
+      options = with;
+    } catch (const Error& error) {
+      // "[search] top_p: expected ..."
+      const std::string_view reason = error.what();
+      if (used)
+        observer.warn(fmt::format("[search] {}: {}; it is not used", generation_config.where(),
+                                  reason.substr(reason.find("] ") + 2)));
+    }
+  };
+  const auto number = [&](const char* key, auto SearchOptions::* member, bool used = true) {
+    if (generation_config.has(key)) take(member, generation_config.get_number_or(key, 0), used);
+  };
+  const auto integer = [&](const char* key, auto SearchOptions::* member, bool used = true) {
+    if (generation_config.has(key))
+      take(member, static_cast<double>(generation_config.get_int_or(key, 0, -kMost, kMost)), used);
+  };
+  const bool draws = options.do_sample;
+  if (generation_config.get_number_or("temperature", 1) == 0) {
     options.do_sample = false;
-    options.temperature = 1;
+  } else {
+    number("temperature", &SearchOptions::temperature, draws);
   }
-  try {
-    validate(options);
-  } catch (const Error& error) {
-    // "[search] top_p: expected ..."
-    const std::string_view reason = error.what();
-    fail(ErrorCode::kFormat, "[search] {}: {}", generation_config.where(),
-         reason.substr(reason.find("] ") + 2));
-  }
+  integer("top_k", &SearchOptions::top_k, draws);
+  number("top_p", &SearchOptions::top_p, draws);
+  number("min_p", &SearchOptions::min_p, draws);
+  number("repetition_penalty", &SearchOptions::repetition_penalty);
+  integer("no_repeat_ngram_size", &SearchOptions::no_repeat_ngram_size);
   return options;
 }
 

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "base/observer.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace tandem {
@@ -52,9 +53,11 @@ struct SearchOptions {
 
 // The search that a model's authors recommend: do_sample, temperature, top_k, top_p, min_p,
 // repetition_penalty and no_repeat_ngram_size of a generation_config.json, whose other keys are not
-// used. What it lacks is as above. Sampling at temperature 0 is greedy. Throws kFormat naming file
-// and key for a value of a wrong type or out of range.
-SearchOptions recommended_search(const JsonObject& generation_config);
+// used. What it lacks is as above, and so is what is out of range, of which `observer` is warned
+// unless a greedy search has no use for it. Sampling at temperature 0 is greedy. Throws kFormat
+// naming file and key for a value of a wrong type.
+SearchOptions recommended_search(const JsonObject& generation_config,
+                                 Observer& observer = silent());
 
 // What a caller asks for; what is not set is as recommended.
 struct SearchSettings {

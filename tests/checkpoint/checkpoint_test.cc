@@ -67,7 +67,9 @@ TEST_F(CheckpointTest, ReadsShards) {
   write_index(
       R"({"w.a":"model-1.safetensors","w.b":"model-1.safetensors","w.c":"more/model-2.safetensors"})");
   const Checkpoint checkpoint = Checkpoint::open(folder_);
-  EXPECT_EQ(checkpoint.tensors().size(), 3u);
+  // As in transformers, what a shard holds counts whether it is listed or not.
+  EXPECT_EQ(checkpoint.tensors().size(), 4u);
+  EXPECT_EQ(checkpoint.tensor("unlisted", {1}).to_floats()[0], 'd');
   EXPECT_EQ(checkpoint.tensor("w.c", {1}).to_floats()[0], 'c');
   EXPECT_EQ(checkpoint.weight_files().size(), 2u);
 }

@@ -152,6 +152,25 @@ TEST_F(F8Linears, PerBlock) {
                                          "group_size":20})"));
 }
 
+// Without weight_block_size the blocks are those of transformers' default, if the scales fit them.
+TEST_F(F8Linears, PerBlockOfTheDefaultSize) {
+  tensors_["tensor.weight_scale"] = Tensor::from_floats(std::vector{0.5f}, {1, 1});
+  std::vector<float> values = tensors_.at("tensor.weight").to_floats();
+  for (float& value : values) value *= 0.5f;
+  tensors_["tensor.expected"] = Tensor::from_floats(values, {24, 40});
+  expect_values("tensor", kFp8);
+  std::byte* codes = nullptr;
+  tensors_["wide.weight"] = Tensor::allocate(DType::kF8E4M3, {130, 300}, &codes);
+  std::memset(codes, 0x38, 130 * 300);  // 1
+  tensors_["wide.weight_scale_inv"] =
+      Tensor::from_floats(std::vector{1.0f, 2.0f, 3.0f, 4.0f, 5.0f, 6.0f}, {2, 3});
+  std::vector<float> wide;
+  for (int r = 0; r < 130; ++r)
+    for (int c = 0; c < 300; ++c) wide.push_back(static_cast<float>(1 + r / 128 * 3 + c / 128));
+  tensors_["wide.expected"] = Tensor::from_floats(wide, {130, 300});
+  expect_values("wide", kFp8);
+}
+
 // Scales of inputs and of the KV cache are parts, no tensors of the model.
 TEST_F(F8Linears, ScalesAreNoContents) {
   const std::map<std::string, Shape> contents = open(kBlocks).contents();

@@ -42,7 +42,8 @@ TEST(GgufEndTokens, EveryKeyThatLlamaCppReads) {
   EXPECT_EQ(ends_of(tokens, kControlToken), std::nullopt);
 }
 
-TEST(GgufEndTokens, SpellingsOfControlTokens) {
+// Files are found that call such tokens ordinary; llama.cpp overrides the type.
+TEST(GgufEndTokens, SpellingsOfEndTokensOfAnyType) {
   for (const char* token : {"<|eot_id|>",
                             "<|im_end|>",
                             "<|end|>",
@@ -65,10 +66,12 @@ TEST(GgufEndTokens, SpellingsOfControlTokens) {
                             "<|tool_response>",
                             "<|fim_pad|>",
                             "<|repo_name|>",
-                            "<|file_sep|>"}) {
+                            "<|file_sep|>",
+                            "[e~[",
+                            "<\uff5cend\u2581of\u2581sentence\uff5c>"}) {
     EXPECT_EQ(ends_of({"a", token}, kControlToken), Ids{1}) << token;
     EXPECT_EQ(ends_of({"a", token}, kUserToken), Ids{1}) << token;
-    EXPECT_EQ(ends_of({"a", token}, kOrdinary), std::nullopt) << token;
+    EXPECT_EQ(ends_of({"a", token}, kOrdinary), Ids{1}) << token;
   }
   EXPECT_EQ(ends_of({"<|im_start|>", "<s>", "<|im_end|> "}, kControlToken), std::nullopt);
   const Json untyped = {{"tokenizer.ggml.tokens", {"a", "<|im_end|>"}}};
@@ -105,7 +108,12 @@ TEST(GgufEndTokens, RefusesWhatIsNoId) {
   EXPECT_EQ(gguf_end_tokens(JsonObject(odd, "m.gguf")), std::nullopt);
   const Json shorter = {{"tokenizer.ggml.tokens", {"<eos>", "</s>"}},
                         {"tokenizer.ggml.token_type", {3}}};
-  EXPECT_EQ(gguf_end_tokens(JsonObject(shorter, "m.gguf")), Ids{0});
+  EXPECT_EQ(gguf_end_tokens(JsonObject(shorter, "m.gguf")), (Ids{0, 1}));
+  // -1 is no token, in any width.
+  for (const Json& none : {Json(-1), Json(UINT64_MAX)})
+    EXPECT_EQ(ends_of({"a"}, kOrdinary,
+                      {{"tokenizer.ggml.eos_token_id", none}, {"tokenizer.ggml.eot_token_id", 0}}),
+              Ids{0});
 }
 
 class Warnings : public Observer {

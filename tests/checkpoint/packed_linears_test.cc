@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <string>
+#include <tuple>
 
 #include "base/hash.h"
 #include "checkpoint/checkpoint.h"
@@ -72,8 +73,10 @@ TEST_F(PackedLinears, ReadsGptq) {
   for (const int version : {1, 2}) {
     const std::string format = version == 1 ? "gptq" : "gptq_v2";
     for (const int bits : {2, 3, 4, 8}) {
-      const PackedSettings how = settings(fmt::format(
-          R"({{"quant_method":"gptq","bits":{},"checkpoint_format":"{}"}})", bits, format));
+      // transformers 5 calls it "format".
+      const PackedSettings how =
+          settings(fmt::format(R"({{"quant_method":"gptq","bits":{},"{}":"{}"}})", bits,
+                               bits == 4 ? "format" : "checkpoint_format", format));
       const Weight weight = read(fmt::format("v{}.gptq{}", version, bits), how);
       EXPECT_EQ(describe(weight).substr(0, 4), bits == 4 ? "int4" : "f16 ") << bits;
       if (bits == 4) {
@@ -241,6 +244,9 @@ TEST_F(PackedLinears, RefusesWhatItDoesNotKnow) {
   };
   rejects(R"({"quant_method":"bitsandbytes"})", "expected \"awq\", \"gptq\", \"quark\", \"fp8\"");
   rejects(R"({"quant_method":"awq","version":"gemv"})", "expected 4 bits in the layout \"gemm\"");
+  // transformers 5 calls both "format".
+  rejects(R"({"quant_method":"awq","format":"gemv_fast"})", "expected 4 bits in the layout");
+  rejects(R"({"quant_method":"gptq","format":"marlin"})", "format: expected \"gptq\"");
   rejects(R"({"quant_method":"gptq","bits":5})", "expected 2, 3, 4 or 8 bits, got 5");
   rejects(R"({"quant_method":"gptq","checkpoint_format":"marlin"})", "got \"marlin\"");
   rejects(R"({"quant_method":"quark","global_quant_config":{"weight":{"dtype":"mxfp6_e2m3"}}})",
@@ -291,6 +297,24 @@ TEST_F(SeparateFile, OfAutoGptq) {
   fs::remove(scratch_ / "quantize_config.json");
   EXPECT_NE(error_of([&] { open("v1.gptq4").linear("m", 16, 128); }).find("does not say how"),
             std::string::npos);
+}
+
+// A scale that is not a number would give finite, wrong logits.
+TEST_F(SeparateFile, RefusesScalesThatAreNoNumbers) {
+  for (const auto& [module, shape, method] :
+       {std::tuple{"v2.gptq4", Shape{16, 128}, "gptq"}, {"awq.g128", Shape{16, 256}, "awq"}}) {
+    write_config(fmt::format(R"({{"quantization_config":{{"quant_method":"{}","bits":4,
+                                  "checkpoint_format":"gptq_v2"}}}})",
+                             method));
+    Tensor& scales = tensors_.at(std::string(module) + ".scales");
+    std::vector<float> values = scales.to_floats();
+    for (const float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
+      values[3] = bad;
+      scales = Tensor::from_floats(values, scales.shape());
+      const std::string text = error_of([&] { open(module).linear("m", shape[0], shape[1]); });
+      EXPECT_NE(text.find("m: scales: expected finite numbers"), std::string::npos) << text;
+    }
+  }
 }
 
 TEST_F(SeparateFile, OfAutoAwq) {

@@ -85,8 +85,12 @@ TEST(EvalCommand, SaysWhatItDoesNotDoAsAsked) {
   EXPECT_NE(cut.err.find("tandem: warning: [eval] " + stories() + ": windows of 512 tokens"),
             std::string::npos)
       << cut.err;
-  for (const char* json :
-       {"[{\"text\": \"Once upon a time\"}]", "{\"a\": 1}\n{\"a\": 2}\n", "\n  [\n1,\n2\n]\n"}) {
+  using namespace std::string_literals;
+  for (const std::string& json :
+       {"[{\"text\": \"Once upon a time\"}]"s, "{\"a\": 1}\n{\"a\": 2}\n"s, "\n  [\n1,\n2\n]\n"s,
+        "\xEF\xBB\xBF\n[1, 2]"s, "\"Once upon a time\""s,
+        // Text in another encoding, and files that are no text.
+        "\xFF\xFEO\0n\0c\0e\0"s, "O\0n\0c\0e\0"s, "caf\xE9"s, "\x1F\x8B\x08\0\0"s}) {
     write_bytes(folder / "text.txt", json);
     const std::string file = (folder / "text.txt").string();
     expect_refusal({"-q", "eval", demo(), "--text", file}, {"text.txt", "expected plain text"});
@@ -95,8 +99,8 @@ TEST(EvalCommand, SaysWhatItDoesNotDoAsAsked) {
     expect_refusal({"-q", "compare", demo(), demo_package(), "--text", file},
                    {"expected plain text"});
   }
-  // A bracket alone is no JSON.
-  std::string text = "[Chapter 1]\n" + read_text_file(stories()).substr(0, 4000);
+  // A bracket alone is no JSON, nor is a line of speech.
+  std::string text = "\"Hello!\"\n[Chapter 1]\n" + read_text_file(stories()).substr(0, 4000);
   write_bytes(folder / "text.txt", text);
   EXPECT_EQ(run_program({"-q", "eval", demo(), "--text", (folder / "text.txt").string(), "--window",
                          "64", "--max-windows", "1"})

@@ -86,12 +86,23 @@ TEST_F(GenerationConfig, WrongValuesAreNamed) {
   for (const auto& [keys, expected] :
        {std::pair{R"("do_sample": "yes")", "do_sample: expected true or false"},
         {R"("temperature": "hot")", "temperature: expected a number"},
-        {R"("temperature": -1)", "temperature: expected a number above 0"},
-        {R"("top_k": -1)", "top_k: expected an integer"},
-        {R"("top_p": 2)", "top_p: expected a number in (0, 1]"},
+        {R"("top_k": 2.5)", "top_k: expected an integer"},
         {R"("top_p": NaN)", "top_p"}}) {
     set(keys);
     expect_refusal(run, {"generation_config.json", expected});
+  }
+  // What is out of range is not used, and said unless nothing is drawn.
+  for (const auto& [keys, expected] :
+       {std::pair{R"("temperature": -1)", "temperature: expected a number above 0"},
+        {R"("top_k": -1)", "top_k: expected 0 or more"},
+        {R"("top_p": 0)", "top_p: expected a number in (0, 1]"},
+        {R"("min_p": 1.5)", "min_p"}}) {
+    set(R"("do_sample": true, )" + std::string(keys));
+    const Outcome warned = run_program(run);
+    EXPECT_EQ(warned.status, 0);
+    EXPECT_NE(warned.err.find(expected), std::string::npos) << warned.err;
+    set(R"("do_sample": false, )" + std::string(keys));
+    EXPECT_EQ(run_program(run).err.find(expected), std::string::npos);
   }
 }
 
@@ -104,6 +115,26 @@ TEST(RunSearch, TemperatureZeroIsGreedy) {
   EXPECT_EQ(text({"--temperature", "0"}), text({}));
   EXPECT_EQ(text({"--temperature", "0", "--sample", "--top-p", "0.5", "--seed", "3"}), text({}));
   EXPECT_EQ(text({"--temperature", "2", "--min-p", "1"}), text({}));
+}
+
+TEST(RunSearch, SeedsAreNotCutOff) {
+  for (const char* seed : {"9223372036854775808", "18446744073709551615", "1e30"})
+    expect_refusal({"run", demo(), "-p", "a", "-n", "1", "--seed", seed}, {"--seed"});
+  EXPECT_EQ(
+      run_program({"run", demo(), "-p", "a", "-n", "1", "--seed", "9223372036854775807"}).status,
+      0);
+}
+
+TEST(RunSearch, SaysThatTheContextIsFull) {
+  const auto said = [](const Words& flags) {
+    Words words = {"run", demo(), "-p", kPrompt, "--ignore-eos", "--max-length", "12"};
+    words.insert(words.end(), flags.begin(), flags.end());
+    return run_program(words).err.find("--max-length is full: the answer was cut short") !=
+           std::string::npos;
+  };
+  EXPECT_TRUE(said({"-n", "50"}));
+  EXPECT_FALSE(said({"-n", "4"}));
+  EXPECT_FALSE(said({"-n", "-1"}));
 }
 
 TEST(RunSearch, WritesToTheEnd) {

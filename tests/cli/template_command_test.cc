@@ -120,6 +120,18 @@ TEST(TemplateCommand, KeepsEveryDigitOfAMessage) {
   EXPECT_EQ(outcome.out, "12345678901234567890 12345678901234567890");
 }
 
+// Python's json reads these, and Jinja shows them as Python does.
+TEST(TemplateCommand, KnowsNumbersThatJsonDoesNotHave) {
+  const ScratchFolder folder;
+  write_bytes(folder / "t.jinja", "{{ messages[0].x }} {{ messages|tojson }} {{ y }}");
+  write_bytes(folder / "c.json", R"({"y": -Infinity})");
+  const Outcome outcome = run_program({"template", (folder / "t.jinja").string(), "--messages", "-",
+                                       "--context", (folder / "c.json").string()},
+                                      R"([{"x": NaN, "z": [Infinity, -Infinity, 0.0]}])");
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_EQ(outcome.out, R"(nan [{"x": NaN, "z": [Infinity, -Infinity, 0.0]}] -inf)");
+}
+
 TEST(TemplateCommand, RefusesWhatItCannotRender) {
   const ScratchFolder folder;
   const auto write = [&](const std::string& name, const std::string& text) {

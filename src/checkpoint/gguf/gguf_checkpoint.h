@@ -2,7 +2,9 @@
 // names and the layout of Hugging Face transformers.
 #pragma once
 
+#include <array>
 #include <memory>
+#include <string_view>
 
 #include "base/json.h"
 #include "checkpoint/gguf/gguf.h"
@@ -10,6 +12,12 @@
 #include "checkpoint/tensor_store.h"
 
 namespace tandem {
+
+// The biases of a Llama's Linears, of which a file may have some: the others are zero.
+inline constexpr std::array<std::string_view, 4> kGgufAttentionBiases = {
+    ".attn_q.bias", ".attn_k.bias", ".attn_v.bias", ".attn_output.bias"};
+inline constexpr std::array<std::string_view, 3> kGgufMlpBiases = {".ffn_gate.bias", ".ffn_up.bias",
+                                                                   ".ffn_down.bias"};
 
 // The configuration described by `file`; `place` names it in messages. Throws kUnsupported for an
 // unknown architecture. Sizes are passed on as they are in the file: the reader of the

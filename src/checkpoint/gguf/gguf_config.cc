@@ -51,6 +51,12 @@ class ConfigWriter {
     return metadata_.get_int(prefix_ + key, 0, kMost);
   }
   double number(const std::string& key) const { return metadata_.get_number(prefix_ + key); }
+  bool has_one_of(std::span<const std::string_view> parts) const {
+    return std::ranges::any_of(file_.tensors, [&](const auto& entry) {
+      return std::ranges::any_of(
+          parts, [&](std::string_view part) { return entry.first.ends_with(part); });
+    });
+  }
   bool has_tensor(const std::string& name) const { return file_.tensors.contains(name); }
 
   // The vocabulary size, from the embedding, which every file has.
@@ -72,16 +78,23 @@ class ConfigWriter {
     config_["num_key_value_heads"] =
         has("attention.head_count_kv") ? size("attention.head_count_kv") : heads;
     // transformers' configurations omit it if it is the usual quotient.
-    if (has("attention.key_length") &&
-        size("attention.key_length") * heads != size("embedding_length"))
-      config_["head_dim"] = size("attention.key_length");
+    const std::int64_t quotient = size("embedding_length") / std::max<std::int64_t>(heads, 1);
+    const std::int64_t head_dim =
+        has("attention.key_length") ? size("attention.key_length") : quotient;
+    // Qwen3 has a default of its own instead.
+    if (head_dim * heads != size("embedding_length") || architecture_.name == "qwen3")
+      config_["head_dim"] = head_dim;
+    if (has("rope.dimension_count") && head_dim > 0 && size("rope.dimension_count") != head_dim)
+      config_["partial_rotary_factor"] =
+          static_cast<double>(size("rope.dimension_count")) / static_cast<double>(head_dim);
     config_["max_position_embeddings"] = size("context_length");
     config_["rms_norm_eps"] = number("attention.layer_norm_rms_epsilon");
     config_["hidden_act"] = "silu";
     config_["tie_word_embeddings"] = !has_tensor("output.weight");
     if (architecture_.name == "llama") {
-      config_["attention_bias"] = has_tensor("blk.0.attn_q.bias");
-      config_["mlp_bias"] = has_tensor("blk.0.ffn_gate.bias");
+      // Each is optional; GgufStore has zeros for those that are missing.
+      config_["attention_bias"] = has_one_of(kGgufAttentionBiases);
+      config_["mlp_bias"] = has_one_of(kGgufMlpBiases);
       if (has("attention.sliding_window")) config_["model_type"] = "mistral";
     }
     if (has("attention.sliding_window") && size("attention.sliding_window") > 0)
@@ -130,12 +143,6 @@ class ConfigWriter {
   }
 
   void write_phi3() {
-    const auto heads = static_cast<double>(size("attention.head_count"));
-    const double head_dim = static_cast<double>(size("embedding_length")) / heads;
-    if (has("rope.dimension_count") && heads > 0 && head_dim > 0) {
-      const double part = static_cast<double>(size("rope.dimension_count")) / head_dim;
-      if (part != 1) config_["partial_rotary_factor"] = part;
-    }
     if (!has_tensor("rope_factors_long.weight") || !has_tensor("rope_factors_short.weight")) return;
     config_["rope_scaling"] = {{"type", "longrope"},
                                {"long_factor", floats("rope_factors_long.weight")},

@@ -5,8 +5,6 @@
 #include <array>
 #include <string>
 
-#include "checkpoint/gguf/gguf_token_type.h"
-
 namespace tandem {
 namespace {
 
@@ -16,7 +14,7 @@ constexpr std::int64_t kMostIds = std::int64_t{1} << 40;  // the model's reader 
 // of a repository in models that complete code.
 constexpr std::array kKeys = {"eos", "eot", "eom", "fim_pad", "fim_rep", "fim_sep"};
 
-constexpr std::array<std::string_view, 32> kSpellings = {"</s>",
+constexpr std::array<std::string_view, 34> kSpellings = {"</s>",
                                                          "<EOT>",
                                                          "<PAD>",
                                                          "<REPO>",
@@ -46,15 +44,18 @@ constexpr std::array<std::string_view, 32> kSpellings = {"</s>",
                                                          "[EOS]",
                                                          "[EOT]",
                                                          "[PAD]",
+                                                         "[e~[",
                                                          "_<EOT>",
-                                                         "\xE2\x96\x81<EOT>"};
+                                                         "\xE2\x96\x81<EOT>",
+                                                         "<\xEF\xBD\x9C"
+                                                         "end\xE2\x96\x81of\xE2\x96\x81sentence"
+                                                         "\xEF\xBD\x9C>"};
 
-// Text in ordinary tokens is something that a model may write. A file without types has only those.
-bool may_be_control(const Json* types, std::size_t id) {
-  if (types == nullptr) return true;
-  if (!types->is_array() || id >= types->size() || !(*types)[id].is_number_integer()) return false;
-  const auto type = (*types)[id].get<std::int64_t>();
-  return type == kControl || type == kUserDefined || type == kUnknown;
+// -1 in any width: no token.
+bool is_minus_one(const Json& value) {
+  if (!value.is_number_integer()) return false;
+  return value.is_number_unsigned() ? value.get<std::uint64_t>() == UINT64_MAX
+                                    : value.get<std::int64_t>() == -1;
 }
 
 class EndTokens {
@@ -64,7 +65,9 @@ class EndTokens {
   std::vector<std::int64_t> find() {
     for (const char* name : kKeys) {
       const std::string key = std::string("tokenizer.ggml.") + name + "_token_id";
-      if (metadata_.has(key)) add(metadata_.get_int(key, 0, kMostIds));
+      // -1, in any width, is none.
+      if (metadata_.has(key) && !is_minus_one(metadata_.at(key)))
+        add(metadata_.get_int(key, 0, kMostIds));
     }
     add_by_name();
     // Harmony's "<|end|>" ends a message of several in one answer, and so does Solar's.
@@ -84,13 +87,10 @@ class EndTokens {
     if (!metadata_.has("tokenizer.ggml.tokens")) return;
     tokens_ = &metadata_.at("tokenizer.ggml.tokens");
     if (!tokens_->is_array()) return;
-    const Json* types = metadata_.has("tokenizer.ggml.token_type")
-                            ? &metadata_.at("tokenizer.ggml.token_type")
-                            : nullptr;
     for (std::size_t id = 0; id < tokens_->size(); ++id) {
       const Json& token = (*tokens_)[id];
-      if (token.is_string() && is_end_by_name(token.get_ref<const std::string&>()) &&
-          may_be_control(types, id))
+      // Of whatever type: files are found that call them ordinary tokens.
+      if (token.is_string() && is_end_by_name(token.get_ref<const std::string&>()))
         add(static_cast<std::int64_t>(id));
     }
   }

@@ -132,7 +132,8 @@ std::vector<std::int64_t> stored_ends(const Checkpoint& checkpoint) {
 }  // namespace
 
 void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
-                Observer& observer, std::optional<std::vector<std::int64_t>> ends) {
+                Observer& observer, std::optional<std::vector<std::int64_t>> ends,
+                const std::set<std::string>* wanted) {
   const JsonObject config = checkpoint.config_object();
   const std::string model_type = config.get_string("model_type");
   const auto architecture = find_gguf_architecture_of(model_type);
@@ -169,7 +170,7 @@ void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType typ
   for (const auto& [tensor, shape] : contents) {
     // What the architecture has no place for, its graph does not need.
     const auto gguf_name = name_to_gguf(*architecture, tensor);
-    if (!gguf_name) continue;
+    if (!gguf_name || (wanted != nullptr && !wanted->contains(tensor))) continue;
     // A tied head that is stored nevertheless. One with elements of its own is none, whatever the
     // configuration says.
     if (tied && *gguf_name == "output.weight" && shape == embedding->second &&

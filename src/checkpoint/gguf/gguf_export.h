@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <set>
 #include <vector>
 
 #include "base/observer.h"
@@ -16,13 +17,15 @@ namespace tandem {
 // multiple of the block size is F16. The vocabulary and the chat template come from tokenizer.json
 // and tokenizer_config.json in the checkpoint's folder. `observer` receives the task "convert" and
 // warnings about settings that llama.cpp ignores, and can cancel (kCancelled; nothing is written).
-// Left out are tensors that the architecture has no place for, and a head that is the embedding.
+// Left out are tensors that the architecture has no place for, those that are not among `wanted`
+// (null: all are wanted), and a head that is the embedding.
 // `ends` are the tokens that end an answer; default: those of generation_config.json, else of
 // config.json.
 // Throws kUnsupported for a model type or a tokenizer that GGUF cannot represent.
 void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
                 Observer& observer = silent(),
-                std::optional<std::vector<std::int64_t>> ends = std::nullopt);
+                std::optional<std::vector<std::int64_t>> ends = std::nullopt,
+                const std::set<std::string>* wanted = nullptr);
 
 // The parts of the metadata: sizes and rope settings from config.json; tokens, merges and special
 // tokens.

@@ -185,12 +185,24 @@ class SizeWriter {
       put_float("rope.scaling.factor", scaling_of(rope).get_number("factor"));
       put("rope.scaling.original_context_length",
           size_of_key(scaling_of(rope), "original_max_position_embeddings"));
+      write_yarn(scaling_of(rope));
     } else if (rope.type == "longrope" || rope.type == "su") {
       write_longrope(rope);
     } else {
       fail(ErrorCode::kUnsupported, "[gguf] {}: rope type \"{}\" has no form in GGUF",
            config_.where(), printable(rope.type));
     }
+  }
+
+  // What differs from the defaults. llama.cpp multiplies attn_factor by 0.1 ln(factor) + 1.
+  void write_yarn(const JsonObject& scaling) {
+    for (const char* key : {"beta_fast", "beta_slow"})
+      if (scaling.has(key))
+        put_float(fmt::format("rope.scaling.yarn_{}", key), scaling.get_number(key));
+    if (scaling.has("attention_factor"))
+      put_float("rope.scaling.attn_factor",
+                scaling.get_number("attention_factor") /
+                    (1.0 + 0.1 * std::log(scaling.get_number("factor"))));
   }
 
   void write_longrope(const Rope& rope) {

@@ -25,6 +25,9 @@ std::int64_t paired_row(std::int64_t row, std::int64_t head_dim) {
   return head + inside % half * 2 + inside / half;
 }
 
+constexpr std::string_view kWeight = ".weight";
+constexpr std::string_view kBias = ".bias";
+
 class GgufStore : public TensorStore {
  public:
   GgufStore(GgufFile file, const GgufArchitecture& architecture, const JsonObject& config,
@@ -42,24 +45,50 @@ class GgufStore : public TensorStore {
       stored_.emplace(*known, std::move(tensor));
     }
     if (architecture.paired_rows) read_heads(config);
+    if (architecture.name == "llama") {
+      if (config.get_bool_or("attention_bias", false)) fill_in(kGgufAttentionBiases);
+      if (config.get_bool_or("mlp_bias", false)) fill_in(kGgufMlpBiases);
+    }
   }
 
   Tensor load(const std::string& name) const override {
-    const GgufTensor& tensor = stored_.at(name);
+    const auto found = stored_.find(name);
+    if (found == stored_.end()) {
+      const Shape& shape = tensors().at(name).shape;
+      return Tensor::from_floats(std::vector<float>(static_cast<std::size_t>(shape[0])), shape);
+    }
+    const GgufTensor& tensor = found->second;
     Tensor rows = load_blocks(tensor.type, tensor.shape, in_order(name, tensor), place(name));
     return is_shifted_norm(name) ? unshifted(rows) : rows;
   }
 
   std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
                                        std::int64_t k) const override {
-    const GgufTensor& tensor = stored_.at(name);
-    if (tensor.type != GgmlType::kQ4_0) return std::nullopt;
+    const auto found = stored_.find(name);
+    if (found == stored_.end() || found->second.type != GgmlType::kQ4_0) return std::nullopt;
+    const GgufTensor& tensor = found->second;
     return int4_from_q4_0(in_order(name, tensor).bytes(), n, k);
   }
 
  private:
   std::string place(const std::string& name) const {
     return fmt::format("[gguf] {}: {}", place_, printable(name));
+  }
+
+  // Adds the missing ones of these biases, as zeros.
+  void fill_in(std::span<const std::string_view> biases) {
+    std::vector<std::pair<std::string, std::int64_t>> missing;
+    for (const auto& [name, tensor] : tensors_) {
+      const auto gguf = name_to_gguf(architecture_, name);
+      if (!gguf || tensor.shape.size() != 2) continue;
+      for (const std::string_view part : biases)
+        if (gguf->ends_with(
+                std::string(part.substr(0, part.size() - kBias.size())).append(kWeight)))
+          missing.emplace_back(name.substr(0, name.size() - kWeight.size()) + std::string(kBias),
+                               tensor.shape[0]);
+    }
+    for (const auto& [name, rows] : missing)
+      tensors_.emplace(name, StoredTensor{"F32", DType::kF32, {rows}, 0});
   }
 
   void read_heads(const JsonObject& config) {
