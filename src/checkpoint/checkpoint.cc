@@ -60,7 +60,7 @@ class ShardedStore : public TensorStore {
         if (!stays_inside(shard))
           fail(ErrorCode::kFormat, "[checkpoint] {}: {}: shard \"{}\" is not inside the folder",
                index_path.string(), printable(name), printable(shard));
-        if (!fs::exists(path))
+        if (!fs::is_regular_file(path))
           fail(ErrorCode::kNotFound, "[checkpoint] {}: {}: shard \"{}\" is missing",
                index_path.string(), printable(name), printable(shard));
         opened = shards.emplace(shard, open_shard(path)).first;

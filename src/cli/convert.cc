@@ -94,16 +94,17 @@ SourceModel build_model(const Checkpoint& checkpoint) {
 
 // Throws kFormat if a weight of the model is not a number. Files of models that are not known here,
 // or of parts of one, are converted as they are.
-void require_finite(const Checkpoint& checkpoint) {
-  std::string found;
+void require_finite(const Checkpoint& checkpoint, const Observer& observer) {
+  std::optional<NonFinite> bad;
   try {
-    found = find_non_finite(build_model(checkpoint).graph);
+    ThreadPool pool(default_threads());
+    bad = find_non_finite(build_model(checkpoint).graph, pool, observer);
   } catch (const Error& error) {
-    if (error.code() == ErrorCode::kFormat || error.code() == ErrorCode::kInternal) throw;
+    if (error.code() != ErrorCode::kNotFound && error.code() != ErrorCode::kUnsupported) throw;
   }
-  if (!found.empty())
-    fail(ErrorCode::kFormat, "[convert] {}: {}: expected finite numbers",
-         checkpoint.file_of(found).string(), printable(found));
+  if (bad)
+    fail(ErrorCode::kFormat, "[convert] {}: {}", checkpoint.file_of(bad->tensor).string(),
+         to_string(*bad));
 }
 
 // The shapes for a file that has none (.mllm version 1): those that its model's builder requests.
@@ -390,7 +391,7 @@ void convert(const ConvertFlags& flags) {
   const bool in_blocks = type && !plain_dtype(*type);
   if (!checkpoint.has_shapes() && (suffix != ".mllm" || flags.mllm_version != 1 || in_blocks))
     checkpoint.set_shapes(asked_shapes(checkpoint));
-  if (!checkpoint.config().empty()) require_finite(checkpoint);
+  if (!checkpoint.config().empty()) require_finite(checkpoint, observer);
   Converter converter(checkpoint, type, observer);
   if (suffix == ".gguf") {
     converter.to_gguf(output);

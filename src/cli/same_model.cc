@@ -129,9 +129,9 @@ void compare_tokenizers(const fs::path& source, const fs::path& written, const s
   const auto one = open_tokenizer(source);
   const auto other = open_tokenizer(written);
   if (!one || !other) return;
-  std::vector<std::string> texts = {
-      "hi",    " Hello,  World!", "it's 12345 o'clock\n\n  and ÄÖÜ ſ é e\u0301 日本語 🙂",
-      "\ttab", "a_b-c.d/e",       "Ⅷ ﬁne ½"};
+  std::vector<std::string> texts = {"hi",       " Hello,  World!", "it's", "12345",
+                                    "a\n\n  b", "\ttab",           "ÄÖÜ",  "e\u0301",
+                                    "ſ Ⅷ ﬁ ½",  "日本語",          "🙂",   "a_b-c.d/e"};
   for (TokenId id = 0; id < one->vocabulary_size() && texts.size() < kMostSpecialTokens; ++id)
     if (one->is_special(id)) texts.push_back("a " + one->id_to_token(id) + " b");
   for (const std::string& text : texts) {

@@ -7,12 +7,12 @@
 #include "base/hash.h"
 #include "base/printable.h"
 #include "checkpoint/checkpoint.h"
+#include "graph/finite.h"
 #include "models/model.h"
 #include "package/output_folder.h"
 #include "package/package.h"
 #include "package/write_package.h"
 #include "quantize/calibration.h"
-#include "quantize/finite_weights.h"
 #include "quantize/passes.h"
 #include "quantize/quantize_linears.h"
 #include "text/tokenizer/tokenizer.h"
@@ -122,8 +122,11 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   std::vector<Pass> structural;
   for (const PassStep& step : options.recipe.passes) structural.push_back(make_pass(step));
   const CheckpointWeights weights(checkpoint);
-  const Graph graph = run_passes(build_graph(config, weights), structural, context);
-  require_finite(checkpoint, weights.read(), pool, observer);
+  const Graph loaded = build_graph(config, weights);
+  if (const auto bad = find_non_finite(loaded, pool, observer))
+    fail(ErrorCode::kFormat, "[quantize] {}: {}", checkpoint.file_of(bad->tensor).string(),
+         to_string(*bad));
+  const Graph graph = run_passes(loaded, structural, context);
   check_recipe(options.recipe, graph);
   warn_of_left_out(checkpoint, weights, observer);
 

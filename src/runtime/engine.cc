@@ -207,12 +207,10 @@ void Engine::check_ids(std::span<const TokenId> ids) const {
 }
 
 void Engine::fail_not_finite(Phase phase, std::int64_t tokens) const {
-  const std::string weight = find_non_finite(graph(phase));
+  const auto bad = find_non_finite(graph(phase), *pool_);
   fail(ErrorCode::kFormat,
        "[model] {}: expected finite logits, got NaN or infinity within {} tokens: {}",
-       model_->path().string(), tokens,
-       weight.empty() ? "the activations overflow"
-                      : fmt::format("{} holds a number that is not finite", weight));
+       model_->path().string(), tokens, bad ? to_string(*bad) : "the activations overflow");
 }
 
 std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,

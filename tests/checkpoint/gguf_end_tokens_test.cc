@@ -113,7 +113,7 @@ TEST(GgufEndTokens, RefusesWhatIsNoId) {
   for (const Json& none : {Json(-1), Json(UINT64_MAX)})
     EXPECT_EQ(ends_of({"a"}, kOrdinary,
                       {{"tokenizer.ggml.eos_token_id", none}, {"tokenizer.ggml.eot_token_id", 0}}),
-              Ids{0});
+              (Ids{-1, 0}));
 }
 
 class Warnings : public Observer {

@@ -56,6 +56,28 @@ TEST(TokenizerAdded, TemplatesKeepTheirIds) {
             std::string::npos);
 }
 
+// Hugging Face numbers an added token that is not in the vocabulary next after the others, whatever
+// id of 32 bits the file gives.
+TEST(TokenizerAdded, AreNumberedNextWhateverIdIsListed) {
+  const testing::ScratchFolder scratch;
+  Json json = Json::parse(R"({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+    "added_tokens": [{"id": 7, "content": "<x>", "special": true}]})");
+  for (const std::int64_t id :
+       {std::int64_t{1}, std::int64_t{300}, std::int64_t{1} << 24, (std::int64_t{1} << 32) - 1}) {
+    json["added_tokens"][0]["id"] = id;
+    const Tokenizer tokenizer = testing::open_tokenizer(json, scratch / "tokenizer.json");
+    EXPECT_EQ(tokenizer.encode("a<x>"), (std::vector<TokenId>{0, 1})) << id;
+    EXPECT_EQ(tokenizer.vocabulary_size(), 2) << id;
+  }
+  for (const std::int64_t id : {std::int64_t{-1}, std::int64_t{1} << 32}) {
+    json["added_tokens"][0]["id"] = id;
+    EXPECT_NE(testing::error_of([&] {
+                testing::open_tokenizer(json, scratch / "tokenizer.json");
+              }).find("id"),
+              std::string::npos);
+  }
+}
+
 // What was made of another format keeps its ids, gaps included, and is checked.
 TEST(TokenizerAdded, OtherFormatsKeepTheirIds) {
   const testing::ScratchFolder scratch;

@@ -51,7 +51,7 @@ const std::vector<Damage>& damages() {
       {"/added_tokens/0/id", "-1", "id"},
       {"/added_tokens/0/id", "4294967296", "id"},
       {"/added_tokens/0/id", "18446744073709551615", "id"},
-      {"/added_tokens/0/id", "16777216", "id"},
+      {"/added_tokens/0/id", "4294967296", "id"},
       {"/added_tokens/0/id", "1.5", "id"},
       {"/added_tokens/0/id", "\"9\"", "id"},
       {"/added_tokens/0/content", "[]", "content"},

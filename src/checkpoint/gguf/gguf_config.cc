@@ -194,7 +194,8 @@ class ConfigWriter {
   void write_tokens() {
     const auto id = [&](const char* key) -> Json {
       const std::string name = std::string("tokenizer.ggml.") + key + "_token_id";
-      return metadata_.has(name) ? metadata_.at(name) : Json();
+      if (!metadata_.has(name)) return {};
+      return is_minus_one(metadata_.at(name)) ? Json(-1) : metadata_.at(name);
     };
     config_["bos_token_id"] = id("bos");
     if (const auto ends = gguf_end_tokens(metadata_))

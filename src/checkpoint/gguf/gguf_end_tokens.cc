@@ -51,13 +51,6 @@ constexpr std::array<std::string_view, 34> kSpellings = {"</s>",
                                                          "end\xE2\x96\x81of\xE2\x96\x81sentence"
                                                          "\xEF\xBD\x9C>"};
 
-// -1 in any width: no token.
-bool is_minus_one(const Json& value) {
-  if (!value.is_number_integer()) return false;
-  return value.is_number_unsigned() ? value.get<std::uint64_t>() == UINT64_MAX
-                                    : value.get<std::int64_t>() == -1;
-}
-
 class EndTokens {
  public:
   explicit EndTokens(const JsonObject& metadata) : metadata_(metadata) {}
@@ -65,9 +58,9 @@ class EndTokens {
   std::vector<std::int64_t> find() {
     for (const char* name : kKeys) {
       const std::string key = std::string("tokenizer.ggml.") + name + "_token_id";
-      // -1, in any width, is none.
-      if (metadata_.has(key) && !is_minus_one(metadata_.at(key)))
-        add(metadata_.get_int(key, 0, kMostIds));
+      if (!metadata_.has(key)) continue;
+      // -1, in any width, is no token; the model's reader says so.
+      add(is_minus_one(metadata_.at(key)) ? -1 : metadata_.get_int(key, 0, kMostIds));
     }
     add_by_name();
     // Harmony's "<|end|>" ends a message of several in one answer, and so does Solar's.
@@ -113,6 +106,12 @@ class EndTokens {
 };
 
 }  // namespace
+
+bool is_minus_one(const Json& value) {
+  if (!value.is_number_integer()) return false;
+  return value.is_number_unsigned() ? value.get<std::uint64_t>() == UINT64_MAX
+                                    : value.get<std::int64_t>() == -1;
+}
 
 bool is_end_by_name(std::string_view token) {
   return std::ranges::find(kSpellings, token) != kSpellings.end();

@@ -13,9 +13,19 @@ namespace {
 // byte of text.
 constexpr std::size_t kMaxContentBytes = 1024;
 
-AddedToken read_token(const JsonObject& config) {
+// True for an id beyond what is a token's here, of 32 bits as in Hugging Face's tokenizers, which
+// number such a token like any other.
+bool is_far_id(const Json& id) {
+  return id.is_number_unsigned() &&
+         id.get<std::uint64_t>() > static_cast<std::uint64_t>(kMaxTokenId) &&
+         id.get<std::uint64_t>() <= UINT32_MAX;
+}
+
+// `keep_id`: the id is the token's own; else it is only listed.
+AddedToken read_token(const JsonObject& config, bool keep_id) {
   AddedToken token;
-  token.id = expect_token_id(config.at("id"), key_place(config, "id"));
+  const Json& id = config.at("id");
+  if (keep_id || !is_far_id(id)) token.id = expect_token_id(id, key_place(config, "id"));
   token.content = config.get_string("content");
   if (token.content.size() > kMaxContentBytes) {
     fail(ErrorCode::kFormat, "[tokenizer] {}: expected at most {} bytes, got {}",
@@ -60,7 +70,7 @@ AddedTokens::AddedTokens(const JsonObject& root, const Vocabulary& vocabulary,
   // What is searched for.
   std::map<TokenId, std::string> sought;
   for (const JsonObject& config : get_objects(root, "added_tokens")) {
-    AddedToken token = read_token(config);
+    AddedToken token = read_token(config, keep_ids);
     highest_listed_id_ = std::max(highest_listed_id_, token.id);
     if (token.content.empty()) continue;
     if (keep_ids) {
