@@ -360,7 +360,7 @@ class PackedReader {
     const bool transposed = scales_.shape().size() == 2;
     const std::int64_t groups = transposed ? read_groups() : 1;
     const std::int64_t rows = scales_.elements() == 1 ? 1 : n_;
-    if (!transposed && scales_.shape() != Shape{} && scales_.shape() != Shape{rows})
+    if (!transposed && !scales_.shape().empty() && scales_.shape() != Shape{rows})
       reject("scales", fmt::format("[] or [{}]", n_), scales_);
     expect_shape(codes_, transposed ? Shape{k_, n_} : Shape{n_, k_}, "codes");
     if (!zeros_.empty() && (zeros_.dtype() != dtype || zeros_.shape() != scales_.shape()))

@@ -303,7 +303,7 @@ class Pass {
   }
 
   void add_value(const std::string& text, std::string name, const CLI::Option& option) {
-    const std::string help = option.get_description();
+    const std::string& help = option.get_description();
     line_.values.push_back({text, std::move(name), help.substr(0, help.find_first_of(";("))});
     std::string& meaning = line_.values.back().meaning;
     meaning.erase(meaning.find_last_not_of(' ') + 1);

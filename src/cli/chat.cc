@@ -194,10 +194,10 @@ class Conversation {
 
   void report(const ChatTurn& turn) const {
     if (flags_.json) {  // one line a turn, so that a program can read along
-      std::cout << to_json(turn).dump(-1, ' ', false, OrderedJson::error_handler_t::replace)
-                << std::endl;
+      std::cout << to_json(turn).dump(-1, ' ', false, OrderedJson::error_handler_t::replace) << '\n'
+                << std::flush;
     } else {
-      std::cout << std::endl;
+      std::cout << '\n' << std::flush;
       print_logprobs(turn.logprobs);
       spdlog::info(
           "{} of {} tokens of context used, {} read now, first token after {:.1f} ms; {} tokens "

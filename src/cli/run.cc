@@ -151,7 +151,7 @@ void run(const RunFlags& flags) {
     if (search.logprobs) json["logprobs"] = logprobs_to_json(completion.logprobs);
     print_json(json);
   } else {
-    std::cout << std::endl;
+    std::cout << '\n' << std::flush;
     print_logprobs(completion.logprobs);
     spdlog::info(
         "{}, {} threads: {} prompt tokens, first token after {:.1f} ms; {} tokens written, "
