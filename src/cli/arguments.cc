@@ -5,10 +5,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
+#include <array>
 #include <cctype>
 #include <filesystem>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "base/error.h"
 #include "base/printable.h"
@@ -137,6 +139,21 @@ class Flags {
   std::vector<const CLI::Option*> positionals_;
 };
 
+// What the programs of other projects call one of our commands.
+constexpr std::array kElsewhere = {
+    std::pair{"chat", "run --chat"},  std::pair{"generate", "run"},
+    std::pair{"complete", "run"},     std::pair{"main", "run"},
+    std::pair{"perplexity", "eval"},  std::pair{"evaluate", "eval"},
+    std::pair{"export", "convert"},   std::pair{"show", "inspect"},
+    std::pair{"info", "inspect"},     std::pair{"encode", "tokenize"},
+    std::pair{"decode", "detokenize"}};
+
+std::string did_you_mean_command(std::string_view word, const std::vector<std::string>& known) {
+  for (const auto& [theirs, ours] : kElsewhere)
+    if (word == theirs) return fmt::format("; did you mean '{}'?", ours);
+  return did_you_mean(word, known);
+}
+
 std::string pointer(const std::string& command) {
   return fmt::format("(see tandem {}--help)", command.empty() ? "" : command + " ");
 }
@@ -208,7 +225,7 @@ class Pass {
     command_ = find_command(app_, word);
     if (command_ == nullptr) {
       fail(ErrorCode::kInvalidArgument, "unknown command '{}'{} {}", printable(word),
-           did_you_mean(word, command_names(app_)), pointer(""));
+           did_you_mean_command(word, command_names(app_)), pointer(""));
     }
     flags_ = Flags(app_, command_);
     line_.command = word;
@@ -390,8 +407,14 @@ std::string describe_parse_error(const std::string& message, const std::string& 
     text = fmt::format("{}: expected one of {}, got '{}'{}", text.substr(0, colon),
                        fmt::join(known, ", "), printable(value), did_you_mean(value, known));
   }
+  // "--seed: 1 required INT missing".
+  constexpr std::string_view kMissing = " missing";
+  if (const std::size_t at = text.find(": 1 required ");
+      text.ends_with(kMissing) && at < text.size())
+    text = text.substr(0, at) + ": expected a value";
   std::ranges::replace(text, '\n', ' ');
-  return fmt::format("{}{} {}", command.empty() ? "" : command + ": ", text, pointer(command));
+  const std::string prefix = command.empty() ? "" : command + ": ";
+  return fmt::format("{}{} {}", text.starts_with(prefix) ? "" : prefix, text, pointer(command));
 }
 
 }  // namespace tandem::cli

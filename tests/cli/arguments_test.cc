@@ -114,6 +114,11 @@ TEST(Suggestions, AreNotMadeUp) {
                  {"unknown command 'qauntize'; did you mean 'quantize'? (see tandem"});
   expect_refusal({"run", "--foo"}, {"run: unknown flag '--foo' (see tandem run --help)"});
   expect_refusal({"run", "a", "b", "c"}, {"unexpected argument 'b'"});
+  // What other projects call it.
+  expect_refusal({"chat", "m"}, {"did you mean 'run --chat'?"});
+  expect_refusal({"perplexity", "m"}, {"did you mean 'eval'?"});
+  expect_refusal({"run", "m", "--seed"}, {"error: run: --seed: expected a value (see"});
+  expect_refusal({"eval", demo()}, {"error: eval: --text or --questions is required"});
 }
 
 TEST(Overview, IsWhatTheProgramAlonePrints) {
