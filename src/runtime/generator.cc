@@ -155,11 +155,13 @@ std::span<const TokenId> Generator::next_all() {
     if (row.sequence.empty())
       fail(ErrorCode::kInvalidArgument, "[generator] next: append a prompt first");
   compute_logits();
+  // All are chosen before one is appended: a choice that fails leaves every sequence as it was.
+  for (Row& row : rows_)
+    if (!row.done) row.choice = search_.choose(row.logits, row.sequence, row.prompt);
   chosen_.assign(rows_.size(), pad_);
   for (std::size_t r = 0; r < rows_.size(); ++r) {
     Row& row = rows_[r];
     if (row.done) continue;
-    row.choice = search_.choose(row.logits, row.sequence, row.prompt);
     const TokenId id = chosen_[r] = row.choice.id;
     row.logits.clear();
     const bool ends = is_end(id);

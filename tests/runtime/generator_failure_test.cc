@@ -23,6 +23,16 @@ Tokens take(Generator& generator, int count) {
   return ids;
 }
 
+// The message of what is thrown; empty if nothing is.
+std::string error_of_any(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return {};
+}
+
 Tokens sequence(const Generator& generator, std::size_t index = 0) {
   const auto ids = generator.sequence(index);
   return {ids.begin(), ids.end()};
@@ -212,6 +222,31 @@ TEST_P(GeneratorFailure, LetsAConversationGoOnAfterATurnThatFailed) {
 
 // Where the length decides the frequencies, the rows before a prompt are read anew for it; when it
 // fails, what was said goes on as if nobody had asked.
+// A penalty that takes the score of one sequence's token out of the floats.
+TEST_P(GeneratorFailure, AppendsToNoSequenceOfABatchWhereOneChoiceFails) {
+  SearchOptions options;
+  options.do_sample = true;
+  options.repetition_penalty = 1e-38F;
+  options.seed = 1;
+  // Prompts of one token whose own score is below zero, and of one whose score is high.
+  std::optional<TokenId> fine;
+  std::optional<TokenId> failing;
+  for (TokenId id = 0; id < 2000 && !(fine && failing); ++id) {
+    Generator alone(roomy_->engine, options);
+    alone.append(Tokens{id});
+    (error_of_any([&] { alone.next(); }).empty() ? fine : failing) = id;
+  }
+  ASSERT_TRUE(fine && failing);
+  Generator generator(roomy_->engine, options, 2);
+  const std::vector<Tokens> prompts = {{*fine}, {*failing}};
+  generator.append(std::vector<std::span<const TokenId>>(prompts.begin(), prompts.end()));
+  for (int time = 0; time < 2; ++time) {
+    EXPECT_NE(error_of([&] { generator.next_all(); }).find("finite"), std::string::npos);
+    EXPECT_EQ(sequence(generator, 0), prompts[0]);
+    EXPECT_EQ(sequence(generator, 1), prompts[1]);
+  }
+}
+
 TEST(GeneratorFailureOfLongSequences, TakesTheirFrequenciesBack) {
   for (const char* name : {"llama_dynamic", "phi3_longrope"}) {
     const fs::path folder = testing::fixture("models/fixtures") / name;
