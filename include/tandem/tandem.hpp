@@ -48,9 +48,9 @@ struct GenerateOptions {
   std::optional<bool> sample;
   // 0: choose the likeliest (1).
   std::optional<float> temperature;
-  // 0: no limit (50).
+  // 0 or -1: no limit (50).
   std::optional<std::int64_t> top_k;
-  // In (0, 1] (1).
+  // In [0, 1] (1).
   std::optional<float> top_p;
   // In [0, 1]: draw only from tokens at least this part as likely as the likeliest (0).
   std::optional<float> min_p;

@@ -179,7 +179,7 @@ StagedFile::StagedFile(const fs::path& target, Durability durability) : durabili
   const fs::path resolved = fs::weakly_canonical(target, ignored);
   target_ = fs::absolute(resolved.empty() ? target : resolved).lexically_normal();
   if (!target_.has_filename() || fs::is_directory(target_, ignored))
-    fail(ErrorCode::kIo, "[files] {}: cannot write: is a folder", target.string());
+    fail(ErrorCode::kInvalidArgument, "[files] {}: cannot write: is a folder", target.string());
   // Renaming over a device or a pipe would replace it.
   if (fs::exists(target_, ignored) && !fs::is_regular_file(target_, ignored))
     fail(ErrorCode::kIo, "[files] {}: cannot write: is not a regular file", target.string());

@@ -40,7 +40,12 @@ const std::vector<Alias>& aliases() {
       {"--seed", {"-s"}},
       {"--logprobs", {"--n-probs", "--top-logprobs"}},
       {"--logit-bias", {"-l"}},
-      {"--max-length", {"-c", "--ctx-size"}, {"run"}},
+      {"--max-length", {"-c", "--ctx-size", "--n-ctx", "--context"}, {"run"}},
+      {"--stop", {"-r", "--reverse-prompt", "--stop-strings", "--stop-words"}, {"run"}},
+      {"--frequency-penalty", {"--freq-penalty"}},
+      {"--cache", {"--cache-dir"}},
+      {"--output", {"--outfile", "--output-dir"}},
+      {"--repetitions", {"--reps"}},
       {"--window", {"-c", "--ctx-size", "--seq-len"}, {"eval"}},
       {"--seq-len", {"-c", "--ctx-size", "--window"}, {"quantize"}},
       {"--max-windows", {"--chunks"}},
@@ -147,6 +152,18 @@ constexpr std::array kElsewhere = {
     std::pair{"export", "convert"},   std::pair{"show", "inspect"},
     std::pair{"info", "inspect"},     std::pair{"encode", "tokenize"},
     std::pair{"decode", "detokenize"}};
+
+// Flags of llama.cpp for what is done without being asked.
+constexpr std::array kUnneeded = {std::pair{"-ngl", "--mode chooses the devices"},
+                                  std::pair{"--n-gpu-layers", "--mode chooses the devices"},
+                                  std::pair{"--gpu-layers", "--mode chooses the devices"},
+                                  std::pair{"-fa", "attention never stores its matrix"},
+                                  std::pair{"--flash-attn", "attention never stores its matrix"},
+                                  std::pair{"-no-cnv", "a conversation needs --chat"},
+                                  std::pair{"--no-conversation", "a conversation needs --chat"},
+                                  std::pair{"--mmap", "models are always mapped"},
+                                  std::pair{"--no-mmap", "models are always mapped"},
+                                  std::pair{"--mlock", "models are always mapped"}};
 
 std::string did_you_mean_command(std::string_view word, const std::vector<std::string>& known) {
   for (const auto& [theirs, ours] : kElsewhere)
@@ -276,6 +293,8 @@ class Pass {
       if (takes_value(*option)) take_value(*option);
       return;
     }
+    for (const auto& [theirs, why] : kUnneeded)
+      if (word == theirs) unknown_flag(word);
     // "-prompt" would be read as "-p rompt", which nobody means.
     if (word.size() > 2 && flags_.find("-" + word) != nullptr) {
       fail(ErrorCode::kInvalidArgument, "{}: unknown flag '{}'; did you mean '-{}'? {}",
@@ -328,6 +347,10 @@ class Pass {
 
   [[noreturn]] void unknown_flag(const std::string& name) const {
     const std::string command = line_.command.empty() ? "" : line_.command + ": ";
+    for (const auto& [theirs, why] : kUnneeded)
+      if (name == theirs)
+        fail(ErrorCode::kInvalidArgument, "{}unknown flag '{}', which is not needed here: {} {}",
+             command, name, why, pointer(line_.command));
     fail(ErrorCode::kInvalidArgument, "{}unknown flag '{}'{} {}", command, printable(name),
          did_you_mean(with_hyphens(name), flags_.long_names()), pointer(line_.command));
   }
@@ -345,6 +368,13 @@ class Pass {
 
 CommandLine spell_out(const CLI::App& app, const std::vector<std::string>& words) {
   return Pass(app, words).run();
+}
+
+void let_the_last_win(CLI::App& app) {
+  for (CLI::App* command : app.get_subcommands({}))
+    for (CLI::Option* option : command->get_options({}))
+      if (option->nonpositional() && option->get_items_expected_max() == 1)
+        option->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
 }
 
 void describe_aliases(CLI::App& app) {
@@ -367,6 +397,14 @@ void describe_aliases(CLI::App& app) {
 
 namespace {
 
+// True for an argument or a flag whose value is a path, by its help.
+bool names_path(const CommandLine::Value& value) {
+  for (const char* word : {"file", "folder", "package", "checkpoint", "model", "text to score",
+                           "JSON array", "output"})
+    if (value.meaning.find(word) != std::string::npos) return true;
+  return false;
+}
+
 // True if `message` is about `text`: as a path, or the end of one, and not as a part of a word.
 bool is_named_in(const std::string& message, const std::string& text) {
   const auto continues = [&](std::size_t at) {
@@ -385,7 +423,9 @@ std::string hint_for_missing(const std::string& message, const CommandLine& line
   const CommandLine::Value* missing = nullptr;
   for (const CommandLine::Value& value : line.values) {
     std::error_code ignored;
-    if (!is_named_in(message, value.text) || std::filesystem::exists(value.text, ignored)) continue;
+    if (!names_path(value) || !is_named_in(message, value.text) ||
+        std::filesystem::exists(value.text, ignored))
+      continue;
     // Of "a" and "data/a.txt" the message is about the longer.
     if (missing == nullptr || value.text.size() > missing->text.size()) missing = &value;
   }

@@ -35,6 +35,9 @@ struct CommandLine {
 // the nearest known one, and for an argument too many.
 CommandLine spell_out(const CLI::App& app, const std::vector<std::string>& words);
 
+// Of a flag with one value that is given several times the last counts, as in llama.cpp.
+void let_the_last_win(CLI::App& app);
+
 // Adds the other names of each flag to its help text. Call once all subcommands are added.
 void describe_aliases(CLI::App& app);
 

@@ -127,7 +127,9 @@ class Conversation {
     }
   }
 
-  void obey(const std::string& name, const std::string& argument) {
+  void obey(std::string name, const std::string& argument) {
+    // As other programs call it.
+    if (name == "/quit" || name == "/bye" || name == "/q") name = "/exit";
     for (const Command& command : commands()) {
       if (name != command.name) continue;
       if (argument.empty() != (command.argument == nullptr))

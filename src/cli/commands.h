@@ -2,8 +2,13 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <fmt/format.h>
 
+#include <charconv>
+#include <limits>
 #include <string>
+#include <system_error>
+#include <type_traits>
 #include <vector>
 
 #include "base/json.h"
@@ -70,6 +75,10 @@ OrderedJson read_ordered_json(const std::string& file);
 // The list in such a file, or the one at `key` of the object in it. Throws kFormat naming the file.
 OrderedJson read_json_list(const char* area, const std::string& file, const char* key);
 
+// Such a file as text that a model reads, without a byte order mark. Throws kFormat unless it is
+// UTF-8.
+std::string read_plain_text(const char* area, const std::string& file);
+
 // For functions that take a path: the file itself or, for "-", a path under which all of standard
 // input can be read, any number of times. Throws kInvalidArgument if asked twice for standard
 // input.
@@ -91,6 +100,21 @@ void refuse_standard_stream(const std::string& file, const std::string& what, co
 
 // Throws kNotFound if the input does not exist but the output does, as when they were swapped.
 void refuse_swapped(const char* area, const std::string& input, const std::string& output);
+
+// Throws kInvalidArgument if `output` is a file of the model, or any file in its folder.
+void refuse_overwriting(const char* area, const std::string& model, const std::string& output);
+
+// For the values of a flag: a message if `text` is an integer that T has no room for. The parser
+// itself would take the nearest one that it has.
+template <typename T>
+std::string integer_in_range(const std::string& text) {
+  T value{};
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const bool negative = std::is_unsigned_v<T> && text.starts_with('-');
+  if (error != std::errc::result_out_of_range && !negative) return {};
+  return fmt::format("expected an integer in [{}, {}], got {}", std::numeric_limits<T>::min(),
+                     std::numeric_limits<T>::max(), text);
+}
 
 // A path as a shell reads it: quoted if it needs to be.
 std::string shell_word(const std::string& word);

@@ -11,6 +11,7 @@
 #include <set>
 
 #include "base/error.h"
+#include "base/hub_cache.h"
 #include "base/printable.h"
 #include "cli/commands.h"
 #include "cli/log.h"
@@ -28,9 +29,31 @@ std::string& standard_input_path() {
 
 }  // namespace
 
+namespace {
+
+constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+
+void require_plain_text(const char* area, const std::string& shown, const std::string& text) {
+  if (is_valid_utf8(text) && text.find('\0') == std::string::npos) return;
+  fail(ErrorCode::kFormat,
+       "[{}] {}: expected plain text in UTF-8, got other bytes: unpack it, or convert it with "
+       "iconv",
+       area, shown);
+}
+
+}  // namespace
+
 std::string read_input(const std::string& file) {
   if (!file.empty() && file != "-") return read_text_file(file);
   return {std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
+}
+
+std::string read_plain_text(const char* area, const std::string& file) {
+  std::string text = read_input(file);
+  const bool is_stream = file.empty() || file == "-";
+  require_plain_text(area, is_stream ? "standard input" : file, text);
+  if (text.starts_with(kByteOrderMark)) text.erase(0, kByteOrderMark.size());
+  return text;
 }
 
 OrderedJson read_ordered_json(const std::string& file) {
@@ -75,12 +98,7 @@ fs::path plain_text_path(const char* area, const std::string& file) {
   fs::path path = input_path(file);
   const std::string text = read_text_file(path);
   const std::string shown = file == "-" ? "standard input" : file;
-  if (!is_valid_utf8(text) || text.find('\0') != std::string::npos)
-    fail(ErrorCode::kFormat,
-         "[{}] {}: expected plain text in UTF-8, got other bytes: unpack it, or convert it with "
-         "iconv",
-         area, shown);
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  require_plain_text(area, shown, text);
   const std::size_t begin = text.starts_with(kByteOrderMark) ? kByteOrderMark.size() : 0;
   const std::size_t start = text.find_first_not_of(" \t\r\n", begin);
   if (start == std::string::npos || std::string_view("{[\"").find(text[start]) == std::string::npos)
@@ -127,6 +145,17 @@ void refuse_swapped(const char* area, const std::string& input, const std::strin
   fail(ErrorCode::kNotFound,
        "[{}] {}: no such file or folder, but the output {} exists: are the two swapped?", area,
        input, output);
+}
+
+void refuse_overwriting(const char* area, const std::string& model, const std::string& output) {
+  std::error_code ignored;
+  if (!fs::exists(output, ignored)) return;
+  const fs::path path = find_model(model);
+  if (!fs::equivalent(path, output, ignored) &&
+      !fs::equivalent(path, fs::absolute(output).parent_path(), ignored))
+    return;
+  fail(ErrorCode::kInvalidArgument, "[{}] {}: is a file of the model: choose another name", area,
+       output);
 }
 
 std::string shell_word(const std::string& word) {

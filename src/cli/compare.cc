@@ -5,6 +5,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/terminal_observer.h"
+#include "package/package.h"
 #include "runtime/benchmark.h"
 #include "runtime/evaluate.h"
 
@@ -141,6 +142,10 @@ void compare(const CompareFlags& flags) {
   catch_interrupt(kInterruptGrace);
   refuse_standard_stream(flags.checkpoint, "checkpoint", "a model is mapped into memory");
   refuse_standard_stream(flags.package, "package", "a package is a folder");
+  if (Package::is_package(flags.checkpoint) && !Package::is_package(flags.package))
+    fail(ErrorCode::kInvalidArgument,
+         "[compare] {}: expected a checkpoint first, then its package: are the two swapped?",
+         flags.checkpoint);
   LoadOptions options;
   options.engine.threads = flags.threads;
   TerminalObserver observer;
@@ -152,6 +157,12 @@ void compare(const CompareFlags& flags) {
   options.mode = Mode::kHybrid;
   columns[2] = {"hybrid", LocalModel::open(flags.package, options, observer)};
 
+  if (columns[0].model->info().vocabulary != columns[1].model->info().vocabulary)
+    fail(ErrorCode::kInvalidArgument,
+         "[compare] {}: has a vocabulary of {} tokens, {} of {}: expected a package of the same "
+         "model",
+         flags.package, columns[1].model->info().vocabulary, flags.checkpoint,
+         columns[0].model->info().vocabulary);
   const std::vector<Text> texts = read_texts(flags, *columns[0].model, observer);
   std::vector<Question> questions;
   if (!flags.questions.empty()) questions = read_questions(input_path(flags.questions));
@@ -206,7 +217,8 @@ void add_compare(CLI::App& app) {
   command->add_option("--questions", flags->questions, "JSON array of {question, answer}");
   command->add_option("-p,--prompt", flags->prompt, "prompt length of the speeds, tokens")
       ->expected(1)
-      ->capture_default_str();
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 24));
   command
       ->add_option("--max-windows", flags->max_windows,
                    "score no more windows of 512 tokens of each text; 0: all")

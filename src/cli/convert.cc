@@ -1,6 +1,7 @@
 // tandem convert: a checkpoint from one file format to another.
 #include <algorithm>
 #include <array>
+#include <cctype>
 #include <set>
 
 #include "base/error.h"
@@ -22,6 +23,7 @@
 #include "graph/finite.h"
 #include "models/model.h"
 #include "package/write_package.h"
+#include "runtime/search_options.h"
 
 namespace tandem::cli {
 namespace {
@@ -152,7 +154,7 @@ std::set<std::string> names_in(const Checkpoint& checkpoint) {
 // The tensors of a file that was written here, by the names of transformers.
 std::set<std::string> names_in(const fs::path& file, const Checkpoint& source) {
   std::set<std::string> names;
-  if (file.extension() == ".gguf") {
+  if (is_gguf(file)) {
     const auto architecture =
         find_gguf_architecture_of(source.config_object().get_string("model_type"));
     const GgufFile written = GgufFile::open(file);
@@ -160,7 +162,7 @@ std::set<std::string> names_in(const fs::path& file, const Checkpoint& source) {
       const auto known = architecture ? name_from_gguf(*architecture, name) : std::nullopt;
       names.insert(known.value_or(name));
     }
-  } else if (file.extension() == ".mllm") {
+  } else if (looks_like_mllm(MappedFile::open(file)->bytes())) {
     const auto store = open_mllm(file);
     for (const auto& [name, tensor] : store->tensors()) names.insert(name);
   } else {
@@ -207,12 +209,17 @@ class Converter {
                  &model.tensors);
       require_same_graph(model.graph, Checkpoint::open(draft), "GGUF");
       compare_tokenizers(checkpoint_.text_path(), draft, output.string(), observer_);
+      fs::rename(draft, output);
     } catch (...) {
       std::error_code ignored;
       fs::remove(draft, ignored);
       throw;
     }
-    fs::rename(draft, output);
+    if (to_json(recommended_search(generation_object())) != to_json(SearchOptions()))
+      observer_.warn(fmt::format(
+          "[convert] {}: GGUF has no place for the search that generation_config.json recommends: "
+          "name it when running: {}",
+          output.string(), to_json(recommended_search(generation_object())).dump()));
   }
 
   // Same as mllm's converters: version 1 converts everything but bool, int8 and uint8 to F32, and
@@ -297,7 +304,7 @@ class Converter {
   // A folder that other programs can open as a model: config.json, model.safetensors and the other
   // files next to the input.
   void to_folder(const fs::path& output) {
-    if (fs::exists(output))
+    if (fs::exists(output) && !fs::is_empty(output))
       fail(ErrorCode::kInvalidArgument, "[convert] {}: exists already", output.string());
     StagedFolder staged(output);
     to_safetensors(staged.path() / "model.safetensors");
@@ -320,6 +327,9 @@ class Converter {
   }
 
  private:
+  JsonObject generation_object() const {
+    return {checkpoint_.generation_config(), "generation_config.json"};
+  }
   Task begin() const {
     return {observer_, "convert", static_cast<std::int64_t>(contents_.size()), "tensors"};
   }
@@ -359,6 +369,27 @@ class Converter {
   Observer& observer_;
 };
 
+// The suffix of the format that the output's name asks for; empty for a folder, in whose name a dot
+// is part of a version. Throws kInvalidArgument for a file that can't be written.
+std::string format_of(const fs::path& output) {
+  std::string suffix = output.extension().string();
+  for (char& c : suffix) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  const bool written = suffix == ".gguf" || suffix == ".mllm" || suffix == ".safetensors";
+  std::error_code ignored;
+  if (written && fs::is_directory(output, ignored))
+    fail(ErrorCode::kInvalidArgument, "[convert] {}: is a folder: choose another name",
+         output.string());
+  if (written) return suffix;
+  constexpr std::array kOtherFiles = {".bin",  ".pt",  ".pth", ".ckpt", ".onnx", ".npz",
+                                      ".json", ".txt", ".zip", ".ggml", ".h5",   ".msgpack"};
+  if (std::ranges::find(kOtherFiles, suffix) != kOtherFiles.end())
+    fail(ErrorCode::kInvalidArgument,
+         "[convert] --output_model: expected a name that ends in .gguf, .mllm or .safetensors, or "
+         "a folder, got \"{}\"",
+         output.string());
+  return {};
+}
+
 // The size of the input's weight files.
 std::int64_t weight_bytes(const Checkpoint& checkpoint) {
   std::int64_t sum = 0;
@@ -386,7 +417,7 @@ void convert(const ConvertFlags& flags) {
   // building the graph refuses it by name.
   if (!checkpoint.unread().empty() && !checkpoint.config().empty())
     build_graph(checkpoint.config_object(), CheckpointWeights(checkpoint));
-  const std::string suffix = output.extension().string();
+  const std::string suffix = format_of(output);
   const std::set<std::string> wanted = names_in(checkpoint);
   const bool in_blocks = type && !plain_dtype(*type);
   if (!checkpoint.has_shapes() && (suffix != ".mllm" || flags.mllm_version != 1 || in_blocks))
@@ -399,13 +430,8 @@ void convert(const ConvertFlags& flags) {
     converter.to_mllm(output, flags.mllm_version);
   } else if (suffix == ".safetensors") {
     converter.to_safetensors(output);
-  } else if (suffix.empty()) {
-    converter.to_folder(output);
   } else {
-    fail(ErrorCode::kInvalidArgument,
-         "[convert] --output_model: expected a name that ends in .gguf, .mllm or .safetensors, or "
-         "a folder, got \"{}\"",
-         flags.output);
+    converter.to_folder(output);
   }
   warn_of_left_out(wanted, output, checkpoint, observer);
   const Written made = written(output);

@@ -31,9 +31,8 @@ EvaluationProgress advance(Observer& observer) {
 }
 
 OrderedJson evaluate_text(const EvalFlags& flags, LocalModel& model, LocalModel* reference,
-                          const std::string& file, Observer& observer) {
-  const auto [ids, window] =
-      read_windows(model, plain_text_path("eval", file), flags.window, flags.max_windows);
+                          const std::string& file, const fs::path& path, Observer& observer) {
+  const auto [ids, window] = read_windows(model, path, flags.window, flags.max_windows);
   if (window < flags.window) {
     observer.warn(fmt::format("[eval] {}: windows of {} tokens, the model's context, instead of {}",
                               file, window, flags.window));
@@ -86,6 +85,11 @@ void print_text(const OrderedJson& report) {
 
 void eval(const EvalFlags& flags) {
   catch_interrupt(kInterruptGrace);
+  // All that may be wrong with files is said before the first of them is scored.
+  std::vector<fs::path> paths;
+  for (const std::string& file : flags.texts) paths.push_back(plain_text_path("eval", file));
+  std::vector<Question> questions;
+  if (!flags.questions.empty()) questions = read_questions(input_path(flags.questions));
   TerminalObserver observer;
   const auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
   std::unique_ptr<LocalModel> reference;
@@ -98,12 +102,10 @@ void eval(const EvalFlags& flags) {
   OrderedJson report = {{"model", flags.model.model}, {"mode", model->engine.plan().name}};
   report["cpu"] = detect_cpu_features().model;
   report["texts"] = OrderedJson::array();
-  for (const std::string& file : flags.texts) {
-    if (observer.cancelled()) break;
-    report["texts"].push_back(evaluate_text(flags, *model, reference.get(), file, observer));
-  }
-  if (!flags.questions.empty() && !observer.cancelled()) {
-    const std::vector<Question> questions = read_questions(input_path(flags.questions));
+  for (std::size_t i = 0; i < flags.texts.size() && !observer.cancelled(); ++i)
+    report["texts"].push_back(
+        evaluate_text(flags, *model, reference.get(), flags.texts[i], paths[i], observer));
+  if (!questions.empty() && !observer.cancelled()) {
     Task task(observer, "questions", static_cast<std::int64_t>(questions.size()), "questions");
     const QuestionScore score = ask_questions(*model, questions, advance(observer));
     report["questions"] = {{"right", score.right}, {"total", score.total}};
@@ -132,8 +134,9 @@ void add_eval(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--questions", flags->questions,
                       "JSON array of {question, answer}, asked through the chat template");
-  command->add_option("--against", flags->against,
-                      "float checkpoint: adds the KL divergence from it, nats per token");
+  command->add_option(
+      "--against", flags->against,
+      "model, usually the float checkpoint: adds the KL divergence from it, nats per token");
   command->add_flag(
       "--handover", flags->handover,
       "also read half of each window and score the rest token by token on the decode device");

@@ -1,10 +1,12 @@
 // Handles Ctrl-C and SIGTERM.
 #include "cli/interrupt.h"
 
+#include <termios.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <csignal>
+#include <string_view>
 
 namespace tandem::cli {
 namespace {
@@ -25,7 +27,21 @@ void on_interrupt(int signal) {
   if (const unsigned grace = grace_seconds.load(); grace > 0) ::alarm(grace);
 }
 
-void on_alarm(int) { ::_exit(interrupt_status()); }
+void on_alarm(int) {
+  constexpr std::string_view kMessage = "tandem: error: [cli] interrupted\n";
+  static_cast<void>(::write(STDERR_FILENO, kMessage.data(), kMessage.size()) < 0);
+  ::_exit(interrupt_status());
+}
+
+// The terminal as it was before lines were edited on it.
+termios terminal{};
+bool has_terminal = false;
+
+void on_death(int signal) {
+  if (has_terminal) ::tcsetattr(STDIN_FILENO, TCSANOW, &terminal);
+  std::signal(signal, SIG_DFL);
+  std::raise(signal);
+}
 
 void handle(int signal, void (*handler)(int), int flags) {
   struct sigaction action{};
@@ -45,8 +61,9 @@ void catch_interrupt(unsigned grace) {
 void catch_interrupt_in_reads() {
   grace_seconds.store(0);
   ::alarm(0);
+  has_terminal = ::tcgetattr(STDIN_FILENO, &terminal) == 0;
   handle(SIGINT, on_interrupt, 0);
-  handle(SIGTERM, SIG_DFL, 0);
+  for (const int signal : {SIGTERM, SIGHUP, SIGQUIT}) handle(signal, on_death, 0);
   // One that came before is not forgotten: it meant the whole program.
   if (!interrupted()) return;
   std::signal(last_signal.load(), SIG_DFL);

@@ -8,7 +8,8 @@ namespace tandem::cli {
 // for commands that leave nothing behind, but may compute for long between two polls.
 void catch_interrupt(unsigned grace = 0);
 // The same for Ctrl-C alone, which then makes a blocked read of standard input fail with EINTR, and
-// may be pressed any number of times; SIGTERM ends the program. So does either if it came before.
+// may be pressed any number of times; SIGTERM ends the program, with the terminal as it was at this
+// call. So does either if it came before.
 void catch_interrupt_in_reads();
 // True once one of them arrived.
 bool interrupted() noexcept;

@@ -15,6 +15,7 @@ struct LogitsFlags {
 
 void logits(const LogitsFlags& flags) {
   refuse_standard_stream(flags.output, "--output", "a safetensors file is written in any order");
+  refuse_overwriting("logits", flags.model.model, flags.output);
   catch_interrupt(kInterruptGrace);
   const std::vector<TokenId> ids = flags.ids.read();
   if (ids.empty()) fail(ErrorCode::kFormat, "[logits] {}: no token ids", flags.ids.where());

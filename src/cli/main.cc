@@ -117,6 +117,7 @@ int main(int argc, char** argv) {
   // Both are rewritten to flags; they stand here for the list of commands.
   app.add_subcommand("help", "the commands, or the flags of one: tandem help COMMAND");
   app.add_subcommand("version", "the version of this build");
+  tandem::cli::let_the_last_win(app);
   tandem::cli::describe_aliases(app);
 
   tandem::cli::CommandLine line;
@@ -143,7 +144,7 @@ int main(int argc, char** argv) {
     return 0;
   } catch (const CLI::ParseError& error) {
     // Help and the version are thrown, too.
-    if (error.get_exit_code() == 0) return app.exit(error);
+    if (error.get_exit_code() == 0) return app.exit(error) == 0 && std::cout.flush() ? 0 : 1;
     spdlog::error("{}", tandem::cli::describe_parse_error(error.what(), line.command));
     return 2;
   } catch (const tandem::Error& error) {

@@ -43,7 +43,7 @@ bool has_piped_input() {
 // The prompt. Editors end a file with a newline that is no part of its text.
 std::string read_prompt(const RunFlags& flags) {
   if (flags.prompt_given) return flags.prompt;
-  std::string prompt = read_input(flags.prompt_file);
+  std::string prompt = read_plain_text("run", flags.prompt_file);
   if (!prompt.ends_with('\n')) return prompt;
   prompt.pop_back();
   if (prompt.ends_with('\r')) prompt.pop_back();
@@ -283,13 +283,7 @@ void add_run(CLI::App& app) {
   command
       ->add_option("--seed", flags->settings.seed,
                    "same seed, same text; -1: a new one each time (the default)")
-      ->check([](const std::string& text) {
-        std::int64_t seed = 0;
-        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
-        return error == std::errc::result_out_of_range
-                   ? fmt::format("expected an integer up to {}, got {}", INT64_MAX, text)
-                   : std::string();
-      });
+      ->check(integer_in_range<std::int64_t>);
   command
       ->add_option("--stop", flags->stop,
                    "text that ends the answer and is not printed; may be repeated")

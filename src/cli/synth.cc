@@ -49,7 +49,9 @@ void add_synth(CLI::App& app) {
       ->add_option("-o,--output", flags->output,
                    "folder to write; replaced whole if synth made it or it is empty")
       ->required();
-  command->add_option("--seed", flags->seed, "same seed, same weights")->capture_default_str();
+  command->add_option("--seed", flags->seed, "same seed, same weights")
+      ->capture_default_str()
+      ->check(integer_in_range<std::uint64_t>);
   command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));
   command->callback([flags] {

@@ -28,7 +28,7 @@ void tokenize(const TokenizeFlags& flags) {
   refuse_standard_stream(flags.tokenizer, "tokenizer", "it may be several files");
   TerminalObserver observer;
   const Tokenizer tokenizer = Tokenizer::open(flags.tokenizer, observer);
-  const std::string text = flags.prompt ? *flags.prompt : read_input(flags.file);
+  const std::string text = flags.prompt ? *flags.prompt : read_plain_text("tokenize", flags.file);
   const std::vector<TokenId> ids = tokenizer.encode(
       text, {.add_special_tokens = !flags.no_special, .parse_special_tokens = !flags.plain});
   if (flags.json) {

@@ -86,8 +86,9 @@ Calibrated calibrate_model(const QuantizeOptions& options, const Checkpoint& che
   result.tokens = static_cast<std::int64_t>(windows.ids.size());
   if (result.tokens < settings.samples * settings.window) {
     observer.warn(fmt::format(
-        "[quantize] {}: calibrated on {} windows of {} tokens ({} tokens), fewer than the {} of {} "
-        "({}) that were asked for",
+        "[quantize] {}: has text for {} windows of {} tokens ({} tokens) to calibrate on, fewer "
+        "than "
+        "the recipe's {} of {} ({})",
         options.calibration.string(), result.tokens / windows.window, windows.window, result.tokens,
         settings.samples, settings.window, settings.samples * settings.window));
   }

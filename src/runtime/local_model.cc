@@ -12,16 +12,17 @@ std::unique_ptr<LocalModel> LocalModel::open(const fs::path& name, const LoadOpt
   const fs::path path = find_model(name);
   const bool is_package = Package::is_package(path);
   const Mode mode = options.mode.value_or(is_package ? Mode::kHybrid : Mode::kFloat);
-  if ((mode == Mode::kFloat) == is_package) {
-    fail(ErrorCode::kInvalidArgument, "[model] {}: mode {} needs a {}; this is a {}", path.string(),
-         to_string(mode), is_package ? "float checkpoint" : "package (see tandem quantize)",
-         is_package ? "package" : "float checkpoint");
-  }
   EngineOptions engine = options.engine;
   engine.cache = options.cache.value_or(default_cache_folder());
   if (engine.threads <= 0) engine.threads = default_threads();
   ThreadPool pool(engine.threads);
   auto model = LoadedModel::open(path, pool, {engine.cache, options.verify}, observer);
+  // After opening, which says better what a thing is that is neither.
+  if ((mode == Mode::kFloat) == is_package) {
+    fail(ErrorCode::kInvalidArgument, "[model] {}: mode {} needs a {}; this is a {}", path.string(),
+         to_string(mode), is_package ? "float checkpoint" : "package (see tandem quantize)",
+         is_package ? "package" : "float checkpoint");
+  }
   return std::make_unique<LocalModel>(std::move(model), plan_for(mode), engine,
                                       options.chat_template, observer);
 }

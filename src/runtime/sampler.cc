@@ -107,7 +107,7 @@ TokenId Sampler::sample(std::span<const float> scores) {
   if (top_p_ < 1) {
     double sum = 0;
     kept = 0;
-    while (kept < static_cast<std::int64_t>(order_.size()) && sum < top_p_ * total) {
+    while (kept == 0 || (kept < static_cast<std::int64_t>(order_.size()) && sum < top_p_ * total)) {
       sum += weights_[static_cast<std::size_t>(kept++)];
     }
     total = sum;

@@ -19,8 +19,8 @@ void validate(const SearchOptions& options) {
   };
   require(options.temperature > 0 && std::isfinite(options.temperature), "temperature",
           "a number above 0", options.temperature);
-  require(options.top_k >= 0, "top_k", "0 or more", static_cast<double>(options.top_k));
-  require(options.top_p > 0 && options.top_p <= 1, "top_p", "a number in (0, 1]", options.top_p);
+  require(options.top_k >= -1, "top_k", "-1 or more", static_cast<double>(options.top_k));
+  require(options.top_p >= 0 && options.top_p <= 1, "top_p", "a number in [0, 1]", options.top_p);
   require(options.repetition_penalty > 0 && std::isfinite(options.repetition_penalty),
           "repetition_penalty", "a number above 0", options.repetition_penalty);
   require(options.min_length >= 0, "min_length", "0 or more",
@@ -88,8 +88,33 @@ OrderedJson to_json(const SearchOptions& options) {
   return json;
 }
 
+namespace {
+
+// Warns of settings that change what transformers writes and that are not used here.
+void warn_of_unused(const JsonObject& generation_config, Observer& observer) {
+  const std::pair<const char*, Json> kDefaults[] = {{"num_beams", 1},
+                                                    {"typical_p", 1.0},
+                                                    {"min_new_tokens", 0},
+                                                    {"stop_strings", Json::array()},
+                                                    {"suppress_tokens", Json::array()},
+                                                    {"begin_suppress_tokens", Json::array()},
+                                                    {"bad_words_ids", Json::array()},
+                                                    {"sequence_bias", Json::object()},
+                                                    {"forced_bos_token_id", nullptr},
+                                                    {"forced_eos_token_id", nullptr}};
+  std::string unused;
+  for (const auto& [key, value] : kDefaults)
+    if (generation_config.has(key) && generation_config.at(key) != value)
+      unused += fmt::format("{}{}", unused.empty() ? "" : ", ", key);
+  if (!unused.empty())
+    observer.warn(fmt::format("[search] {}: not used here: {}", generation_config.where(), unused));
+}
+
+}  // namespace
+
 SearchOptions recommended_search(const JsonObject& generation_config, Observer& observer) {
   constexpr std::int64_t kMost = std::int64_t{1} << 40;
+  warn_of_unused(generation_config, observer);
   SearchOptions options;
   options.do_sample = generation_config.get_bool_or("do_sample", options.do_sample);
   // Takes a value if the options are valid with it.

@@ -18,9 +18,9 @@ struct SearchOptions {
   bool do_sample = false;
   // Greater than 0.
   float temperature = 1;
-  // 0: no limit.
+  // 0 and -1: no limit.
   std::int64_t top_k = 50;
-  // In (0, 1]; 1: no limit.
+  // In [0, 1]; 1: no limit, 0: only the likeliest.
   float top_p = 1;
   // In [0, 1]: draws only from tokens that are at least this part as likely as the likeliest
   // (Nguyen et al. 2024, "Min-p Sampling", as in transformers); 0: no limit.
@@ -53,7 +53,7 @@ struct SearchOptions {
 
 // The search that a model's authors recommend: do_sample, temperature, top_k, top_p, min_p,
 // repetition_penalty and no_repeat_ngram_size of a generation_config.json, whose other keys are not
-// used. What it lacks is as above, and so is what is out of range, of which `observer` is warned
+// used (`observer` is warned of those that would change the answer). What it lacks is as above, and so is what is out of range, of which `observer` is warned
 // unless a greedy search has no use for it. Sampling at temperature 0 is greedy. Throws kFormat
 // naming file and key for a value of a wrong type.
 SearchOptions recommended_search(const JsonObject& generation_config,

@@ -114,6 +114,18 @@ TEST(Suggestions, AreNotMadeUp) {
                  {"unknown command 'qauntize'; did you mean 'quantize'? (see tandem"});
   expect_refusal({"run", "--foo"}, {"run: unknown flag '--foo' (see tandem run --help)"});
   expect_refusal({"run", "a", "b", "c"}, {"unexpected argument 'b'"});
+  // Flags of llama.cpp for what needs none.
+  expect_refusal({"run", demo(), "-ngl", "99", "-p", "a"}, {"'-ngl', which is not needed here"});
+  expect_refusal({"run", demo(), "-fa", "-p", "a"}, {"'-fa', which is not needed here"});
+  expect_refusal({"run", demo(), "-no-cnv", "-p", "a"}, {"'-no-cnv', which is not needed here"});
+  // The last of several wins.
+  EXPECT_EQ(run_program({"-q", "run", demo(), "-p", "a", "-n", "9", "-n", "1", "-b", "32", "-ub",
+                         "16", "--json"})
+                .status,
+            0);
+  // No hint of a prompt that happens to be a word of the message.
+  const Outcome missing = run_program({"run", "/no/such/a/folder", "-p", "a"});
+  EXPECT_EQ(missing.err.find("--prompt"), std::string::npos) << missing.err;
   // What other projects call it.
   expect_refusal({"chat", "m"}, {"did you mean 'run --chat'?"});
   expect_refusal({"perplexity", "m"}, {"did you mean 'eval'?"});

@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -216,6 +217,13 @@ class Terminal {
     ADD_FAILURE() << "expected " << part << " on:\n" << screen_;
     return false;
   }
+  void terminate() { ::kill(pid_, SIGTERM); }
+  // Whether what is typed is shown and read line by line, as a shell expects it.
+  bool is_cooked() const {
+    termios mode{};
+    return ::tcgetattr(master_, &mode) == 0 && (mode.c_lflag & ECHO) != 0 &&
+           (mode.c_lflag & ICANON) != 0;
+  }
   int wait() {
     int status = 0;
     ::waitpid(pid_, &status, 0);
@@ -273,6 +281,21 @@ TEST(Chat, LinesAreEditedAtATerminal) {
   ASSERT_TRUE(terminal.shows("/exit leaves"));
   terminal.type("/exit\n");
   EXPECT_EQ(terminal.wait(), 0);
+}
+
+TEST(Chat, LeavesTheTerminalAsItWas) {
+  ::setenv("TERM", "xterm", 1);
+  if (cli::LineEditor::create() == nullptr) GTEST_SKIP() << "needs libedit";
+  Terminal terminal({"run", demo(), "--chat", "--no-cache", "-t", "1"});
+  if (!terminal.works()) GTEST_SKIP() << "needs a pseudo terminal";
+  ASSERT_TRUE(terminal.is_cooked());
+  ASSERT_TRUE(terminal.shows("> "));
+  for (int i = 0; i < 500 && terminal.is_cooked(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  EXPECT_FALSE(terminal.is_cooked());
+  terminal.terminate();
+  EXPECT_EQ(terminal.wait(), 128 + SIGTERM);
+  EXPECT_TRUE(terminal.is_cooked());
 }
 
 TEST(Chat, ABackslashContinuesTheLine) {

@@ -158,6 +158,25 @@ TEST(Convert, SaysWhatIsLeftOut) {
                 ": 4 of 78 tensors are left out: extra.a, extra.b, extra.c and 1 more\n");
 }
 
+// A dot in a folder's name is part of a version; an empty folder is filled.
+TEST(Convert, FoldersMayHaveDots) {
+  const ScratchFolder folder;
+  for (const char* name : {"Qwen2.5-0.5B", "v1.0", "empty"}) {
+    if (std::string_view(name) == "empty") fs::create_directory(folder / name);
+    expect_success({"convert", demo(), (folder / name).string()});
+    EXPECT_EQ(answer((folder / name).string()), answer(demo()));
+  }
+  expect_success({"convert", demo(), (folder / "x.GGUF").string()});
+  EXPECT_EQ(read_text_file(folder / "x.GGUF").substr(0, 4), "GGUF");
+  for (const char* name : {"d.gguf", "d.mllm", "d.safetensors"}) {
+    fs::create_directory(folder / name);
+    expect_refusal({"convert", demo(), (folder / name).string()}, {name, "is a folder"});
+    EXPECT_TRUE(names_in(folder / name).empty());
+  }
+  expect_refusal({"convert", demo(), (folder / "model.bin").string()}, {"ends in .gguf"});
+  EXPECT_EQ(names_in(folder.path()).size(), 7U);
+}
+
 TEST(Convert, RefusesBeforeItWrites) {
   const ScratchFolder folder;
   const std::string out = (folder / "x.gguf").string();

@@ -15,6 +15,8 @@ using testing::run_program;
 using testing::ScratchFolder;
 using testing::write_bytes;
 
+using Words = std::vector<std::string>;
+
 std::string stories() { return demo() + "/eval_stories.txt"; }
 
 // The first five questions of the demo.
@@ -75,6 +77,21 @@ TEST(EvalCommand, StatesTheStandardError) {
   EXPECT_FALSE(report["cpu"].get<std::string>().empty());
   const Outcome lines = run_program({"eval", demo(), "--text", stories(), "--max-windows", "1"});
   EXPECT_NE(lines.out.find(" ± 0."), std::string::npos) << lines.out;
+}
+
+// Files are looked at before the first of them is scored.
+TEST(EvalCommand, ChecksAllFilesFirst) {
+  for (const Words& more : {Words{"--questions", "nosuch.json"}, Words{"--text", "nosuch.txt"}}) {
+    Words words = {"eval", demo(), "--text", stories()};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = run_program(words);
+    EXPECT_EQ(outcome.status, 2);
+    EXPECT_EQ(outcome.err.find("windows)"), std::string::npos) << outcome.err;
+  }
+  expect_refusal({"compare", demo_package(), demo(), "--text", stories()}, {"swapped?"});
+  expect_refusal({"compare", demo(), "/nosuch", "--text", stories()}, {"/nosuch: no such file"});
+  expect_refusal({"compare", demo(), demo_package(), "--text", stories(), "-p", "0"}, {"--prompt"});
+  expect_refusal({"synth", "--shape", "demo", "-o", "/tmp/none", "--seed", "-1"}, {"--seed"});
 }
 
 TEST(EvalCommand, SaysWhatItDoesNotDoAsAsked) {

@@ -62,8 +62,7 @@ TEST(QuantizeCommand, SaysWhatItMadeAndOfHowMuchText) {
   const Outcome outcome = run_program(
       {"quantize", demo(), "-o", package, "--calib", text, "--samples", "500", "--seq-len", "64"});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_NE(outcome.err.find("fewer than the 500 of 64 (32000) that were asked for"),
-            std::string::npos)
+  EXPECT_NE(outcome.err.find("fewer than the recipe's 500 of 64 (32000)"), std::string::npos)
       << outcome.err;
   EXPECT_NE(outcome.err.find("next: tandem run '" + package + "' -p \"Once upon a time\"\n"),
             std::string::npos)

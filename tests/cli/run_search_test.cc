@@ -94,8 +94,8 @@ TEST_F(GenerationConfig, WrongValuesAreNamed) {
   // What is out of range is not used, and said unless nothing is drawn.
   for (const auto& [keys, expected] :
        {std::pair{R"("temperature": -1)", "temperature: expected a number above 0"},
-        {R"("top_k": -1)", "top_k: expected 0 or more"},
-        {R"("top_p": 0)", "top_p: expected a number in (0, 1]"},
+        {R"("top_k": -2)", "top_k: expected -1 or more"},
+        {R"("top_p": 1.5)", "top_p: expected a number in [0, 1]"},
         {R"("min_p": 1.5)", "min_p"}}) {
     set(R"("do_sample": true, )" + std::string(keys));
     const Outcome warned = run_program(run);
@@ -104,6 +104,20 @@ TEST_F(GenerationConfig, WrongValuesAreNamed) {
     set(R"("do_sample": false, )" + std::string(keys));
     EXPECT_EQ(run_program(run).err.find(expected), std::string::npos);
   }
+}
+
+TEST_F(GenerationConfig, WhatIsNotUsedIsSaid) {
+  const Words run = {"run", model_.string(), "-p", "a", "-n", "1"};
+  set(R"("num_beams": 1, "max_new_tokens": 7, "suppress_tokens": [])");
+  EXPECT_EQ(run_program(run).err.find("not used"), std::string::npos);
+  set(R"("num_beams": 4, "stop_strings": ["there"])");
+  EXPECT_NE(run_program(run).err.find("generation_config.json: not used here: num_beams, stop_"),
+            std::string::npos);
+  // GGUF has no place for the search.
+  set(R"("do_sample": true, "temperature": 0.5)");
+  const Outcome converted =
+      run_program({"convert", model_.string(), (folder_ / "m.gguf").string()});
+  EXPECT_NE(converted.err.find("no place for the search"), std::string::npos) << converted.err;
 }
 
 TEST(RunSearch, TemperatureZeroIsGreedy) {
@@ -115,6 +129,9 @@ TEST(RunSearch, TemperatureZeroIsGreedy) {
   EXPECT_EQ(text({"--temperature", "0"}), text({}));
   EXPECT_EQ(text({"--temperature", "0", "--sample", "--top-p", "0.5", "--seed", "3"}), text({}));
   EXPECT_EQ(text({"--temperature", "2", "--min-p", "1"}), text({}));
+  EXPECT_EQ(text({"--temperature", "2", "--top-p", "0"}), text({}));
+  EXPECT_EQ(text({"--temperature", "2", "--top-k", "-1", "--seed", "4"}),
+            text({"--temperature", "2", "--top-k", "0", "--seed", "4"}));
 }
 
 TEST(RunSearch, SeedsAreNotCutOff) {

@@ -93,5 +93,34 @@ TEST(Run, WarnsOnceOfATextThatIsCutTheDefaultWay) {
   }
 }
 
+TEST(LogitsCommand, WritesOverNoFileOfTheModel) {
+  const testing::ScratchFolder folder;
+  const std::string model = (folder / "model").string();
+  fs::copy(demo(), model);
+  for (const char* name : {"model.safetensors", "config.json"}) {
+    const std::string before = read_text_file(fs::path(model) / name);
+    expect_refusal({"logits", model, "--ids", "1", "-o", model + "/" + name},
+                   {name, "is a file of the model"});
+    EXPECT_EQ(read_text_file(fs::path(model) / name), before);
+  }
+  expect_refusal({"logits", model, "--ids", "1", "-o", folder.path().string()}, {"is a folder"});
+}
+
+// A byte order mark is no part of a text, and other bytes are none.
+TEST(TextFiles, AreUtf8) {
+  const testing::ScratchFolder folder;
+  const std::string file = (folder / "t.txt").string();
+  write_bytes(file, "\xEF\xBB\xBFOnce upon");
+  EXPECT_EQ(run_program({"tokenize", demo(), "-f", file}).out,
+            run_program({"tokenize", demo(), "-p", "Once upon"}).out);
+  EXPECT_EQ(run_program({"-q", "run", demo(), "-f", file, "-n", "4"}).out,
+            run_program({"-q", "run", demo(), "-p", "Once upon", "-n", "4"}).out);
+  for (const std::string& bytes : {std::string("O\0n\0", 4), std::string("caf\xE9")}) {
+    write_bytes(file, bytes);
+    expect_refusal({"tokenize", demo(), "-f", file}, {"t.txt", "UTF-8"});
+    expect_refusal({"run", demo(), "-f", file, "-n", "1"}, {"t.txt", "UTF-8"});
+  }
+}
+
 }  // namespace
 }  // namespace tandem
