@@ -20,7 +20,8 @@ enum class Durability {
 class StagedFile {
  public:
   // Removes what killed writers of the same target left behind (base/staging.h). Throws kIo,
-  // kNotFound (no such folder) or kInvalidArgument (a folder), naming the target. A target that is a symbolic link is followed.
+  // kNotFound (no such folder) or kInvalidArgument (a folder), naming the target. A target that is
+  // a symbolic link is followed.
   explicit StagedFile(const fs::path& target, Durability durability = Durability::kFlushed);
   // Removes the temporary file if commit() was not reached.
   ~StagedFile();

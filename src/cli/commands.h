@@ -84,8 +84,8 @@ std::string read_plain_text(const char* area, const std::string& file);
 // input.
 std::string input_path(const std::string& file);
 
-// The same for a file of plain text. Throws kFormat if it is not UTF-8, or if it is JSON, or JSON on
-// each line.
+// The same for a file of plain text. Throws kFormat if it is not UTF-8, or if it is JSON, or JSON
+// on each line.
 fs::path plain_text_path(const char* area, const std::string& file);
 
 // "hybrid mode", "cpu mode", "float mode"; of a checkpoint whose weights are stored as codes,

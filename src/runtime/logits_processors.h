@@ -1,5 +1,6 @@
 // Functions that change the scores of a vocabulary before a token is chosen, with the semantics of
-// ONNX Runtime GenAI and of the OpenAI API. A search applies a chain of them, each to the previous one's output.
+// ONNX Runtime GenAI and of the OpenAI API. A search applies a chain of them, each to the previous
+// one's output.
 #pragma once
 
 #include <cstdint>

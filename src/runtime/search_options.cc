@@ -92,18 +92,18 @@ namespace {
 
 // Warns of settings that change what transformers writes and that are not used here.
 void warn_of_unused(const JsonObject& generation_config, Observer& observer) {
-  const std::pair<const char*, Json> kDefaults[] = {{"num_beams", 1},
-                                                    {"typical_p", 1.0},
-                                                    {"min_new_tokens", 0},
-                                                    {"stop_strings", Json::array()},
-                                                    {"suppress_tokens", Json::array()},
-                                                    {"begin_suppress_tokens", Json::array()},
-                                                    {"bad_words_ids", Json::array()},
-                                                    {"sequence_bias", Json::object()},
-                                                    {"forced_bos_token_id", nullptr},
-                                                    {"forced_eos_token_id", nullptr}};
+  const std::pair<const char*, Json> defaults[] = {{"num_beams", 1},
+                                                   {"typical_p", 1.0},
+                                                   {"min_new_tokens", 0},
+                                                   {"stop_strings", Json::array()},
+                                                   {"suppress_tokens", Json::array()},
+                                                   {"begin_suppress_tokens", Json::array()},
+                                                   {"bad_words_ids", Json::array()},
+                                                   {"sequence_bias", Json::object()},
+                                                   {"forced_bos_token_id", nullptr},
+                                                   {"forced_eos_token_id", nullptr}};
   std::string unused;
-  for (const auto& [key, value] : kDefaults)
+  for (const auto& [key, value] : defaults)
     if (generation_config.has(key) && generation_config.at(key) != value)
       unused += fmt::format("{}{}", unused.empty() ? "" : ", ", key);
   if (!unused.empty())

@@ -52,10 +52,10 @@ struct SearchOptions {
 };
 
 // The search that a model's authors recommend: do_sample, temperature, top_k, top_p, min_p,
-// repetition_penalty and no_repeat_ngram_size of a generation_config.json, whose other keys are not
-// used (`observer` is warned of those that would change the answer). What it lacks is as above, and so is what is out of range, of which `observer` is warned
-// unless a greedy search has no use for it. Sampling at temperature 0 is greedy. Throws kFormat
-// naming file and key for a value of a wrong type.
+// repetition_penalty and no_repeat_ngram_size of a generation_config.json. What it lacks is as
+// above, and so is what is out of range. `observer` is warned of what is out of range, unless a
+// greedy search has no use for it, and of other keys that would change the answer. Sampling at
+// temperature 0 is greedy. Throws kFormat naming file and key for a value of a wrong type.
 SearchOptions recommended_search(const JsonObject& generation_config,
                                  Observer& observer = silent());
 
