@@ -165,6 +165,13 @@ constexpr std::array kUnneeded = {std::pair{"-ngl", "--mode chooses the devices"
                                   std::pair{"--no-mmap", "models are always mapped"},
                                   std::pair{"--mlock", "models are always mapped"}};
 
+// Null for any other flag.
+const char* why_unneeded(std::string_view name) {
+  const auto* found =
+      std::ranges::find_if(kUnneeded, [&](const auto& flag) { return name == flag.first; });
+  return found == kUnneeded.end() ? nullptr : found->second;
+}
+
 std::string did_you_mean_command(std::string_view word, const std::vector<std::string>& known) {
   for (const auto& [theirs, ours] : kElsewhere)
     if (word == theirs) return fmt::format("; did you mean '{}'?", ours);
@@ -293,8 +300,7 @@ class Pass {
       if (takes_value(*option)) take_value(*option);
       return;
     }
-    for (const auto& [theirs, why] : kUnneeded)
-      if (word == theirs) unknown_flag(word);
+    if (why_unneeded(word) != nullptr) unknown_flag(word);
     // "-prompt" would be read as "-p rompt", which nobody means.
     if (word.size() > 2 && flags_.find("-" + word) != nullptr) {
       fail(ErrorCode::kInvalidArgument, "{}: unknown flag '{}'; did you mean '-{}'? {}",
@@ -347,10 +353,9 @@ class Pass {
 
   [[noreturn]] void unknown_flag(const std::string& name) const {
     const std::string command = line_.command.empty() ? "" : line_.command + ": ";
-    for (const auto& [theirs, why] : kUnneeded)
-      if (name == theirs)
-        fail(ErrorCode::kInvalidArgument, "{}unknown flag '{}', which is not needed here: {} {}",
-             command, name, why, pointer(line_.command));
+    if (const char* why = why_unneeded(name))
+      fail(ErrorCode::kInvalidArgument, "{}unknown flag '{}', which is not needed here: {} {}",
+           command, name, why, pointer(line_.command));
     fail(ErrorCode::kInvalidArgument, "{}unknown flag '{}'{} {}", command, printable(name),
          did_you_mean(with_hyphens(name), flags_.long_names()), pointer(line_.command));
   }

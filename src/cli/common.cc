@@ -27,10 +27,6 @@ std::string& standard_input_path() {
   return path;
 }
 
-}  // namespace
-
-namespace {
-
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 void require_plain_text(const char* area, const std::string& shown, const std::string& text) {

@@ -316,8 +316,11 @@ class Converter {
         !fs::exists(checkpoint_.folder() / "generation_config.json"))
       config["eos_token_id"] = generation["eos_token_id"];
     write_text_file(staged.path() / "config.json", config.dump(2) + "\n");
-    if (is_gguf(checkpoint_.weight_files().front())) {
-      write_texts(checkpoint_, staged.path(), observer_);
+    // A GGUF may hold weights alone.
+    const fs::path& first = checkpoint_.weight_files().front();
+    if (is_gguf(first)) {
+      if (GgufFile::open(first).metadata.contains("tokenizer.ggml.model"))
+        write_texts(checkpoint_, staged.path(), observer_);
     } else {
       for (const char* name : kFilesBesideWeights)
         if (fs::exists(checkpoint_.folder() / name))

@@ -41,7 +41,7 @@ class FiniteCheck : public TensorSink {
   template <typename Read>
   void look(const std::string& name, std::int64_t elements, std::int64_t piece, Read&& read) {
     if (found_) return;
-    if (observer_.cancelled()) fail(ErrorCode::kCancelled, "interrupted before {}", name);
+    if (observer_.cancelled()) fail(ErrorCode::kCancelled, "[graph] interrupted before {}", name);
     std::atomic<std::int64_t> first = elements;
     pool_.parallel_for((elements + piece - 1) / piece, 1, [&](Range pieces) {
       std::vector<float> values;

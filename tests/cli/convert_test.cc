@@ -177,6 +177,24 @@ TEST(Convert, FoldersMayHaveDots) {
   EXPECT_EQ(names_in(folder.path()).size(), 7U);
 }
 
+// From a GGUF a folder gets the tokenizer, if there is one.
+TEST(Convert, FoldersOfAGgufRun) {
+  const ScratchFolder folder;
+  const std::string file = (folder / "demo.gguf").string();
+  const std::string with = (folder / "with").string();
+  expect_success({"convert", demo(), file});
+  expect_success({"convert", file, with});
+  EXPECT_EQ(answer(with), answer(demo()));
+  // The same file, whose vocabulary has no name that is known.
+  std::string bytes = read_text_file(file);
+  const std::string key = "tokenizer.ggml.model";
+  bytes.replace(bytes.find(key), key.size(), "tokenizer.ggml.other");
+  write_text_file(file, bytes);
+  expect_success({"convert", file, (folder / "without").string()});
+  EXPECT_EQ(names_in(folder / "without"),
+            (std::vector<std::string>{"config.json", "model.safetensors"}));
+}
+
 TEST(Convert, RefusesBeforeItWrites) {
   const ScratchFolder folder;
   const std::string out = (folder / "x.gguf").string();
