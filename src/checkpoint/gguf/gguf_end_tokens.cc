@@ -91,7 +91,7 @@ class EndTokens {
   std::vector<std::int64_t>::iterator find(std::string_view spelling) {
     return std::ranges::find_if(ids_, [&](std::int64_t id) {
       if (tokens_ == nullptr || !tokens_->is_array()) return false;
-      if (id >= static_cast<std::int64_t>(tokens_->size())) return false;
+      if (id < 0 || id >= static_cast<std::int64_t>(tokens_->size())) return false;
       return (*tokens_)[static_cast<std::size_t>(id)] == spelling;
     });
   }
