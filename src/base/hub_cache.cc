@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <vector>
 
@@ -34,6 +35,17 @@ bool is_hub_name(const std::string& name) {
   constexpr std::array kFiles = {".gguf", ".safetensors", ".bin", ".pth",  ".pt",
                                  ".mllm", ".json",        ".txt", ".onnx", ".jinja"};
   return std::ranges::none_of(kFiles, [&](const char* suffix) { return name.ends_with(suffix); });
+}
+
+// A name as it is copied from a browser or typed with a slash at its end; anything else as it is.
+std::string hub_name(const std::string& text) {
+  std::string_view name = text;
+  for (const char* scheme : {"https://", "http://"})
+    if (name.starts_with(scheme)) name.remove_prefix(std::strlen(scheme));
+  for (const char* host : {"huggingface.co/", "www.huggingface.co/", "hf.co/"})
+    if (name.starts_with(host)) name.remove_prefix(std::strlen(host));
+  while (name.ends_with('/')) name.remove_suffix(1);
+  return is_hub_name(std::string(name)) ? std::string(name) : text;
 }
 
 // The snapshot that refs/main names; without that file, the only one.
@@ -67,7 +79,7 @@ fs::path hub_cache_folder() {
 
 fs::path find_model(const fs::path& path) {
   std::error_code ignored;
-  const std::string name = path.string();
+  const std::string name = hub_name(path.string());
   if (!is_hub_name(name) || fs::exists(path, ignored)) return path;
   const fs::path cache = hub_cache_folder();
   const std::size_t slash = name.find('/');

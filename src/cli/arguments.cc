@@ -452,6 +452,22 @@ std::string describe_parse_error(const std::string& message, const std::string& 
     text = fmt::format("{}: expected one of {}, got '{}'{}", text.substr(0, colon),
                        fmt::join(known, ", "), printable(value), did_you_mean(value, known));
   }
+  // "--threads: Value 100 not in range 1 to 64".
+  constexpr std::string_view kValue = ": Value ", kNotInRange = " not in range ";
+  if (const std::size_t value = text.find(kValue), range = text.rfind(kNotInRange);
+      value != std::string::npos && range != std::string::npos && value < range) {
+    const std::string got = text.substr(value + kValue.size(), range - value - kValue.size());
+    text = fmt::format("{}: expected a number from {}, got '{}'", text.substr(0, value),
+                       text.substr(range + kNotInRange.size()), printable(got));
+  }
+  // "Could not convert: --seed = x".
+  constexpr std::string_view kConvert = "Could not convert: ", kEquals = " = ";
+  if (const std::size_t equals = text.find(kEquals);
+      text.starts_with(kConvert) && equals != std::string::npos) {
+    text = fmt::format("{}: expected a number, got '{}'",
+                       text.substr(kConvert.size(), equals - kConvert.size()),
+                       printable(text.substr(equals + kEquals.size())));
+  }
   // "--seed: 1 required INT missing".
   constexpr std::string_view kMissing = " missing";
   if (const std::size_t at = text.find(": 1 required ");

@@ -178,10 +178,13 @@ class Conversation {
   }
 
   void info(const std::string&) {
+    const std::size_t messages = chat_.messages().size();
+    // A conversation from a file is read with its next turn.
+    const bool unread = chat_.tokens() == 0 && messages > 0;
     std::cerr << fmt::format(
-        "model     {}\nmode      {}\ncontext   {} of {} tokens used, {} messages\nsearch    {}\n",
-        flags_.model.model, mode_text(model_), chat_.tokens(), chat_.options().max_length,
-        chat_.messages().size(), tandem::to_json(chat_.options()).dump());
+        "model     {}\nmode      {}\ncontext   {} of {} tokens used, {} messages{}\nsearch    {}\n",
+        flags_.model.model, mode_text(model_), chat_.tokens(), chat_.options().max_length, messages,
+        unread ? ", read with the next turn" : "", tandem::to_json(chat_.options()).dump());
   }
 
   void help(const std::string&) {

@@ -271,8 +271,10 @@ void ModelFlags::add_to(CLI::App& command, bool with_mode) {
       .add_option("--chunk", chunk,
                   "prompt tokens that a program reads at once (default: the package's)")
       ->check(CLI::Range(1, 4096));
-  command.add_option("--kernels", kernels,
-                     "kernel table, as tandem devices lists them (default: the fastest)");
+  command
+      .add_option("--kernels", kernels,
+                  "kernel table, as tandem devices lists them (default: the fastest)")
+      ->type_name("NAME");
   command.add_option("--cache", cache,
                      "folder of packed weights (default: ~/.cache/tandem, or $TANDEM_CACHE)");
   command.add_flag("--no-cache", no_cache, "pack weights in memory, keep no files");

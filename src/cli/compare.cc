@@ -37,32 +37,31 @@ struct Text {
   TextWindows windows;
 };
 
-// What a column knows: perplexities, KL divergences, questions right.
+// What a column knows: perplexities, KL divergences, questions right. After Ctrl-C without what was
+// not scored whole, since it would stand beside figures of other windows.
 OrderedJson score(const std::vector<Text>& texts, const std::vector<Question>& questions,
                   LocalModel& model, LocalModel* reference, Observer& observer) {
   const EvaluationProgress progress = [&](std::int64_t, std::int64_t) {
     observer.advance(1);
-    if (observer.cancelled()) fail(ErrorCode::kCancelled, "[compare] interrupted");
-    return true;
+    return !observer.cancelled();
   };
   OrderedJson column = {{"mode", model.engine.plan().name}};
   column["texts"] = OrderedJson::array();
   for (const auto& [file, windows] : texts) {
+    if (observer.cancelled()) return column;
     const TextScore score = score_text(model, reference, windows.ids, windows.window, progress);
+    if (score.windows < windows.count()) return column;
     column["texts"].push_back({{"file", file},
                                {"tokens", score.tokens},
                                {"perplexity", score.perplexity},
                                {"perplexity_error", score.perplexity_error},
                                {"kl", score.kl}});
   }
-  if (!questions.empty()) {
+  if (!questions.empty() && !observer.cancelled()) {
     const QuestionScore score = ask_questions(model, questions, progress);
+    if (score.total < static_cast<std::int64_t>(questions.size())) return column;
     column["questions"] = {{"right", score.right}, {"total", score.total}};
   }
-  // The bytes that each phase reads; in a hybrid package the phases share the embedding, the head
-  // and the norms.
-  column["prefill_weight_bytes"] = model.model->weight_file_bytes(Phase::kPrefill);
-  column["decode_weight_bytes"] = model.model->weight_file_bytes(Phase::kDecode);
   return column;
 }
 
@@ -78,33 +77,52 @@ void add_speeds(OrderedJson& column, const BenchmarkResult& speed) {
   column["ttft_ms"] = prefill.ttft_ms;
 }
 
+// Adds the speeds to the columns, in the models' order; nothing if not one round was finished.
+void measure_speeds(const CompareFlags& flags, const std::vector<LocalModel*>& models,
+                    OrderedJson& columns, Observer& observer) {
+  BenchmarkOptions bench;
+  bench.prompts = flags.prompt;
+  bench.repetitions = 3;
+  try {
+    const std::vector<BenchmarkResult> speeds = run_benchmarks(models, bench, observer);
+    for (std::size_t i = 0; i < models.size(); ++i) add_speeds(columns[i], speeds[i]);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kCancelled) throw;
+  }
+}
+
 void print_table(const CompareFlags& flags, const OrderedJson& columns) {
+  // An empty cell is one that an interrupt left without a figure.
   const auto row = [&](const std::string& label, const auto& cell) {
     std::cout << fmt::format("{:34}", label);
-    for (const auto& column : columns) std::cout << fmt::format("{:>14}", cell(column));
+    for (const auto& column : columns) {
+      const std::string text = cell(column);
+      std::cout << fmt::format("{:>14}", text.empty() ? "-" : text);
+    }
     std::cout << '\n';
   };
   const auto number = [](const char* key, const char* format) {
     return [=](const OrderedJson& column) {
-      return fmt::format(fmt::runtime(format), column[key].get<double>());
+      return column.contains(key) ? fmt::format(fmt::runtime(format), column[key].get<double>())
+                                  : std::string();
     };
   };
   row("", [](const OrderedJson& column) { return column["name"].get<std::string>(); });
   for (std::size_t i = 0; i < flags.texts.size(); ++i) {
     const std::string file = fs::path(flags.texts[i]).filename().string();
-    row("perplexity " + file, [&](const OrderedJson& c) {
-      return fmt::format("{:.4f}", c["texts"][i]["perplexity"].get<double>());
-    });
-    row("  ± standard error", [&](const OrderedJson& c) {
-      return fmt::format("{:.4f}", c["texts"][i]["perplexity_error"].get<double>());
-    });
+    const auto of_text = [&](const char* key, const char* format) {
+      return [=](const OrderedJson& c) {
+        return i < c["texts"].size() ? number(key, format)(c["texts"][i]) : std::string();
+      };
+    };
+    row("perplexity " + file, of_text("perplexity", "{:.4f}"));
+    row("  ± standard error", of_text("perplexity_error", "{:.4f}"));
     row(fmt::format("KL from {}, nats/token", columns[0]["name"].get<std::string>()),
-        [&](const OrderedJson& c) {
-          return fmt::format("{:.5f}", c["texts"][i]["kl"].get<double>());
-        });
+        of_text("kl", "{:.5f}"));
   }
   if (!flags.questions.empty()) {
     row("questions right", [](const OrderedJson& c) {
+      if (!c.contains("questions")) return std::string();
       return fmt::format("{}/{}", c["questions"]["right"].get<std::int64_t>(),
                          c["questions"]["total"].get<std::int64_t>());
     });
@@ -167,8 +185,7 @@ void compare(const CompareFlags& flags) {
   std::vector<Question> questions;
   if (!flags.questions.empty()) questions = read_questions(input_path(flags.questions));
   auto steps = static_cast<std::int64_t>(questions.size());
-  for (const auto& [file, windows] : texts)
-    steps += static_cast<std::int64_t>(windows.ids.size()) / windows.window;
+  for (const auto& [file, windows] : texts) steps += windows.count();
   OrderedJson report = OrderedJson::array();
   {
     Task task(observer, "compare", steps * static_cast<std::int64_t>(columns.size()),
@@ -177,16 +194,17 @@ void compare(const CompareFlags& flags) {
       OrderedJson measured = {{"name", column.name}};
       LocalModel* reference = &column == &columns[0] ? nullptr : columns[0].model.get();
       measured.update(score(texts, questions, *column.model, reference, observer));
+      // The bytes that each phase reads; in a hybrid package the phases share the embedding, the
+      // head and the norms.
+      const auto& model = *column.model->model;
+      measured["prefill_weight_bytes"] = model.weight_file_bytes(Phase::kPrefill);
+      measured["decode_weight_bytes"] = model.weight_file_bytes(Phase::kDecode);
       report.push_back(std::move(measured));
     }
   }
-  BenchmarkOptions bench;
-  bench.prompts = flags.prompt;
-  bench.repetitions = 3;
   std::vector<LocalModel*> models;
   for (const Column& column : columns) models.push_back(column.model.get());
-  const std::vector<BenchmarkResult> speeds = run_benchmarks(models, bench, observer);
-  for (std::size_t i = 0; i < columns.size(); ++i) add_speeds(report[i], speeds[i]);
+  if (!observer.cancelled()) measure_speeds(flags, models, report, observer);
 
   const std::string cpu = detect_cpu_features().model;
   if (flags.json) {
@@ -199,7 +217,8 @@ void compare(const CompareFlags& flags) {
     print_table(flags, report);
   }
   if (observer.cancelled())
-    fail(ErrorCode::kCancelled, "[compare] interrupted: the speeds are those of fewer runs");
+    fail(ErrorCode::kCancelled,
+         "[compare] interrupted: the figures are those of what was measured");
 }
 
 }  // namespace

@@ -22,8 +22,9 @@ struct Command {
   std::string name;
   std::string description;
   std::vector<Flag> flags;
-  // What its arguments without a name may be, besides files.
+  // What its arguments without a name may be; without any of these, files, or nothing.
   std::vector<std::string> words;
+  bool takes_files = false;
 };
 
 // CLI11 describes a value as "TEXT:{a,b}" or "INT in [1 - 64]".
@@ -45,8 +46,10 @@ void add_options(const CLI::App& app, Command& command) {
   for (const CLI::Option* option : app.get_options()) {
     const std::string type = option->get_type_name();
     const std::vector<std::string> values = values_of(type);
-    if (option->get_positional())
+    if (option->get_positional()) {
       command.words.insert(command.words.end(), values.begin(), values.end());
+      command.takes_files |= values.empty();
+    }
     if (option->get_group().empty() || !option->nonpositional()) continue;
     Flag flag;
     for (const std::string& name : option->get_snames()) flag.names.push_back("-" + name);
@@ -54,8 +57,9 @@ void add_options(const CLI::App& app, Command& command) {
     flag.description = option->get_description();
     flag.takes_value = option->get_items_expected_max() > 0;
     flag.values = values;
-    flag.is_number =
-        type.starts_with("INT") || type.starts_with("UINT") || type.starts_with("FLOAT");
+    // A number, or a name that the program gives to something of its own.
+    flag.is_number = type.starts_with("INT") || type.starts_with("UINT") ||
+                     type.starts_with("FLOAT") || type.starts_with("NAME");
     command.flags.push_back(std::move(flag));
   }
 }
@@ -64,10 +68,14 @@ void add_options(const CLI::App& app, Command& command) {
 std::vector<Command> commands_of(const CLI::App& app) {
   std::vector<Command> commands(1);
   add_options(app, commands.front());
+  std::vector<std::string> command_names;
+  for (const CLI::App* each : app.get_subcommands({}))
+    if (!each->get_group().empty()) command_names.push_back(each->get_name());
   for (const CLI::App* each : app.get_subcommands({})) {
     if (each->get_group().empty()) continue;
-    Command command{each->get_name(), each->get_description(), {}, {}};
+    Command command{each->get_name(), each->get_description(), {}, {}, false};
     add_options(*each, command);
+    if (command.name == "help") command.words = command_names;
     // They are understood behind the command, too.
     for (const Flag& flag : commands.front().flags)
       if (flag.names.back() != "--help" && flag.names.back() != "--version")
@@ -136,6 +144,8 @@ void write_bash(std::ostream& out, const std::vector<Command>& commands) {
         << ")\n      options=" << shell_word(join(options, " ")) << '\n';
     if (!command.words.empty())
       out << "      words=" << shell_word(join(command.words, " ")) << '\n';
+    else if (command.takes_files)
+      out << "      words=files\n";
     out << "      case $previous in\n";
     for (const Flag& flag : command.flags) {
       if (!flag.takes_value) continue;
@@ -161,7 +171,7 @@ void write_bash(std::ostream& out, const std::vector<Command>& commands) {
          "    mapfile -t COMPREPLY < <(compgen -W "
       << shell_word(join(names_of(commands), " "))
       << " -- \"$current\")\n"
-         "  elif [[ -z $values && -n $words ]]; then\n"
+         "  elif [[ -z $values && $words != files ]]; then\n"
          "    mapfile -t COMPREPLY < <(compgen -W \"$words\" -- \"$current\")\n"
          "  else\n"
          "    mapfile -t COMPREPLY < <(compgen -f -- \"$current\")\n"
@@ -214,7 +224,9 @@ void write_zsh(std::ostream& out, const std::vector<Command>& commands) {
     write_flags(command, "          ");
     const std::string words =
         command.words.empty() ? "_files" : "(" + join(command.words, " ") + ")";
-    out << " \\\n          " << shell_word("*:argument:" + words) << " ;;\n";
+    if (command.takes_files || !command.words.empty())
+      out << " \\\n          " << shell_word("*:argument:" + words);
+    out << " ;;\n";
   }
   out << "      esac ;;\n"
          "  esac\n"
@@ -235,9 +247,11 @@ void write_fish(std::ostream& out, const std::vector<Command>& commands) {
     if (!before)
       out << "complete -c tandem -n __fish_use_subcommand -a " << command.name << " -d "
           << shell_word(command.description) << '\n';
-    if (!command.words.empty())
-      out << "complete -c tandem -n " << when << " -f -a " << shell_word(join(command.words, " "))
-          << '\n';
+    if (!before && !command.takes_files) {
+      out << "complete -c tandem -n " << when << " -f";
+      if (!command.words.empty()) out << " -a " << shell_word(join(command.words, " "));
+      out << '\n';
+    }
     for (const Flag& flag : command.flags) {
       out << "complete -c tandem -n " << when;
       for (const std::string& name : flag.names)

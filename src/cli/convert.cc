@@ -409,7 +409,7 @@ void convert(const ConvertFlags& flags) {
   const std::optional<GgmlType> type = find_type(flags.dtype);
   const fs::path output = flags.output;
   TerminalObserver observer;
-  Checkpoint checkpoint = Checkpoint::open(flags.input, flags.config, observer);
+  Checkpoint checkpoint = Checkpoint::open(flags.input, input_path(flags.config), observer);
   check_kind(flags.type, checkpoint);
   std::error_code ignored;
   for (const fs::path& file : checkpoint.weight_files())

@@ -32,12 +32,13 @@ EvaluationProgress advance(Observer& observer) {
 
 OrderedJson evaluate_text(const EvalFlags& flags, LocalModel& model, LocalModel* reference,
                           const std::string& file, const fs::path& path, Observer& observer) {
-  const auto [ids, window] = read_windows(model, path, flags.window, flags.max_windows);
+  const TextWindows cut = read_windows(model, path, flags.window, flags.max_windows);
+  const auto& [ids, window] = cut;
   if (window < flags.window) {
     observer.warn(fmt::format("[eval] {}: windows of {} tokens, the model's context, instead of {}",
                               file, window, flags.window));
   }
-  const std::int64_t windows = static_cast<std::int64_t>(ids.size()) / window;
+  const std::int64_t windows = cut.count();
   OrderedJson result = {{"file", file}};
   {
     Task task(observer, fs::path(file).filename().string(), windows, "windows");

@@ -23,7 +23,8 @@ constexpr const char* kFooter =
     "can fix: arguments, files, an unsupported model; 130 after Ctrl-C, 143 after SIGTERM.\n"
     "In flags \"_\" is the same as \"-\"; the usual flags of llama.cpp and Hugging Face are known "
     "too. "
-    "A file called - is standard input.";
+    "A file called - is standard input. Every command takes -q (no progress) and -v (more about "
+    "what happens).";
 
 // What `tandem` alone prints: the way from a model to an answer.
 constexpr const char* kOverview =

@@ -107,11 +107,11 @@ float LinearQuantizer::input_scale(const std::string& module) const {
 }
 
 Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
-                                Scheme ModulePlan::* phase) {
+                                Scheme ModulePlan::* phase, std::string_view name) {
   Rewriter rewriter(graph);
   Int8Linears<Rewriter> int8(rewriter);
   const auto linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
-  Task task(context.observer, "quantize", linears, "weights");
+  Task task(context.observer, name, linears, "weights");
   for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
     const Node& node = graph.node(id);
     if (node.op != Op::kLinear) {
@@ -140,11 +140,11 @@ Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
 }
 
 Graph LinearQuantizer::decode(const Graph& graph, PassContext& context) {
-  return quantize(graph, context, &ModulePlan::decode);
+  return quantize(graph, context, &ModulePlan::decode, "quantize decode");
 }
 
 Graph LinearQuantizer::prefill(const Graph& graph, PassContext& context) {
-  return quantize(graph, context, &ModulePlan::prefill);
+  return quantize(graph, context, &ModulePlan::prefill, "quantize prefill");
 }
 
 }  // namespace tandem

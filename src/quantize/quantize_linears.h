@@ -3,6 +3,7 @@
 
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "graph/pass.h"
 #include "quantize/calibration.h"
@@ -32,7 +33,9 @@ class LinearQuantizer {
     Scheme scheme;
     Weight weight;
   };
-  Graph quantize(const Graph& graph, PassContext& context, Scheme ModulePlan::* phase);
+  // `task` names the work for the user.
+  Graph quantize(const Graph& graph, PassContext& context, Scheme ModulePlan::* phase,
+                 std::string_view task);
   const Weight& weight_of(const Node& node, const Scheme& scheme, PassContext& context);
   float input_scale(const std::string& module) const;
 

@@ -84,11 +84,11 @@ Calibrated calibrate_model(const QuantizeOptions& options, const Checkpoint& che
       tokenizer.encode(text), std::min(settings.window, info.longest_sequence()), settings.samples);
   Calibrated result;
   result.tokens = static_cast<std::int64_t>(windows.ids.size());
-  if (result.tokens < settings.samples * settings.window) {
+  // Statistics change little with the last windows of a text, and much with its first.
+  if (windows.window < settings.window || result.tokens < settings.samples * settings.window / 2) {
     observer.warn(fmt::format(
         "[quantize] {}: has text for {} windows of {} tokens ({} tokens) to calibrate on, fewer "
-        "than "
-        "the recipe's {} of {} ({})",
+        "than the recipe's {} of {} ({})",
         options.calibration.string(), result.tokens / windows.window, windows.window, result.tokens,
         settings.samples, settings.window, settings.samples * settings.window));
   }

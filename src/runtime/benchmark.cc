@@ -139,6 +139,20 @@ void relate(BenchmarkResult& result, LocalModel& local, const BenchmarkOptions& 
   }
 }
 
+// The speed of a model beyond its context can be measured, but nobody should run it there.
+void warn_beyond_context(std::span<LocalModel* const> models, const BenchmarkOptions& options,
+                         Observer& observer) {
+  const std::int64_t longest = std::ranges::max(options.prompts) + options.generate;
+  std::int64_t shortest = longest;
+  for (const LocalModel* model : models)
+    shortest = std::min(shortest, model->info().context_length);
+  if (longest <= shortest) return;
+  observer.warn(fmt::format(
+      "[bench] {} tokens, prompt and answer, are more than the model's context of {}: the speeds "
+      "are right, what it writes there would not be",
+      longest, shortest));
+}
+
 // Adds the speeds at one prompt length.
 void add_speeds(BenchmarkResult& result, std::int64_t prompt, const std::vector<Run>& runs,
                 bool generates) {
@@ -161,6 +175,7 @@ std::vector<BenchmarkResult> run_benchmarks(std::span<LocalModel* const> models,
   check(options);
   double load = 0;
   const bool busy = is_busy(load);
+  warn_beyond_context(models, options, observer);
   std::vector<BenchmarkResult> results(models.size());
   for (std::size_t m = 0; m < models.size(); ++m)
     results[m].peaks = measure_peaks(models[m]->engine.kernels(), models[m]->engine.pool());

@@ -37,6 +37,9 @@ struct TextWindows {
   std::vector<TokenId> ids;
   // Tokens per window: the requested number, or the model's context length if that is shorter.
   std::int64_t window = 0;
+
+  // Whole windows; the tail is not scored.
+  std::int64_t count() const { return static_cast<std::int64_t>(ids.size()) / window; }
 };
 TextWindows read_windows(LocalModel& model, const fs::path& text, std::int64_t window = 512,
                          std::int64_t max_windows = 0);

@@ -13,23 +13,21 @@
 namespace tandem {
 
 void validate(const SearchOptions& options) {
-  const auto require = [](bool ok, const char* name, const char* expected, double got) {
+  const auto require = [](bool ok, const char* name, const char* expected, auto got) {
     if (!ok)
       fail(ErrorCode::kInvalidArgument, "[search] {}: expected {}, got {}", name, expected, got);
   };
   require(options.temperature > 0 && std::isfinite(options.temperature), "temperature",
-          "a number above 0", options.temperature);
-  require(options.top_k >= -1, "top_k", "-1 or more", static_cast<double>(options.top_k));
+          "0 (greedy) or a number above", options.temperature);
+  require(options.top_k >= -1, "top_k", "-1 or more", options.top_k);
   require(options.top_p >= 0 && options.top_p <= 1, "top_p", "a number in [0, 1]", options.top_p);
   require(options.repetition_penalty > 0 && std::isfinite(options.repetition_penalty),
           "repetition_penalty", "a number above 0", options.repetition_penalty);
-  require(options.min_length >= 0, "min_length", "0 or more",
-          static_cast<double>(options.min_length));
-  require(options.max_length >= 0, "max_length", "0 or more",
-          static_cast<double>(options.max_length));
+  require(options.min_length >= 0, "min_length", "0 or more", options.min_length);
+  require(options.max_length >= 0, "max_length", "0 or more", options.max_length);
   require(options.min_p >= 0 && options.min_p <= 1, "min_p", "a number in [0, 1]", options.min_p);
   require(options.no_repeat_ngram_size >= 0, "no_repeat_ngram_size", "0 or more",
-          static_cast<double>(options.no_repeat_ngram_size));
+          options.no_repeat_ngram_size);
   require(std::abs(options.presence_penalty) <= 2, "presence_penalty", "a number in [-2, 2]",
           options.presence_penalty);
   require(std::abs(options.frequency_penalty) <= 2, "frequency_penalty", "a number in [-2, 2]",
@@ -42,8 +40,8 @@ void validate(const SearchOptions& options) {
   }
   const std::int64_t likeliest = options.logprobs.value_or(0);
   require(likeliest >= 0 && likeliest <= 20, "logprobs", "a number of tokens in [0, 20]",
-          static_cast<double>(likeliest));
-  require(options.seed >= -1, "seed", "-1 or more", static_cast<double>(options.seed));
+          likeliest);
+  require(options.seed >= -1, "seed", "-1 or more", options.seed);
 }
 
 SearchOptions with_settings(SearchOptions options, const SearchSettings& settings) {

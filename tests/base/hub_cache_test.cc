@@ -73,6 +73,17 @@ TEST_F(HubCache, FindsWhatMainPointsTo) {
   EXPECT_EQ(find_model("org/a.model-1"), at("aaaa"));
 }
 
+// As it is copied from a browser, or completed by a shell.
+TEST_F(HubCache, KnowsAddresses) {
+  add_snapshot("aaaa");
+  for (const char* name : {"org/a.model-1/", "hf.co/org/a.model-1", "huggingface.co/org/a.model-1",
+                           "https://huggingface.co/org/a.model-1",
+                           "https://huggingface.co/org/a.model-1/", "http://hf.co/org/a.model-1"})
+    EXPECT_EQ(find_model(name), at("aaaa")) << name;
+  for (const char* path : {"https://example.org/org/a.model-1", "https://hf.co/a/b/c"})
+    EXPECT_EQ(find_model(path), fs::path(path));
+}
+
 TEST_F(HubCache, TakesTheOnlySnapshot) {
   add_snapshot("aaaa");
   EXPECT_EQ(find_model("org/a.model-1"), at("aaaa"));

@@ -203,6 +203,24 @@ TEST_F(GgufCheckpoint, DescribesTheDemo) {
   EXPECT_EQ(after.config().at("eos_token_id"), before.generation_config().at("eos_token_id"));
 }
 
+// With or without a factor; without one, those known change nothing.
+TEST_F(GgufCheckpoint, PassesEveryRopeScalingOn) {
+  through_gguf(testing::demo_dir(), GgmlType::kF16);
+  GgufFile file = GgufFile::open(scratch_ / "x.gguf");
+  const std::string name = file.metadata.at("general.architecture");
+  const auto scaling = [&](const char* type) {
+    file.metadata[name + ".rope.scaling.type"] = type;
+    return config_from_gguf(file, *find_gguf_architecture(name), "x.gguf")
+        .value("rope_scaling", Json());
+  };
+  EXPECT_EQ(scaling("none"), Json());
+  EXPECT_EQ(scaling("linear"), Json());
+  EXPECT_EQ(scaling("spiral").at("rope_type"), "spiral");
+  file.metadata[name + ".rope.scaling.factor"] = 2.0;
+  EXPECT_EQ(scaling("linear"), (Json{{"rope_type", "linear"}, {"factor", 2.0}}));
+  EXPECT_EQ(scaling("spiral").at("factor"), 2.0);
+}
+
 TEST_F(GgufCheckpoint, KeepsQ4InFourBits) {
   const Checkpoint checkpoint = through_gguf(testing::demo_dir(), GgmlType::kQ4_0);
   const std::string module = "model.layers.0.mlp.up_proj";

@@ -287,6 +287,17 @@ TEST(SwappedArguments, ArePointedOut) {
   EXPECT_TRUE(testing::names_in(folder.path()).empty());
 }
 
+TEST(Values, AreRefusedInOneForm) {
+  expect_refusal({"run", demo(), "-p", "x", "--temperature", "warm"},
+                 {"--temperature: expected a number, got 'warm'"});
+  expect_refusal({"run", demo(), "-p", "x", "-t", "100"},
+                 {"--threads: expected a number from 1 to 64, got '100'"});
+  expect_refusal({"run", demo(), "-p", "x", "-n", "1.5"}, {"--tokens: expected a number from -1"});
+  expect_refusal({"run", demo(), "-p", "x", "--temp", "-0.1"},
+                 {"temperature: expected 0 (greedy) or a number above, got -0.1\n"});
+  expect_refusal({"run", demo(), "-p", "x", "--min-p", "-0.1"}, {"[0, 1], got -0.1\n"});
+}
+
 TEST(StandardInput, ServesWhereverTextIsTaken) {
   const std::string text = read_text_file(demo() + "/eval_stories.txt").substr(0, 8000);
   const Outcome eval =
@@ -299,6 +310,11 @@ TEST(StandardInput, ServesWhereverTextIsTaken) {
   expect_refusal({"-q", "eval", demo(), "--text", "-", "--window", "64"}, {"the text has 2 tokens"},
                  "Once.");
   expect_refusal({"-q", "eval", demo(), "--text", "-", "--questions", "-"}, {"given twice"}, text);
+  const ScratchFolder folder;
+  const Outcome convert = run_program({"convert", demo() + "/model.safetensors",
+                                       (folder / "x.safetensors").string(), "--config", "-"},
+                                      read_text_file(demo() + "/config.json"));
+  EXPECT_EQ(convert.status, 0) << convert.err;
   for (const std::vector<std::string>& words : {std::vector<std::string>{"run", "-", "-p", "x"},
                                                 {"inspect", "-"},
                                                 {"convert", "-", "x.gguf"},

@@ -61,6 +61,10 @@ TEST_F(BashCompletion, OffersCommandsFlagsAndValues) {
   EXPECT_EQ(offered({"tandem", "quantize", "--group-size", ""}), (Words{"32", "64", "128"}));
   EXPECT_EQ(offered({"tandem", "convert", "--dtype", "q4"}), (Words{"q4_0", "q4_1"}));
   EXPECT_EQ(offered({"tandem", "completion", "z"}), Words{"zsh"});
+  EXPECT_EQ(offered({"tandem", "help", "ru"}), Words{"run"});
+  EXPECT_EQ(offered({"tandem", "version", ""}), Words{});
+  // The name of something in the program is no file.
+  EXPECT_EQ(offered({"tandem", "run", "--kernels", ""}), Words{});
   // A number has nothing to offer.
   EXPECT_EQ(offered({"tandem", "run", "-t", ""}), Words{});
   // Flags of the program are understood behind a command.
@@ -86,6 +90,65 @@ TEST(Completion, IsWhatEachShellReads) {
     const std::string check = std::string(shell) + " -n " + (folder / shell).string();
     EXPECT_EQ(std::system(check.c_str()), 0) << check;
   }
+}
+
+// What fish offers for a line, where fish is installed.
+TEST(Completion, InFish) {
+  if (std::system("command -v fish >/dev/null") != 0) GTEST_SKIP() << "fish is not installed";
+  const testing::ScratchFolder folder;
+  testing::write_bytes(folder / "script", run_program({"completion", "fish"}).out);
+  testing::write_bytes(folder / "here.txt", "");
+  const auto offered = [&](const std::string& line) {
+    const std::string command =
+        "cd " + folder.path().string() + " && HOME=" + folder.path().string() +
+        " fish --no-config -c 'source script; complete -C \"" + line + "\" | cut -f 1 > out'";
+    EXPECT_EQ(std::system(command.c_str()), 0) << command;
+    return read_text_file(folder / "out");
+  };
+  EXPECT_EQ(offered("tandem ru"), "run\n");
+  EXPECT_EQ(offered("tandem help ru"), "run\n");
+  EXPECT_EQ(offered("tandem version "), "");
+  EXPECT_EQ(offered("tandem run --mode h"), "hybrid\n");
+  EXPECT_EQ(offered("tandem run --kernels "), "");
+  EXPECT_EQ(offered("tandem run --mod"), "--mode\n");
+  EXPECT_EQ(offered("tandem inspect her"), "here.txt\n");
+  EXPECT_EQ(offered("tandem eval --text her"), "here.txt\n");
+}
+
+// zsh completes on a terminal only: one of its own gets the line and a tabulator.
+TEST(Completion, InZsh) {
+  if (std::system("command -v zsh >/dev/null") != 0) GTEST_SKIP() << "zsh is not installed";
+  const testing::ScratchFolder folder;
+  testing::write_bytes(folder / "script", run_program({"completion", "zsh"}).out);
+  testing::write_bytes(folder / "here.txt", "");
+  testing::write_bytes(
+      folder / "ask",
+      "zmodload zsh/zpty\n"
+      "zpty shell zsh -f\n"
+      "zpty -w shell 'PS1=; unsetopt zle_bracketed_paste; autoload -U compinit; compinit -D -u; "
+      "source script; bindkey \"^I\" complete-word; print rea\"\"dy'\n"
+      "zpty -r shell line '*ready*'\n"
+      "zpty -w -n shell \"$1\"$'\\t'\n"
+      "sleep 0.5\n"
+      "zpty -w -n shell $'\\C-a: \\C-e; print en\"\"d\\n'\n"
+      "zpty -r shell line '*end*'\n"
+      "print -r -- $line\n");
+  const auto offered = [&](const std::string& line) {
+    const std::string command = "cd " + folder.path().string() +
+                                " && HOME=" + folder.path().string() + " zsh -f ask " +
+                                shell_quoted(line) + " > out 2>&1";
+    EXPECT_EQ(std::system(command.c_str()), 0) << command;
+    return read_text_file(folder / "out");
+  };
+  const auto expect = [&](const std::string& line, const std::string& completed) {
+    const std::string out = offered(line);
+    EXPECT_NE(out.find(completed), std::string::npos) << line << ":\n" << out;
+  };
+  expect("tandem quan", "tandem quantize");
+  expect("tandem help quan", "tandem help quantize");
+  expect("tandem run --kern", "tandem run --kernels");
+  expect("tandem run --mode hy", "tandem run --mode hybrid");
+  expect("tandem inspect her", "tandem inspect here.txt");
 }
 
 TEST(Completion, RefusesOtherShells) {

@@ -185,6 +185,13 @@ TEST(BenchCommand, ReportsSpeedsBesideBounds) {
       EXPECT_GT(report["decode"][i][key].get<double>(), 0) << key;
   }
   EXPECT_EQ(report["ttft_ms"], report["prefill"][0]["ttft_ms"]);
+  const Outcome beyond =
+      run_program({"bench", demo(), "-p", "510", "-g", "4", "-r", "1", "--no-cache"});
+  EXPECT_EQ(beyond.status, 0);
+  EXPECT_NE(beyond.err.find("514 tokens, prompt and answer, are more than the model's context of "
+                            "512"),
+            std::string::npos)
+      << beyond.err;
   expect_refusal({"bench", demo_package(), "-p", "0"}, {"prompt length"});
   expect_refusal({"bench", demo_package(), "-r", "0"}, {"repetitions"});
   expect_refusal({"bench", demo_package(), "-g", "-1"}, {"generate"});

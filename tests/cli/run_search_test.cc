@@ -93,7 +93,7 @@ TEST_F(GenerationConfig, WrongValuesAreNamed) {
   }
   // What is out of range is not used, and said unless nothing is drawn.
   for (const auto& [keys, expected] :
-       {std::pair{R"("temperature": -1)", "temperature: expected a number above 0"},
+       {std::pair{R"("temperature": -1)", "temperature: expected 0 (greedy) or a number above"},
         {R"("top_k": -2)", "top_k: expected -1 or more"},
         {R"("top_p": 1.5)", "top_p: expected a number in [0, 1]"},
         {R"("min_p": 1.5)", "min_p"}}) {

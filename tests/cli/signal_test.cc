@@ -58,6 +58,22 @@ TEST(Signals, EndABenchmarkWithItsFinishedRounds) {
   EXPECT_NE(outcome.err.find("of 1000000 rounds"), std::string::npos) << outcome.err;
 }
 
+TEST(Signals, EndAComparisonWithWhatWasMeasured) {
+  std::vector<std::string> words = {"compare", demo(), demo_package(), "--threads", "1"};
+  for (int i = 0; i < 50; ++i) words.insert(words.end(), {"--text", demo() + "/calibration.txt"});
+  Program program(words);
+  wait_until([&] { return program.err_so_far().find("tandem: compare") != std::string::npos; });
+  program.send(SIGINT);
+  const Outcome outcome = program.wait();
+  EXPECT_EQ(outcome.status, 130) << outcome.err;
+  EXPECT_NE(outcome.out.find("perplexity calibration.txt"), std::string::npos) << outcome.out;
+  // No figure of a part stands beside one of the whole.
+  EXPECT_NE(outcome.out.find("decode tokens/s                                -             -"),
+            std::string::npos)
+      << outcome.out;
+  EXPECT_NE(outcome.err.find("[compare] interrupted"), std::string::npos) << outcome.err;
+}
+
 // At whatever moment it comes: the target is complete or not there, and nothing else is.
 TEST(Signals, LeaveNothingBehind) {
   const std::vector<std::string> writers[] = {

@@ -78,6 +78,35 @@ TEST(TokenizerAdded, AreNumberedNextWhateverIdIsListed) {
   }
 }
 
+// The ids are those that transformers 5.24 gives: a new token is numbered next, one of the
+// vocabulary has its id there, and of one that tokenizer.json lists that entry holds.
+TEST(TokenizerAdded, AreAlsoTakenFromTokenizerConfig) {
+  const testing::ScratchFolder scratch;
+  fs::copy(testing::demo_dir(), scratch.path(), fs::copy_options::recursive);
+  const fs::path file = scratch / "tokenizer_config.json";
+  Json config = read_json_file(file);
+  const auto token = [](const char* content, bool special, bool left, bool right) {
+    return Json{{"content", content}, {"special", special},  {"lstrip", left},
+                {"rstrip", right},    {"normalized", false}, {"single_word", false}};
+  };
+  config["added_tokens_decoder"] = {{"4095", token("<|im_end|>", true, true, true)},
+                                    {"4096", token("<|new|>", true, false, false)},
+                                    {"4100", token("<|new2|>", false, true, false)},
+                                    {"682", token("thing", true, false, false)}};
+  write_text_file(file, config.dump());
+  const Tokenizer tokenizer = Tokenizer::open(scratch.path());
+  using Ids = std::vector<TokenId>;
+  EXPECT_EQ(tokenizer.encode("Once <|new|> upon <|im_end|> a"),
+            (Ids{498, 32, 4096, 497, 32, 4095, 258}));
+  EXPECT_EQ(tokenizer.encode("<|im_start|>user  <|new2|>x  <|im_end|>  b"),
+            (Ids{4094, 344, 4097, 120, 1365, 4095, 32, 266}));
+  EXPECT_EQ(tokenizer.encode("thing thing2"), (Ids{682, 32, 682, 50}));
+  config["added_tokens_decoder"] = {{"4096", {{"content", 7}}}};
+  write_text_file(file, config.dump());
+  EXPECT_NE(testing::error_of([&] { Tokenizer::open(scratch.path()); }).find("content"),
+            std::string::npos);
+}
+
 // What was made of another format keeps its ids, gaps included, and is checked.
 TEST(TokenizerAdded, OtherFormatsKeepTheirIds) {
   const testing::ScratchFolder scratch;

@@ -114,8 +114,11 @@ class ConfigWriter {
       return;
     }
     const std::string type = metadata_.get_string_or(prefix_ + "rope.scaling.type", "");
-    if (type.empty() || type == "none" || type == "longrope" || !has("rope.scaling.factor")) return;
-    const double factor = number("rope.scaling.factor");
+    if (type.empty() || type == "none" || type == "longrope") return;
+    const bool known = type == "linear" || type == "yarn";
+    if (known && !has("rope.scaling.factor")) return;
+    // A type that the model's reader does not know is for it to refuse.
+    const double factor = has("rope.scaling.factor") ? number("rope.scaling.factor") : 1.0;
     Json scaling = {{"rope_type", type}, {"factor", factor}};
     if (has("rope.scaling.original_context_length"))
       scaling["original_max_position_embeddings"] = size("rope.scaling.original_context_length");

@@ -9,6 +9,7 @@
 #include "text/jinja/print.h"
 #include "text/jinja/runtime.h"
 #include "text/jinja/strings.h"
+#include "text/jinja/unicode.h"
 
 namespace tandem::jinja {
 namespace {
@@ -16,10 +17,25 @@ namespace {
 // Enough for any number; a longer string is not a number.
 constexpr std::size_t kMaxNumberText = kMaxDecimalDigits + 100;
 
+// With the decimal digits of every script as "0" to "9".
+std::string with_ascii_digits(std::string_view bytes) {
+  std::string result;
+  for (std::size_t at = 0; at < bytes.size();) {
+    const CodePoint c = decode_at(bytes, at);
+    if (c.code >= 0x80 && is_decimal(c.code)) {
+      result += static_cast<char>('0' + decimal_value(c.code));
+    } else {
+      result += bytes.substr(at, c.size);
+    }
+    at += c.size;
+  }
+  return result;
+}
+
 // A number as accepted by Python's int() and float(): surrounding white space and single
 // underscores between digits are allowed.
 std::optional<std::string> number_text(const Text& text) {
-  std::string bytes = strip(text, nullptr, Side::kBoth).bytes();
+  const std::string bytes = with_ascii_digits(strip(text, nullptr, Side::kBoth).bytes());
   if (bytes.empty() || bytes.size() > kMaxNumberText) return std::nullopt;
   std::string result;
   for (std::size_t i = 0; i < bytes.size(); ++i) {

@@ -155,6 +155,21 @@ Spec take_percent_spec(std::string_view& rest) {
   return spec;
 }
 
+// Of "%c": an integer is the code of a character.
+Text character_of(const Value& value, Runtime& runtime) {
+  if (value.is_int() || value.is_bool()) {
+    constexpr std::int64_t kHighest = 0x10FFFF;
+    const std::int64_t code = value.integer();
+    if (code < 0 || code > kHighest) fail_here("%c needs a code below 0x110000, got {}", code);
+    std::string bytes;
+    append_utf8(bytes, static_cast<char32_t>(code));
+    return Text(std::move(bytes));
+  }
+  if (value.is_text() && count_code_points(value.text().bytes()) == 1)
+    return print(value, runtime.budget());
+  fail_here("%c needs a character or its code, got {}", value.type_name());
+}
+
 void append_percent(Runtime& runtime, Text& out, Spec spec, const Value& value) {
   switch (spec.type) {
     case 's':
@@ -166,7 +181,7 @@ void append_percent(Runtime& runtime, Text& out, Spec spec, const Value& value) 
           '>');
       return;
     case 'c':
-      append_text(out, spec, print(value, runtime.budget()), '>');
+      append_text(out, spec, character_of(value, runtime), '>');
       return;
     default:
       break;

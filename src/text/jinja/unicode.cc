@@ -70,6 +70,13 @@ bool is_alpha(char32_t code) noexcept {
 
 bool is_decimal(char32_t code) noexcept { return category(code) == UTF8PROC_CATEGORY_ND; }
 
+// The digits of a script follow each other from zero, and so may those of several scripts.
+int decimal_value(char32_t code) noexcept {
+  char32_t before = 0;
+  while (before < code && is_decimal(code - before - 1)) ++before;
+  return static_cast<int>(before % 10);
+}
+
 bool is_numeric(char32_t code) noexcept {
   const auto c = category(code);
   return c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO;

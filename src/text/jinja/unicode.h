@@ -27,6 +27,8 @@ bool is_space(char32_t code) noexcept;
 bool is_alpha(char32_t code) noexcept;
 // Category Nd.
 bool is_decimal(char32_t code) noexcept;
+// Of a decimal digit of any script, 0 to 9.
+int decimal_value(char32_t code) noexcept;
 // Any number, such as a fraction.
 bool is_numeric(char32_t code) noexcept;
 

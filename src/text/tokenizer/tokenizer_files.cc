@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -13,6 +14,7 @@
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/gguf/gguf_parts.h"
 #include "text/tokenizer/foreign_tokenizers.h"
+#include "text/tokenizer/tokenizer_config.h"
 
 namespace tandem {
 namespace {
@@ -62,6 +64,21 @@ bool begins_as_sentencepiece(std::string_view bytes) {
   return at + 1 < bytes.size() && bytes[at + 1] == '\n';
 }
 
+// Adds the tokens that tokenizer_config.json lists and tokenizer.json does not, as transformers does:
+// what stands in tokenizer.json holds, and new tokens are numbered there.
+void add_tokens_of_config(Json& tokenizer, const fs::path& file) {
+  const TokenizerConfig config = TokenizerConfig::beside(file);
+  if (config.added_tokens.empty() || !tokenizer.is_object()) return;
+  Json& list = tokenizer["added_tokens"];
+  if (list.is_null()) list = Json::array();
+  if (!list.is_array()) return;  // for its own reader to refuse
+  std::set<Json> known;
+  for (const Json& token : list)
+    if (token.is_object()) known.insert(token.value("content", Json()));
+  for (const auto& [id, token] : config.added_tokens)
+    if (known.insert(token.value("content", Json())).second) list.push_back(token);
+}
+
 }  // namespace
 
 fs::path find_tokenizer(const fs::path& name) {
@@ -107,7 +124,9 @@ Json read_tokenizer(const fs::path& file, Observer& observer) {
   const bool is_plain_vocabulary =
       json.is_object() && !json.empty() &&
       std::all_of(json.begin(), json.end(), [](const Json& id) { return id.is_number_integer(); });
-  return is_plain_vocabulary ? read_vocabulary_with_merges(file, std::move(json)) : json;
+  if (is_plain_vocabulary) return read_vocabulary_with_merges(file, std::move(json));
+  add_tokens_of_config(json, file);
+  return json;
 }
 
 }  // namespace tandem
