@@ -11,6 +11,7 @@
 
 #include "base/thread_pool.h"
 #include "graph/graph.h"
+#include "quantize/block_runner.h"
 
 namespace tandem {
 
@@ -26,21 +27,12 @@ struct InputStatistics {
   std::vector<float> channel_max;
 };
 
-struct CalibrationWindows {
-  // All windows, concatenated.
-  std::vector<std::int32_t> ids;
-  // Tokens per window; ids.size() is a multiple of it.
-  std::int64_t window = 0;
-};
-
 // Splits tokenized text into windows of `window` tokens and keeps the first `samples`; fewer if the
 // text is shorter. Throws kInvalidArgument, stating the number of tokens, if there is not even one.
 CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t window,
                                std::int64_t samples);
 
-// Keyed by node name. Blocks are compiled, run over all windows and dropped one after the other, so
-// that memory stays near two blocks plus the hidden states (tokens × hidden size floats). Linears
-// outside blocks (the head) are not recorded. `progress(done, total)` is called after each block.
+// Keyed by node name. Linears outside blocks (the head) are not recorded. `progress(done, total)` is called after each block.
 std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,
                                                  ThreadPool& pool,

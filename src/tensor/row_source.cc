@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "tensor/half.h"
 
 namespace tandem {
 namespace {
@@ -99,14 +100,14 @@ class GatheredRows : public DerivedRows {
   std::vector<std::int64_t> indices_;
 };
 
-enum class Axis { kRows, kColumns };
+enum class Scaling { kRows, kColumns, kDivideRows };
 
 class ScaledRows : public DerivedRows {
  public:
-  ScaledRows(const Rows& source, std::vector<float> factors, Axis axis)
+  ScaledRows(const Rows& source, std::vector<float> factors, Scaling scaling)
       : DerivedRows(source, source->rows(), DType::kF32),
         factors_(std::move(factors)),
-        axis_(axis) {}
+        scaling_(scaling) {}
 
  private:
   void read_rows(std::int64_t first, std::span<float> out) const override {
@@ -114,17 +115,49 @@ class ScaledRows : public DerivedRows {
     const auto width = static_cast<std::size_t>(columns());
     for (std::size_t row = 0; row * width < out.size(); ++row) {
       const std::span<float> values = out.subspan(row * width, width);
-      if (axis_ == Axis::kColumns) {
+      if (scaling_ == Scaling::kColumns) {
         for (std::size_t c = 0; c < width; ++c) values[c] *= factors_[c];
-      } else {
-        const float factor = factors_[static_cast<std::size_t>(first) + row];
-        for (float& value : values) value *= factor;
+        continue;
       }
+      const float factor = factors_[static_cast<std::size_t>(first) + row];
+      for (float& value : values)
+        value = scaling_ == Scaling::kRows ? value * factor : value / factor;
     }
   }
 
   std::vector<float> factors_;
-  Axis axis_;
+  Scaling scaling_;
+};
+
+class ClampedRows : public DerivedRows {
+ public:
+  ClampedRows(const Rows& source, Tensor bounds)
+      : DerivedRows(source, source->rows(), DType::kF32), bounds_(std::move(bounds)) {}
+
+ private:
+  void read_rows(std::int64_t first, std::span<float> out) const override {
+    source_->read(first, out);
+    const auto group = static_cast<std::size_t>(columns() / bounds_.dim(1));
+    const float* bound = bounds_.as<float>().data() + first * bounds_.dim(1);
+    for (std::size_t at = 0; at < out.size(); at += group, ++bound)
+      for (float& value : out.subspan(at, group)) value = std::clamp(value, -*bound, *bound);
+  }
+
+  Tensor bounds_;
+};
+
+class RoundedRows : public DerivedRows {
+ public:
+  RoundedRows(const Rows& source, DType dtype) : DerivedRows(source, source->rows(), dtype) {}
+
+ private:
+  void read_rows(std::int64_t first, std::span<float> out) const override {
+    source_->read(first, out);
+    for (float& value : out)
+      value = dtype() == DType::kF16    ? f16_to_float(float_to_f16(value))
+              : dtype() == DType::kBF16 ? bf16_to_float(float_to_bf16(value))
+                                        : value;
+  }
 };
 
 // One operand of a matrix product: element (i, j) is at data[i * row + j * column].
@@ -216,8 +249,8 @@ class RotatedRows : public DerivedRows {
   Tensor rotation_;
 };
 
-Rows scaled(const Rows& source, std::vector<float> factors, Axis axis, std::int64_t expected,
-            std::string_view place) {
+Rows scaled(const Rows& source, std::vector<float> factors, Scaling scaling,
+            std::int64_t expected, std::string_view place) {
   if (static_cast<std::int64_t>(factors.size()) != expected)
     fail(ErrorCode::kInvalidArgument, "[rows] {}: expected {} factors, got {}", place, expected,
          factors.size());
@@ -225,7 +258,7 @@ Rows scaled(const Rows& source, std::vector<float> factors, Axis axis, std::int6
   if (bad != factors.end())
     fail(ErrorCode::kInvalidArgument, "[rows] {}: factor {}: expected a finite number, got {}",
          place, bad - factors.begin(), *bad);
-  return std::make_shared<ScaledRows>(source, std::move(factors), axis);
+  return std::make_shared<ScaledRows>(source, std::move(factors), scaling);
 }
 
 void require_rotation(const Tensor& rotation, std::int64_t length, std::string_view place) {
@@ -284,12 +317,39 @@ Rows gather_rows(const Rows& source, std::vector<std::int64_t> indices) {
 
 Rows scale_columns(const Rows& source, std::vector<float> factors) {
   const std::int64_t columns = require(source).columns();
-  return scaled(source, std::move(factors), Axis::kColumns, columns, "factors of columns");
+  return scaled(source, std::move(factors), Scaling::kColumns, columns, "factors of columns");
 }
 
 Rows scale_rows(const Rows& source, std::vector<float> factors) {
   const std::int64_t rows = require(source).rows();
-  return scaled(source, std::move(factors), Axis::kRows, rows, "factors of rows");
+  return scaled(source, std::move(factors), Scaling::kRows, rows, "factors of rows");
+}
+
+Rows divide_rows(const Rows& source, std::vector<float> divisors) {
+  const std::int64_t rows = require(source).rows();
+  if (const auto zero = std::ranges::find(divisors, 0.0F); zero != divisors.end())
+    fail(ErrorCode::kInvalidArgument, "[rows] divisor {} of rows is 0", zero - divisors.begin());
+  return scaled(source, std::move(divisors), Scaling::kDivideRows, rows, "divisors of rows");
+}
+
+Rows clamp_groups(const Rows& source, Tensor bounds) {
+  const RowSource& matrix = require(source);
+  const bool fits = !bounds.empty() && bounds.dtype() == DType::kF32 &&
+                    bounds.shape().size() == 2 && bounds.dim(0) == matrix.rows() &&
+                    bounds.dim(1) > 0 && matrix.columns() % bounds.dim(1) == 0;
+  if (!fits)
+    fail(ErrorCode::kInvalidArgument,
+         "[rows] expected F32 bounds, one row of groups for each of [{}, {}]", matrix.rows(),
+         matrix.columns());
+  const auto values = bounds.as<float>();
+  if (!std::ranges::all_of(values, [](float bound) { return bound >= 0; }))
+    fail(ErrorCode::kInvalidArgument, "[rows] expected bounds of at least 0");
+  return std::make_shared<ClampedRows>(source, std::move(bounds));
+}
+
+Rows round_rows(const Rows& source, DType dtype) {
+  if (require(source).dtype() == dtype || dtype == DType::kF32) return source;
+  return std::make_shared<RoundedRows>(source, dtype);
 }
 
 Rows rotate_columns(const Rows& source, Tensor rotation) {

@@ -69,6 +69,17 @@ Rows scale_columns(const Rows& source, std::vector<float> factors);
 // diag(f) · W: w[r][c] * f[r]. Throws kInvalidArgument unless there is one finite factor per row.
 Rows scale_rows(const Rows& source, std::vector<float> factors);
 
+// diag(1 / d) · W: w[r][c] / d[r]. Throws kInvalidArgument unless there is one finite divisor other
+// than 0 per row.
+Rows divide_rows(const Rows& source, std::vector<float> divisors);
+
+// Every value limited to ±bounds[r][c / group], bounds F32 [rows, columns / group]. Throws
+// kInvalidArgument for bounds that do not fit.
+Rows clamp_groups(const Rows& source, Tensor bounds);
+
+// Every value rounded to `dtype` (F32, F16 or BF16), ties to even.
+Rows round_rows(const Rows& source, DType dtype);
+
 // W · diag(R, …, R), R F32 [d, d] with columns % d == 0: every d consecutive columns of a row are
 // multiplied by R, y[b d + j] = sum_i w[b d + i] * R[i][j]. Accumulated in double in the order of
 // i, rounded once. Throws kInvalidArgument for a rotation that does not fit.

@@ -1,0 +1,171 @@
+// One executor per block; what passes from block to block is kept for all tokens.
+#include "quantize/block_runner.h"
+
+#include <algorithm>
+#include <cstddef>
+#include <cstring>
+
+#include "base/error.h"
+#include "graph/uses.h"
+#include "quantize/weight_sink.h"
+#include "quantize/window_executor.h"
+
+namespace tandem {
+namespace {
+
+// Rows that a program runs at a time: enough to amortise reading its weights, few enough that the
+// widest values of a block stay small compared to its weights. Several shorter windows run
+// together.
+constexpr std::int64_t kBatchRows = 512;
+
+std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+}  // namespace
+
+BlockRunner::BlockRunner(const Graph& graph, const CalibrationWindows& windows,
+                         std::vector<ValueId> wanted, ThreadPool& pool)
+    : graph_(graph),
+      windows_(windows),
+      pool_(pool),
+      batch_rows_(std::min(windows.tokens(),
+                           std::max<std::int64_t>(1, kBatchRows / std::max<std::int64_t>(
+                                                                      1, windows.window)) *
+                               windows.window)),
+      last_reader_(graph.values().size(), -1),
+      kept_(graph.values().size()),
+      batch_outputs_(graph.values().size()) {
+  require_windows();
+  blocks_ = cut_blocks(wanted);
+  for (std::size_t b = 0; b < blocks_.size(); ++b)
+    for (const ValueId input : blocks_[b].part.inputs)
+      last_reader_[index(input)] = static_cast<int>(b);
+}
+
+void BlockRunner::require_windows() const {
+  const std::int64_t tokens = windows_.tokens();
+  if (windows_.window < 1 || tokens < 1 || tokens % windows_.window != 0)
+    fail(ErrorCode::kInvalidArgument, "[calibrate] {} tokens, expected whole windows of {}", tokens,
+         windows_.window);
+  std::int64_t vocabulary = 0;
+  for (const Node& node : graph_.nodes())
+    if (node.op == Op::kEmbedding) vocabulary = node.as<EmbeddingAttributes>().table.dim(0);
+  for (std::size_t i = 0; i < windows_.ids.size(); ++i)
+    if (windows_.ids[i] < 0 || windows_.ids[i] >= vocabulary)
+      fail(ErrorCode::kInvalidArgument,
+           "[calibrate] token {} has id {}, expected 0 to {}: was the text tokenized for another "
+           "model?",
+           i, windows_.ids[i], vocabulary - 1);
+}
+
+// The nodes of each layer in order; what follows the last one, the head, is left out.
+std::vector<BlockRunner::Block> BlockRunner::cut_blocks(const std::vector<ValueId>& wanted) const {
+  const Uses uses(graph_);
+  std::vector<std::vector<NodeId>> nodes(index(graph_.layers()) + 1);
+  for (NodeId id = 0; id < static_cast<NodeId>(graph_.nodes().size()); ++id) {
+    const Node& node = graph_.node(id);
+    // Nodes outside layers are part of the first block if they do not depend on anything a layer
+    // writes.
+    const bool is_head =
+        node.layer < 0 && std::ranges::any_of(
+                              node.inputs,
+                              [&](ValueId input) {
+                                const NodeId producer = uses.producer(input);
+                                return producer >= 0 &&
+                                       std::ranges::find(nodes[0], producer) == nodes[0].end();
+                              });
+    if (!is_head) nodes[index(std::int64_t{node.layer} + 1)].push_back(id);
+  }
+  std::vector<Block> blocks;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    std::vector<ValueId> here;
+    for (const ValueId value : wanted)
+      if (std::ranges::find(nodes[i], uses.producer(value)) != nodes[i].end())
+        here.push_back(value);
+    blocks.push_back({static_cast<std::int32_t>(i) - 1, extract(graph_, nodes[i], here)});
+  }
+  return blocks;
+}
+
+void BlockRunner::run(BlockVisitor& visitor, const std::function<void(int, int)>& progress) {
+  for (std::size_t b = 0; b < blocks_.size(); ++b) {
+    layer_ = blocks_[b].layer;
+    run_block(static_cast<int>(b), visitor);
+    if (layer_ >= 0 && progress) progress(layer_ + 1, graph_.layers());
+  }
+}
+
+void BlockRunner::run_block(int b, BlockVisitor& visitor) {
+  const Extracted& part = blocks_[index(b)].part;
+  if (part.graph.nodes().empty()) return;
+  const bool is_decoder = layer_ >= 0;
+  if (is_decoder) visitor.begin(layer_);
+  {
+    WindowExecutor executor(part.graph, windows_.window, batch_rows_, pool_);
+    take_memory(b);
+    for (std::int64_t first = 0; first < windows_.tokens(); first += batch_rows_) {
+      const std::int64_t rows = std::min(batch_rows_, windows_.tokens() - first);
+      std::vector<const void*> inputs;
+      for (const ValueId input : part.inputs) inputs.push_back(input_rows(input, first));
+      executor.run(inputs, rows);
+      batch_first_ = first;
+      for (std::size_t i = 0; i < part.outputs.size(); ++i)
+        batch_outputs_[index(part.outputs[i])] = executor.output(i);
+      if (is_decoder) visitor.batch(*this, first, rows);
+      for (const ValueId output : part.outputs) {
+        const Kept& kept = kept_[index(output)];
+        if (kept.data != nullptr)
+          std::memcpy(kept.data + first * kept.row_bytes, batch_outputs_[index(output)],
+                      index(rows * kept.row_bytes));
+        batch_outputs_[index(output)] = nullptr;
+      }
+    }
+  }
+  // Those that were overwritten, or that no later block reads.
+  const auto forget = [&](bool overwritten) {
+    for (const ValueId input : part.inputs)
+      if (last_reader_[index(input)] == (overwritten ? -1 : b)) kept_[index(input)] = {};
+  };
+  forget(true);
+  if (is_decoder) visitor.end(*this);
+  forget(false);
+  release_weights(part.graph);
+}
+
+// Allocates the values that later blocks read. Reuses the memory of a value of the same size that
+// nobody reads after this block; its rows are overwritten batch by batch once they have been read.
+void BlockRunner::take_memory(int b) {
+  const Extracted& part = blocks_[index(b)].part;
+  for (const ValueId output : part.outputs) {
+    if (last_reader_[index(output)] <= b) continue;
+    const Value& value = graph_.value(output);
+    const auto row_bytes = value.width * static_cast<std::int64_t>(size_of(value.dtype));
+    Kept& kept = kept_[index(output)];
+    for (const ValueId input : part.inputs) {
+      if (last_reader_[index(input)] != b || kept_[index(input)].row_bytes != row_bytes) continue;
+      kept = kept_[index(input)];
+      // Two outputs must not reuse the same memory.
+      last_reader_[index(input)] = -1;
+      break;
+    }
+    if (kept.data != nullptr) continue;
+    kept.memory = Tensor::allocate(value.dtype, {windows_.tokens(), value.width}, &kept.data);
+    kept.row_bytes = row_bytes;
+  }
+}
+
+const void* BlockRunner::input_rows(ValueId value, std::int64_t first) const {
+  const Kept& kept = kept_[index(value)];
+  if (kept.data != nullptr) return kept.data + first * kept.row_bytes;
+  // The graph's own input: the token ids.
+  return windows_.ids.data() + first;
+}
+
+const float* BlockRunner::rows_of(ValueId value, std::int64_t first) const {
+  if (const float* batch = batch_outputs_[index(value)])
+    return batch + (first - batch_first_) * graph_.value(value).width;
+  const Kept& kept = kept_[index(value)];
+  if (kept.data == nullptr) return nullptr;
+  return reinterpret_cast<const float*>(kept.data + first * kept.row_bytes);
+}
+
+}  // namespace tandem

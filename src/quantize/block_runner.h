@@ -1,0 +1,93 @@
+// Runs a float graph over windows of text, one decoder block after the other, and shows what is
+// computed to whoever wants to learn from it. In memory are one block's packed weights, the values
+// of one batch, and what later blocks read of all tokens (the hidden states, overwritten by each
+// block).
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "graph/extract.h"
+#include "graph/graph.h"
+
+namespace tandem {
+
+struct CalibrationWindows {
+  // All windows, concatenated.
+  std::vector<std::int32_t> ids;
+  // Tokens per window; ids.size() is a multiple of it.
+  std::int64_t window = 0;
+
+  std::int64_t tokens() const { return static_cast<std::int64_t>(ids.size()); }
+};
+
+class BlockRunner;
+
+class BlockVisitor {
+ public:
+  virtual ~BlockVisitor() = default;
+  // Before a decoder block runs.
+  virtual void begin(std::int32_t /*layer*/) {}
+  // A batch of whole windows went through the block: [first, first + rows) of all tokens.
+  virtual void batch(const BlockRunner& runner, std::int64_t first, std::int64_t rows) = 0;
+  // All windows did; values that later blocks read can be had for all tokens.
+  virtual void end(const BlockRunner& /*runner*/) {}
+};
+
+class BlockRunner {
+ public:
+  // `wanted`: the values that a visitor asks for. The graph, the windows and the pool must outlive
+  // this object. Throws kInvalidArgument for windows that do not fit the graph.
+  BlockRunner(const Graph& graph, const CalibrationWindows& windows, std::vector<ValueId> wanted,
+              ThreadPool& pool);
+
+  // `progress(done, total)` is called after each decoder block.
+  void run(BlockVisitor& visitor, const std::function<void(int, int)>& progress);
+
+  const Graph& graph() const noexcept { return graph_; }
+  const CalibrationWindows& windows() const noexcept { return windows_; }
+  ThreadPool& pool() const noexcept { return pool_; }
+  // The decoder block that runs.
+  std::int32_t layer() const noexcept { return layer_; }
+  // Rows from `first` on, [rows, width]: during batch(), of that batch's rows, of a wanted value
+  // that the block computes; at any time, of a value that earlier blocks computed for it or that it
+  // computes for later ones. Null for a value that is none of these.
+  const float* rows_of(ValueId value, std::int64_t first) const;
+
+ private:
+  // One decoder block, or what precedes the first (layer -1), as a graph of its own.
+  struct Block {
+    std::int32_t layer = -1;
+    Extracted part;
+  };
+  // The rows of a value that a later block reads, for all tokens.
+  struct Kept {
+    Tensor memory;
+    std::byte* data = nullptr;
+    std::int64_t row_bytes = 0;
+  };
+
+  void require_windows() const;
+  std::vector<Block> cut_blocks(const std::vector<ValueId>& wanted) const;
+  void run_block(int b, BlockVisitor& visitor);
+  void take_memory(int b);
+  const void* input_rows(ValueId value, std::int64_t first) const;
+
+  const Graph& graph_;
+  const CalibrationWindows& windows_;
+  ThreadPool& pool_;
+  std::int64_t batch_rows_;
+  std::vector<Block> blocks_;
+  // By value of the graph: the last block that reads it, and its rows.
+  std::vector<int> last_reader_;
+  std::vector<Kept> kept_;
+  std::int32_t layer_ = -1;
+  // Of the batch that went through the block: its first row, and each output by value.
+  std::int64_t batch_first_ = 0;
+  std::vector<const float*> batch_outputs_;
+};
+
+}  // namespace tandem

@@ -1,0 +1,43 @@
+// Runs a float graph, or a part of one, over windows of text on this machine's CPU, with a cache
+// that rounds nothing.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+#include "devices/cpu/cpu_device.h"
+#include "devices/no_panel_cache.h"
+#include "execute/executor.h"
+#include "execute/kv_pool.h"
+#include "graph/graph.h"
+
+namespace tandem {
+
+class WindowExecutor {
+ public:
+  // Packs the graph's weights. `rows`: the most in a run; they are whole windows of `window` tokens,
+  // each a sequence of its own. The graph has at most one layer with attention.
+  WindowExecutor(const Graph& graph, std::int64_t window, std::int64_t rows, ThreadPool& pool);
+  WindowExecutor(const WindowExecutor&) = delete;
+  WindowExecutor& operator=(const WindowExecutor&) = delete;
+
+  // `inputs`: `rows` rows of each input of the graph, in its order.
+  void run(std::span<const void* const> inputs, std::int64_t rows);
+  // An output of the last run, [rows, width].
+  const float* output(std::size_t index) const { return executor_->output(arena_, index); }
+
+ private:
+  std::int64_t window_;
+  std::size_t row_spaces_;
+  CpuDevice device_;
+  NoPanelCache panels_;
+  DeviceThreads threads_;
+  std::unique_ptr<Executor> executor_;
+  Arena arena_;
+  std::vector<KvSequence> sequences_;
+};
+
+}  // namespace tandem
