@@ -18,6 +18,8 @@ struct QuantizeFlags {
   std::string output;
   std::string calibration;
   std::string recipe;
+  std::vector<std::string> algorithms;
+  std::string compat;
   std::int64_t group_size = 128;
   std::string lm_head = "32";
   std::vector<std::string> exclude;
@@ -36,6 +38,11 @@ Recipe make_recipe(const QuantizeFlags& flags) {
                       ? default_recipe(flags.group_size,
                                        flags.lm_head == "float" ? 0 : std::stoll(flags.lm_head))
                       : read_recipe(input_path(flags.recipe));
+  for (const std::string& algorithm : flags.algorithms) {
+    PassStep step{algorithm};
+    if (!flags.compat.empty()) step.settings = {{"compat", flags.compat}, {"search_tokens", 0}};
+    recipe.passes.push_back(std::move(step));
+  }
   for (const std::string& pattern : flags.exclude) recipe.rules.push_back(exclude(pattern));
   CalibrationSettings& calibration = recipe.calibration;
   calibration.samples = flags.samples.value_or(calibration.samples);
@@ -109,6 +116,20 @@ void add_quantize(CLI::App& app) {
   auto* recipe = command->add_option(
       "--recipe", flags->recipe,
       "JSON file: passes, what each module becomes, calibration (docs/recipes.md)");
+  auto* algorithm =
+      command
+          ->add_option("--algo,--quant-algo", flags->algorithms,
+                       "awq: search scales and clipping on the text before weights are rounded "
+                       "(default: round them as they are)")
+          ->delimiter(',')
+          ->allow_extra_args(false)
+          ->check(CLI::IsMember({"awq"}));
+  command
+      ->add_option("--compat", flags->compat,
+                   "quark: search on all of the text and in the order of AMD Quark, whose results "
+                   "it reproduces")
+      ->check(CLI::IsMember({"quark"}))
+      ->needs(algorithm);
   command
       ->add_option("--group-size", flags->group_size,
                    "weights that share an int4 scale: 32, 64 or 128")

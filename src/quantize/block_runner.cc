@@ -27,10 +27,10 @@ BlockRunner::BlockRunner(const Graph& graph, const CalibrationWindows& windows,
     : graph_(graph),
       windows_(windows),
       pool_(pool),
-      batch_rows_(std::min(windows.tokens(),
-                           std::max<std::int64_t>(1, kBatchRows / std::max<std::int64_t>(
-                                                                      1, windows.window)) *
-                               windows.window)),
+      batch_rows_(std::min(
+          windows.tokens(),
+          std::max<std::int64_t>(1, kBatchRows / std::max<std::int64_t>(1, windows.window)) *
+              windows.window)),
       last_reader_(graph.values().size(), -1),
       kept_(graph.values().size()),
       batch_outputs_(graph.values().size()) {

@@ -1,11 +1,12 @@
-// The passes that a recipe can name: each rewrites the float graph without changing what it
-// computes.
+// The passes that a recipe can name. Structural ones rewrite the float graph without changing what
+// it computes; those that learn from a text also prepare it for being rounded.
 #pragma once
 
 #include <string>
 #include <vector>
 
 #include "graph/pass.h"
+#include "quantize/block_runner.h"
 #include "quantize/recipe.h"
 
 namespace tandem {
@@ -20,7 +21,10 @@ Graph untie_head(const Graph& graph);
 
 // Empty if the step names a pass that knows its settings; else a description of what was expected.
 std::string objection_to_pass(const PassStep& step);
-// Throws kInvalidArgument for a step with an objection.
-Pass make_pass(const PassStep& step);
+// Whether the pass learns from a calibration text.
+bool needs_text(const PassStep& step);
+// Throws kInvalidArgument for a step with an objection. The recipe and the windows must outlive the
+// pass; `windows` may be null for one that needs no text.
+Pass make_pass(const PassStep& step, const Recipe& recipe, const CalibrationWindows* windows);
 
 }  // namespace tandem

@@ -2,6 +2,8 @@
 #include "quantize/quantize_model.h"
 
 #include <algorithm>
+#include <map>
+#include <optional>
 
 #include "base/error.h"
 #include "base/hash.h"
@@ -23,7 +25,7 @@ namespace {
 constexpr const char* kDecodePass = "quantize_decode";
 constexpr const char* kPrefillPass = "quantize_prefill";
 
-bool needs_calibration(const Recipe& recipe, const Graph& graph) {
+bool has_static_inputs(const Recipe& recipe, const Graph& graph) {
   return std::ranges::any_of(graph.nodes(), [&](const Node& node) {
     if (node.op != Op::kLinear) return false;
     const ModulePlan plan = resolve(recipe, node.name);
@@ -64,40 +66,39 @@ void warn_of_left_out(const Checkpoint& checkpoint, const CheckpointWeights& wei
                   checkpoint.path().string(), left_out.size(), first_of(left_out)));
 }
 
-// The text that was used for calibration, and the statistics of each Linear's input.
-struct Calibrated {
-  std::map<std::string, InputStatistics> statistics;
-  std::int64_t tokens = 0;
+// The text that scales and passes are calibrated on, and what the package says of it.
+struct CalibrationText {
+  CalibrationWindows windows;
   OrderedJson source;
 };
 
-Calibrated calibrate_model(const QuantizeOptions& options, const Checkpoint& checkpoint,
-                           const Graph& graph, const ModelInfo& info, ThreadPool& pool,
-                           Observer& observer) {
+CalibrationText read_text(const QuantizeOptions& options, const Checkpoint& checkpoint,
+                          const ModelInfo& info, Observer& observer) {
   if (options.calibration.empty())
     fail(ErrorCode::kInvalidArgument,
-         "[quantize] static activations are calibrated: expected a text (--calib FILE)");
+         "[quantize] static activations and passes such as awq are calibrated: expected a text "
+         "(--calib FILE)");
   const Tokenizer tokenizer = Tokenizer::open(checkpoint.text_path());
   const std::string text = read_text_file(options.calibration);
   const CalibrationSettings& settings = options.recipe.calibration;
-  const CalibrationWindows windows = cut_windows(
+  CalibrationText result;
+  result.windows = cut_windows(
       tokenizer.encode(text), std::min(settings.window, info.longest_sequence()), settings.samples);
-  Calibrated result;
-  result.tokens = static_cast<std::int64_t>(windows.ids.size());
+  const std::int64_t window = result.windows.window;
+  const std::int64_t count = result.windows.tokens() / window;
   // Statistics change little with the last windows of a text, and much with its first.
-  if (windows.window < settings.window || result.tokens < settings.samples * settings.window / 2) {
+  if (window < settings.window ||
+      result.windows.tokens() < settings.samples * settings.window / 2) {
     observer.warn(fmt::format(
         "[quantize] {}: has text for {} windows of {} tokens ({} tokens) to calibrate on, fewer "
         "than the recipe's {} of {} ({})",
-        options.calibration.string(), result.tokens / windows.window, windows.window, result.tokens,
-        settings.samples, settings.window, settings.samples * settings.window));
+        options.calibration.string(), count, window, result.windows.tokens(), settings.samples,
+        settings.window, settings.samples * settings.window));
   }
   result.source = {{"file", options.calibration.filename().string()},
                    {"hash", content_hash(text)},
-                   {"windows", result.tokens / windows.window},
-                   {"window_tokens", windows.window}};
-  Task task(observer, "calibrate", graph.layers(), "blocks");
-  result.statistics = calibrate(graph, windows, pool, [&](int, int) { task.advance(); });
+                   {"windows", count},
+                   {"window_tokens", window}};
   return result;
 }
 
@@ -120,25 +121,33 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const ModelInfo info = read_model_info(config, &generation, observer);
 
   PassContext context{pool, observer, options.dump_after, options.dump};
-  std::vector<Pass> structural;
-  for (const PassStep& step : options.recipe.passes) structural.push_back(make_pass(step));
   const CheckpointWeights weights(checkpoint);
   const Graph loaded = build_graph(config, weights);
   if (const auto bad = find_non_finite(loaded, pool, observer))
     fail(ErrorCode::kFormat, "[quantize] {}: {}", checkpoint.file_of(bad->tensor).string(),
          to_string(*bad));
-  const Graph graph = run_passes(loaded, structural, context);
-  check_recipe(options.recipe, graph);
+  check_recipe(options.recipe, loaded);
   warn_of_left_out(checkpoint, weights, observer);
 
   // Before the long-running work, so that a folder that can't be written to is reported now.
   StagedFolder staged(target);
-  Calibrated calibrated;
-  if (needs_calibration(options.recipe, graph))
-    calibrated = calibrate_model(options, checkpoint, graph, info, pool, observer);
+  const std::vector<PassStep>& steps = options.recipe.passes;
+  const bool is_static = has_static_inputs(options.recipe, loaded);
+  std::optional<CalibrationText> text;
+  if (is_static || std::ranges::any_of(steps, needs_text))
+    text = read_text(options, checkpoint, info, observer);
+  std::vector<Pass> passes;
+  for (const PassStep& step : steps)
+    passes.push_back(make_pass(step, options.recipe, text ? &text->windows : nullptr));
+  const Graph graph = run_passes(loaded, passes, context);
+  std::map<std::string, InputStatistics> statistics;
+  if (is_static) {
+    Task task(observer, "calibrate", graph.layers(), "blocks");
+    statistics = calibrate(graph, text->windows, pool, [&](int, int) { task.advance(); });
+  }
 
   FileSink sink(staged.path());
-  LinearQuantizer quantizer(options.recipe, calibrated.statistics, sink);
+  LinearQuantizer quantizer(options.recipe, statistics, sink);
   const Pass decode_pass{kDecodePass,
                          [&](const Graph& g, PassContext& c) { return quantizer.decode(g, c); }};
   const Pass prefill_pass{kPrefillPass,
@@ -147,13 +156,13 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const Graph prefill = run_passes(graph, {&prefill_pass, 1}, context);
 
   OrderedJson recipe = to_json(options.recipe);
-  if (!calibrated.source.empty()) recipe["calibration"].update(calibrated.source);
+  if (text) recipe["calibration"].update(text->source);
   write_texts(checkpoint, staged.path(), observer);
   write_package(staged.path(), {info, generation, prefill, decode, std::move(recipe)}, pool,
                 observer);
   QuantizeReport report;
   report.linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
-  report.calibration_tokens = calibrated.tokens;
+  report.calibration_tokens = text ? text->windows.tokens() : 0;
   report.decode_bytes = static_cast<std::int64_t>(fs::file_size(staged.path() / kDecodeFile));
   report.prefill_bytes = static_cast<std::int64_t>(fs::file_size(staged.path() / kPrefillFile));
   report.passes = std::move(context.timings);

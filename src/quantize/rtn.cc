@@ -24,35 +24,10 @@ constexpr float kSmallestScale = FLT_EPSILON;
 // Rows that are read at a time if reading computes them (see RowSource::read()).
 constexpr std::int64_t kComputedRows = 64;
 
-float round_to(DType dtype, float x) {
-  switch (dtype) {
-    case DType::kF32:
-      return x;
-    case DType::kF16:
-      return f16_to_float(float_to_f16(x));
-    case DType::kBF16:
-      return bf16_to_float(float_to_bf16(x));
-    default:
-      fail(ErrorCode::kInvalidArgument, "[quantize] scales of type {}, expected F32, F16 or BF16",
-           to_string(dtype));
-  }
-}
-
-// Nearest float16 value, ties to even, infinity beyond the range; NaN stays NaN. Same result as a
-// round trip through float_to_f16(), in a form that vectorises.
-inline float nearest_f16(float x) noexcept {
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
-  const std::uint32_t sign = bits & 0x8000'0000U;
-  const std::uint32_t magnitude = bits & 0x7FFF'FFFFU;
-  // Normal: drop 13 of the 23 fraction bits.
-  const std::uint32_t dropped = (magnitude + 0x0FFFU + ((magnitude >> 13) & 1U)) & 0xFFFF'E000U;
-  // 65536 and above overflows to infinity.
-  const std::uint32_t normal = dropped >= 0x4780'0000U ? 0x7F80'0000U : dropped;
-  // Below 2^-14 float16 has steps of 2^-24, which is the step of float32 in [0.5, 1).
-  const float small = (std::bit_cast<float>(magnitude) + 0.5F) - 0.5F;
-  std::uint32_t rounded = magnitude < 0x3880'0000U ? std::bit_cast<std::uint32_t>(small) : normal;
-  rounded = magnitude > 0x7F80'0000U ? magnitude : rounded;
-  return std::bit_cast<float>(sign | rounded);
+void require_scales(DType dtype) {
+  if (dtype != DType::kF32 && dtype != DType::kF16 && dtype != DType::kBF16)
+    fail(ErrorCode::kInvalidArgument, "[quantize] scales of type {}, expected F32, F16 or BF16",
+         to_string(dtype));
 }
 
 // Nearest integer of |x| < 2^22, ties to even: a float has no fraction bits once 1.5 * 2^23 is
@@ -60,16 +35,6 @@ inline float nearest_f16(float x) noexcept {
 inline float nearest_integer(float x) noexcept {
   constexpr float kShift = 12582912.0F;
   return (x + kShift) - kShift;
-}
-
-// Rounds values to `dtype`.
-void round_all(DType dtype, std::span<float> values) {
-  if (dtype == DType::kF32) return;
-  if (dtype == DType::kF16) {
-    for (float& value : values) value = nearest_f16(value);
-  } else {
-    for (float& value : values) value = round_to(dtype, value);
-  }
 }
 
 // NaN gives `low`.
@@ -134,6 +99,7 @@ GroupCode asymmetric(std::span<const float> weights, DType dtype, float largest_
                      std::span<std::uint8_t> codes) {
   require_room(weights, codes);
   const Bounds bounds = bounds_with_zero(weights);
+  require_scales(dtype);
   const float range = round_to(dtype, bounds.high - bounds.low);
   const float scale = std::max(round_to(dtype, range / largest_code), kSmallestScale);
   const float zero = -std::nearbyint(round_to(dtype, bounds.low / scale));
@@ -145,6 +111,7 @@ GroupCode asymmetric(std::span<const float> weights, DType dtype, float largest_
 GroupCode symmetric(std::span<const float> weights, DType dtype, float divisor, float low,
                     float high, std::span<std::int8_t> codes) {
   require_room(weights, codes);
+  require_scales(dtype);
   const Bounds bounds = bounds_with_zero(weights);
   const float largest = std::max(-bounds.low, bounds.high);
   const float scale = std::max(round_to(dtype, largest / divisor), kSmallestScale);

@@ -4,6 +4,26 @@
 #include <cmath>
 
 namespace tandem {
+namespace {
+
+// Nearest float16 value, ties to even, infinity beyond the range; NaN stays NaN. Same result as a
+// round trip through float_to_f16(), in a form that vectorises.
+inline float nearest_f16(float x) noexcept {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(x);
+  const std::uint32_t sign = bits & 0x8000'0000U;
+  const std::uint32_t magnitude = bits & 0x7FFF'FFFFU;
+  // Normal: drop 13 of the 23 fraction bits.
+  const std::uint32_t dropped = (magnitude + 0x0FFFU + ((magnitude >> 13) & 1U)) & 0xFFFF'E000U;
+  // 65536 and above overflows to infinity.
+  const std::uint32_t normal = dropped >= 0x4780'0000U ? 0x7F80'0000U : dropped;
+  // Below 2^-14 float16 has steps of 2^-24, which is the step of float32 in [0.5, 1).
+  const float small = (std::bit_cast<float>(magnitude) + 0.5F) - 0.5F;
+  std::uint32_t rounded = magnitude < 0x3880'0000U ? std::bit_cast<std::uint32_t>(small) : normal;
+  rounded = magnitude > 0x7F80'0000U ? magnitude : rounded;
+  return std::bit_cast<float>(sign | rounded);
+}
+
+}  // namespace
 
 std::uint16_t float_to_bf16(float f) noexcept {
   const auto bits = std::bit_cast<std::uint32_t>(f);
@@ -29,6 +49,20 @@ float f16_to_float(std::uint16_t h) noexcept {
   }
   return std::bit_cast<float>(sign | ((exponent + 112) << 23) |
                               (mantissa << 13));  // 112 = 127 - 15
+}
+
+float round_to(DType dtype, float value) noexcept {
+  if (dtype == DType::kF16) return nearest_f16(value);
+  if (dtype == DType::kBF16) return bf16_to_float(float_to_bf16(value));
+  return value;
+}
+
+void round_all(DType dtype, std::span<float> values) noexcept {
+  if (dtype == DType::kF16) {
+    for (float& value : values) value = nearest_f16(value);
+  } else if (dtype == DType::kBF16) {
+    for (float& value : values) value = bf16_to_float(float_to_bf16(value));
+  }
 }
 
 float f8_e4m3_to_float(std::uint8_t f) noexcept {

@@ -4,6 +4,9 @@
 
 #include <bit>
 #include <cstdint>
+#include <span>
+
+#include "tensor/dtype.h"
 
 namespace tandem {
 
@@ -16,6 +19,11 @@ std::uint16_t float_to_bf16(float f) noexcept;
 float f16_to_float(std::uint16_t h) noexcept;
 // Rounds to nearest even; overflows to infinity from 65520.
 std::uint16_t float_to_f16(float f) noexcept;
+
+// The nearest value of F16 or BF16, ties to even; as it is for any other type.
+float round_to(DType dtype, float value) noexcept;
+// The same in place, several at once.
+void round_all(DType dtype, std::span<float> values) noexcept;
 
 // Exact, also in F16. E4M3 is the type without infinities: 0x7f and 0xff are NaN, the largest value
 // is 448.

@@ -153,10 +153,7 @@ class RoundedRows : public DerivedRows {
  private:
   void read_rows(std::int64_t first, std::span<float> out) const override {
     source_->read(first, out);
-    for (float& value : out)
-      value = dtype() == DType::kF16    ? f16_to_float(float_to_f16(value))
-              : dtype() == DType::kBF16 ? bf16_to_float(float_to_bf16(value))
-                                        : value;
+    round_all(dtype(), out);
   }
 };
 
@@ -249,8 +246,8 @@ class RotatedRows : public DerivedRows {
   Tensor rotation_;
 };
 
-Rows scaled(const Rows& source, std::vector<float> factors, Scaling scaling,
-            std::int64_t expected, std::string_view place) {
+Rows scaled(const Rows& source, std::vector<float> factors, Scaling scaling, std::int64_t expected,
+            std::string_view place) {
   if (static_cast<std::int64_t>(factors.size()) != expected)
     fail(ErrorCode::kInvalidArgument, "[rows] {}: expected {} factors, got {}", place, expected,
          factors.size());

@@ -13,6 +13,7 @@
 #include "checkpoint/safetensors.h"
 #include "quantize/activation_recorder.h"
 #include "quantize/demo_graph.h"
+#include "quantize/quark_case.h"
 #include "quantize/run_graph.h"
 
 namespace tandem::testing {
@@ -76,18 +77,6 @@ TEST(Calibration, AgreesWithPyTorch) {
             statistics.at("model.layers.4.mlp.gate_proj").channel_max);
 }
 
-// The array of a .npy file (version 1.0, little-endian int32, C order) of 16 windows of 512.
-std::vector<std::int32_t> read_calibration_tokens(const fs::path& path) {
-  const std::string bytes = read_text_file(path);
-  std::uint16_t header = 0;
-  std::memcpy(&header, bytes.data() + 8, 2);
-  EXPECT_NE(bytes.find("'<i4'"), std::string::npos);
-  EXPECT_NE(bytes.find("(16, 512)"), std::string::npos);
-  std::vector<std::int32_t> values((bytes.size() - 10 - header) / 4);
-  std::memcpy(values.data(), bytes.data() + 10 + header, values.size() * 4);
-  return values;
-}
-
 // Relative: float32 sums in another order.
 constexpr float kQuark = 1e-4F;
 
@@ -98,7 +87,7 @@ TEST(Calibration, GivesQuarksInputScales) {
   const auto exported = SafetensorsFile::open(folder / "int8_float32/model.safetensors");
   const DemoGraph demo;
   ThreadPool pool(2);
-  const CalibrationWindows windows{read_calibration_tokens(folder / "calib_tokens.npy"), 512};
+  const CalibrationWindows windows = quark_windows();
   ASSERT_EQ(windows.ids.size(), 16U * 512U);
   const auto statistics = calibrate(demo.graph(), windows, pool, {});
   int compared = 0;

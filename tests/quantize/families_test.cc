@@ -86,6 +86,22 @@ TEST_P(PackagedFamily, HoldsTheGraphOfItsCheckpoint) {
     EXPECT_TRUE(name.starts_with("model.") || name == "lm_head.weight") << name;
 }
 
+// What the awq pass finds in a graph has no names.
+TEST_P(PackagedFamily, IsQuantizedByAwq) {
+  const ScratchFolder folder;
+  write_family(folder / "c", GetParam());
+  Recipe recipe;
+  recipe.passes = {{"awq"}};
+  recipe.rules = {{.match = "*",
+                   .decode = Scheme{.weights = WeightType::kUint4, .group = 4},
+                   .prefill_as_decode = true}};
+  build(folder / "c", folder / "p", recipe);
+  ThreadPool pool(1);
+  const Package package = Package::open(folder / "p", pool);
+  EXPECT_EQ(package.manifest()["recipe"]["passes"], Json::array({"awq"}));
+  EXPECT_EQ(package.manifest()["recipe"]["calibration"]["windows"], 2);
+}
+
 INSTANTIATE_TEST_SUITE_P(Fixtures, PackagedFamily,
                          ::testing::Values("chatglm", "gemma2", "llama_dynamic", "llama_yarn",
                                            "mistral_window", "phi3_longrope", "qwen3", "smollm3"));

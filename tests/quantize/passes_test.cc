@@ -131,14 +131,27 @@ TEST(Passes, UntieHeadGivesItAWeightOfItsOwn) {
   EXPECT_EQ(dump(untie_head(untied)), dump(untied));
 }
 
-TEST(Passes, HaveNamesAndNoSettings) {
+TEST(Passes, HaveNamesAndSettings) {
+  const Recipe recipe;
   for (const std::string name : {"fold_norms", "untie_head"}) {
     EXPECT_EQ(objection_to_pass({name}), "");
-    EXPECT_EQ(make_pass({name}).name, name);
+    EXPECT_EQ(make_pass({name}, recipe, nullptr).name, name);
     EXPECT_NE(objection_to_pass({name, Json{{"x", 1}}}), "");
   }
-  EXPECT_EQ(error_of([] { make_pass({"unroll"}); }),
-            "[recipe] expected a pass, one of fold_norms, untie_head, got \"unroll\"");
+  EXPECT_EQ(
+      objection_to_pass({"awq", Json{{"search_tokens", 0}, {"clip", false}, {"compat", "quark"}}}),
+      "");
+  for (const auto& [settings, objection] :
+       {std::pair{Json{{"search_tokens", -1}}, "search_tokens: expected an integer in [0, "},
+        {Json{{"search_tokens", 1.5}}, "search_tokens"},
+        {Json{{"clip", 1}}, "clip: expected true or false, got 1"},
+        {Json{{"compat", "autoawq"}}, "compat: expected \"quark\", got \"autoawq\""},
+        {Json{{"duo", true}}, "awq has the settings search_tokens, clip and compat, got \"duo\""}})
+    EXPECT_NE(objection_to_pass({"awq", settings}).find(objection), std::string::npos) << objection;
+  EXPECT_EQ(error_of([&] { make_pass({"awq"}, recipe, nullptr); }),
+            "[recipe] awq learns from a text: expected one");
+  EXPECT_EQ(error_of([] { make_pass({"unroll"}, {}, nullptr); }),
+            "[recipe] expected a pass, one of fold_norms, untie_head, awq, got \"unroll\"");
 }
 
 // From the checkpoint through a package on disk: the model is the same, its graph another.

@@ -2,14 +2,18 @@
 // was made from.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <array>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <string>
 #include <vector>
 
 #include "base/json.h"
 #include "checkpoint/safetensors.h"
+#include "quantize/block_runner.h"
 #include "support.h"
 #include "tensor/half.h"
 
@@ -63,6 +67,20 @@ inline float as_loaded(float value, DType dtype) {
   return value;
 }
 
+// The text that the cases were calibrated on: a .npy file (version 1.0, little-endian int32, C
+// order) of 16 windows of 512.
+inline CalibrationWindows quark_windows() {
+  const std::string bytes = read_text_file(shared_data() / "quark/calib_tokens.npy");
+  std::uint16_t header = 0;
+  std::memcpy(&header, bytes.data() + 8, 2);
+  EXPECT_NE(bytes.find("'<i4'"), std::string::npos);
+  EXPECT_NE(bytes.find("(16, 512)"), std::string::npos);
+  CalibrationWindows windows{{}, 512};
+  windows.ids.resize((bytes.size() - 10 - header) / 4);
+  std::memcpy(windows.ids.data(), bytes.data() + 10 + header, windows.ids.size() * 4);
+  return windows;
+}
+
 class QuarkCase {
  public:
   explicit QuarkCase(const std::string& name)
@@ -84,6 +102,9 @@ class QuarkCase {
         names.push_back(name.substr(0, name.size() - std::string(".weight").size()));
     return names;
   }
+  bool has_linear(const std::string& name) const {
+    return part(name, ".weight", ".qweight") != nullptr;
+  }
 
   // The float weight [n, k] of the checkpoint (bf16); the head is tied to the embedding.
   const Tensor& float_weight(const std::string& linear) const {
@@ -92,9 +113,9 @@ class QuarkCase {
 
   QuarkLinear linear(const std::string& name) const {
     const std::string pack_method = description.at("pack_method").get<std::string>();
-    const Codes codes = unpack_nibbles(file.tensors.at(name + ".weight"), pack_method);
-    const Codes zeros = unpack_nibbles(file.tensors.at(name + ".weight_zero_point"), pack_method);
-    const std::vector<float> scales = file.tensors.at(name + ".weight_scale").to_floats();
+    const Codes codes = unpack_nibbles(*part(name, ".weight", ".qweight"), pack_method);
+    const Codes zeros = unpack_nibbles(*part(name, ".weight_zero_point", ".qzeros"), pack_method);
+    const std::vector<float> scales = part(name, ".weight_scale", ".scales")->to_floats();
     // Groups are stored transposed, [k, n]; a scale per channel is not, [n, k].
     const bool per_channel = description.value("per_channel", false);
     QuarkLinear result;
@@ -111,6 +132,15 @@ class QuarkCase {
       }
     }
     return result;
+  }
+
+ private:
+  // By either layout's name; null if it has neither.
+  const Tensor* part(const std::string& name, const char* native, const char* awq) const {
+    for (const char* suffix : {native, awq})
+      if (const auto found = file.tensors.find(name + suffix); found != file.tensors.end())
+        return &found->second;
+    return nullptr;
   }
 };
 

@@ -122,6 +122,21 @@ TEST(Half, Bf16RoundsToNearestEven) {
   });
 }
 
+TEST(Half, RoundsFloatsToTheNearest) {
+  std::vector<float> values;
+  for_interesting_floats(kF16, [&](float f) { values.push_back(f); });
+  std::vector<float> f16 = values, bf16 = values, f32 = values;
+  round_all(DType::kF16, f16);
+  round_all(DType::kBF16, bf16);
+  round_all(DType::kF32, f32);
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    ASSERT_EQ(to_bits(f16[i]), to_bits(f16_to_float(float_to_f16(values[i])))) << values[i];
+    ASSERT_EQ(to_bits(bf16[i]), to_bits(bf16_to_float(float_to_bf16(values[i])))) << values[i];
+    ASSERT_EQ(to_bits(f32[i]), to_bits(values[i]));
+    ASSERT_EQ(to_bits(round_to(DType::kF16, values[i])), to_bits(f16[i]));
+  }
+}
+
 TEST(Half, SpecialValues) {
   const float infinity = std::numeric_limits<float>::infinity();
   EXPECT_EQ(float_to_f16(65504.0f), 0x7bff);

@@ -135,6 +135,26 @@ TEST(Rows, ScalesColumnsAndRows) {
   EXPECT_EQ(scale_rows(stored_rows(m.tensor()), by_row)->dtype(), DType::kF32);
 }
 
+TEST(Rows, DividesClampsAndRounds) {
+  const Matrix m = random_matrix(5, 6);
+  const Rows rows = stored_rows(m.tensor());
+  std::vector<float> divided = m.values, clamped = m.values, rounded = m.values;
+  const std::vector<float> divisors = {3, -7, 0.1F, 1, 11};
+  // Three groups of two in each row.
+  std::vector<float> bounds;
+  for (int i = 0; i < 15; ++i) bounds.push_back(0.1F * static_cast<float>(i));
+  for (std::size_t i = 0; i < m.values.size(); ++i) {
+    divided[i] = m.values[i] / divisors[i / 6];
+    clamped[i] = std::clamp(m.values[i], -bounds[i / 2], bounds[i / 2]);
+    rounded[i] = f16_to_float(float_to_f16(m.values[i]));
+  }
+  expect_rows(divide_rows(rows, divisors), divided);
+  expect_rows(clamp_groups(rows, Tensor::from_floats(bounds, {5, 3})), clamped);
+  expect_rows(round_rows(rows, DType::kF16), rounded);
+  EXPECT_EQ(round_rows(rows, DType::kF16)->dtype(), DType::kF16);
+  EXPECT_EQ(round_rows(rows, DType::kF32), rows);
+}
+
 TEST(Rows, RotatesColumns) {
   for (const auto& [n, k, d] : {std::tuple{3, 6, 3}, {130, 20, 5}, {2, 700, 700}, {4, 4, 1}}) {
     const Matrix m = random_matrix(n, k);
@@ -227,6 +247,15 @@ TEST(Rows, RefuseWhatDoesNotFit) {
             "[rows] factors of rows: expected 4 factors, got 6");
   EXPECT_EQ(error_of([&] { scale_rows(rows, {1, 1, INFINITY, 1}); }),
             "[rows] factors of rows: factor 2: expected a finite number, got inf");
+  EXPECT_EQ(error_of([&] { divide_rows(rows, {1, 1, 0, 1}); }), "[rows] divisor 2 of rows is 0");
+  EXPECT_EQ(error_of([&] { divide_rows(rows, {1}); }),
+            "[rows] divisors of rows: expected 4 factors, got 1");
+  EXPECT_EQ(error_of([&] { clamp_groups(rows, random_matrix(4, 4).tensor()); }),
+            "[rows] expected F32 bounds, one row of groups for each of [4, 6]");
+  EXPECT_EQ(error_of([&] {
+              clamp_groups(rows, Tensor::from_floats(std::vector<float>(4, NAN), {4, 1}));
+            }),
+            "[rows] expected bounds of at least 0");
   EXPECT_EQ(error_of([&] { rotate_columns(rows, square(4)); }),
             "[rows] columns: 6 are not a multiple of the rotation's 4");
   EXPECT_EQ(error_of([&] { rotate_rows(rows, square(3)); }),

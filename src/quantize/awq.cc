@@ -1,0 +1,447 @@
+// Both searches, block by block: all factors of a block are chosen on its unscaled weights, then
+// folded, and what is folded is clipped.
+#include "quantize/awq.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <numeric>
+#include <utility>
+
+#include "base/error.h"
+#include "graph/extract.h"
+#include "graph/rewriter.h"
+#include "graph/uses.h"
+#include "quantize/clip_search.h"
+#include "quantize/fake_quantize.h"
+#include "quantize/window_executor.h"
+
+namespace tandem {
+namespace {
+
+// Tokens, at least, that the clip search looks at; fewer than twice as many.
+constexpr std::int64_t kClipTokens = 512;
+// A clip search costs the square of the group for each group.
+constexpr std::int64_t kLargestClipGroup = 512;
+constexpr float kSmallestFactor = 1e-4F;
+
+std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+const Rows& rows_of(const Node& node) {
+  return std::get<FloatWeight>(node.as<LinearAttributes>().weight).rows;
+}
+
+// A copy with other weights, by module.
+Graph with_weights(const Graph& graph, const std::map<std::string, Tensor>& weights) {
+  Rewriter rewriter(graph);
+  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
+    const auto found = weights.find(graph.node(id).name);
+    if (found == weights.end()) {
+      rewriter.copy(id);
+      continue;
+    }
+    auto linear = graph.node(id).as<LinearAttributes>();
+    linear.weight = FloatWeight(found->second);
+    rewriter.copy(id, std::move(linear));
+  }
+  return std::move(rewriter).finish();
+}
+
+// y = x · wᵀ.
+Graph product_with(Tensor weight) {
+  Graph graph;
+  const ValueId x = graph.add_input({.name = "x", .width = weight.dim(1)});
+  graph.set_outputs({graph.add(Op::kLinear, "product", -1, {x},
+                               LinearAttributes{FloatWeight(std::move(weight)), {}})});
+  return graph;
+}
+
+double sum_of_squares(std::span<const float> values) {
+  double sum = 0;
+  for (const float value : values) sum += double{value} * value;
+  return sum;
+}
+
+// What was seen of one value while its block ran.
+struct Seen {
+  std::int64_t width = 0;
+  // Sum of |x| by channel over all tokens.
+  std::vector<double> sums;
+  // Rows of the windows that are searched on, and every so manieth of all.
+  std::vector<float> search;
+  std::vector<float> clip;
+
+  std::vector<float> mean(std::int64_t tokens) const {
+    std::vector<float> result;
+    for (const double sum : sums)
+      result.push_back(static_cast<float>(sum / static_cast<double>(tokens)));
+    return result;
+  }
+};
+
+class Awq : public BlockVisitor {
+ public:
+  Awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
+      const CalibrationWindows& windows, ThreadPool& pool)
+      : graph_(graph),
+        uses_(graph),
+        recipe_(recipe),
+        settings_(settings),
+        windows_(windows),
+        pool_(pool),
+        clip_stride_(std::max<std::int64_t>(1, windows.tokens() / kClipTokens)) {
+    for (ScalingGroup& group : find_scaling_groups(graph))
+      if (std::ranges::any_of(group.linears, [&](NodeId id) { return is_quantized(id); }))
+        groups_.push_back(std::move(group));
+    choose_windows();
+    for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id)
+      if (graph.node(id).layer >= 0) last_of_layer_[graph.node(id).layer] = graph.node(id).output();
+  }
+
+  std::vector<ValueId> wanted() const {
+    std::vector<ValueId> values;
+    for (const ScalingGroup& group : groups_) {
+      values.push_back(group.value);
+      if (settings_.quark) values.push_back(last_of_layer_.at(group.layer));
+      for (const ValueId input : inputs_of(group)) values.push_back(input);
+    }
+    std::ranges::sort(values);
+    const auto repeated = std::ranges::unique(values);
+    values.erase(repeated.begin(), repeated.end());
+    return values;
+  }
+  AwqResult found;
+
+  void begin(std::int32_t layer) override {
+    const auto watch = [&](ValueId value) { seen_[value].width = graph_.value(value).width; };
+    for (const ScalingGroup& group : groups_) {
+      if (group.layer != layer) continue;
+      watch(group.value);
+      seen_[group.value].sums.resize(index(graph_.value(group.value).width));
+      if (settings_.quark) watch(last_of_layer_.at(layer));
+      for (const ValueId input : inputs_of(group)) watch(input);
+    }
+  }
+
+  void batch(const BlockRunner& runner, std::int64_t first, std::int64_t rows) override {
+    for (auto& [value, seen] : seen_) {
+      const float* x = runner.rows_of(value, first);
+      if (x == nullptr) fail(ErrorCode::kInternal, "[awq] value {} was not computed", value);
+      if (!seen.sums.empty()) add_magnitudes(value, seen, x, rows);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const float* from = x + row * seen.width;
+        const std::int64_t token = first + row;
+        if (searched_[index(token / windows_.window)])
+          seen.search.insert(seen.search.end(), from, from + seen.width);
+        if (!seen.sums.empty() && token % clip_stride_ == 0)
+          seen.clip.insert(seen.clip.end(), from, from + seen.width);
+      }
+    }
+  }
+
+  void end(const BlockRunner& runner) override {
+    std::vector<ScalingGroup> groups;
+    std::vector<std::vector<float>> factors;
+    for (const ScalingGroup& group : groups_) {
+      if (group.layer != runner.layer()) continue;
+      found.scalings.push_back(search_factors(group));
+      groups.push_back(group);
+      factors.push_back(found.scalings.back().factors);
+    }
+    if (settings_.clip) {
+      const Graph scaled = rescale(graph_, groups, factors, rounding(groups));
+      for (std::size_t g = 0; g < groups.size(); ++g) clip(scaled, groups[g], factors[g]);
+    }
+    seen_.clear();
+  }
+
+  // Of products, with Quark's order: the type of the scales.
+  DType rounding(const std::vector<ScalingGroup>& groups) const {
+    if (!settings_.quark || groups.empty()) return DType::kF32;
+    return scheme_of(groups.front().linears.front()).scales;
+  }
+
+ private:
+  Scheme scheme_of(NodeId id) const { return resolve(recipe_, graph_.node(id).name).decode; }
+  bool is_quantized(NodeId id) const { return scheme_of(id).weights != WeightType::kFloat; }
+
+  // Whole windows, spread evenly.
+  void choose_windows() {
+    const std::int64_t total = windows_.tokens() / windows_.window;
+    const std::int64_t count =
+        settings_.search_tokens == 0
+            ? total
+            : std::clamp<std::int64_t>(settings_.search_tokens / windows_.window, 1, total);
+    searched_.resize(index(total));
+    for (std::int64_t i = 0; i < count; ++i) searched_[index(i * total / count)] = true;
+    search_rows_ = count * windows_.window;
+  }
+
+  // What a group's nodes read besides its value: the angles of the attention's positions.
+  std::vector<ValueId> inputs_of(const ScalingGroup& group) const {
+    if (group.absorber != Absorber::kNorm) return {};
+    std::vector<ValueId> inputs = extract(graph_, group.nodes).inputs;
+    std::erase(inputs, group.value);
+    return inputs;
+  }
+
+  void add_magnitudes(ValueId value, Seen& seen, const float* x, std::int64_t rows) {
+    pool_.parallel_for(seen.width, 16, [&](Range channels) {
+      for (std::int64_t row = 0; row < rows; ++row)
+        for (std::int64_t c = channels.begin; c < channels.end; ++c)
+          seen.sums[index(c)] += std::abs(x[row * seen.width + c]);
+    });
+    const auto bad =
+        std::ranges::find_if(seen.sums, [](double sum) { return !std::isfinite(sum); });
+    if (bad == seen.sums.end()) return;
+    fail(ErrorCode::kInvalidArgument,
+         "[awq] {}: its input is not finite in channel {}: expected finite values",
+         graph_.node(uses_.readers(value).front()).name, bad - seen.sums.begin());
+  }
+
+  AwqScaling search_factors(const ScalingGroup& group) {
+    AwqScaling scaling{.group = group, .losses = {}, .best = 0, .factors = {}};
+    const std::vector<float> mean = seen_.at(group.value).mean(windows_.tokens());
+    const auto loss =
+        group.absorber == Absorber::kNorm ? loss_of_readers(group) : loss_of_one(group);
+    for (int i = 0; i < kAwqExponents; ++i) {
+      std::vector<float> factors = candidate(mean, static_cast<float>(i) / kAwqExponents);
+      double& error = scaling.losses[index(i)];
+      error = loss(factors);
+      if (i > 0 && !(error < scaling.losses[index(scaling.best)])) continue;
+      scaling.best = i;
+      scaling.factors = std::move(factors);
+    }
+    return scaling;
+  }
+
+  // mean^exponent, at least 1e-4, centred on 1.
+  static std::vector<float> candidate(const std::vector<float>& mean, float exponent) {
+    std::vector<float> factors;
+    for (const float m : mean) factors.push_back(std::max(std::pow(m, exponent), kSmallestFactor));
+    const auto [low, high] = std::ranges::minmax(factors);
+    const float centre = std::sqrt(high * low);
+    for (float& factor : factors) factor /= centre;
+    return factors;
+  }
+
+  // What a Linear computes with for these factors: quantize(w · s) / s.
+  Tensor trial(NodeId id, const std::vector<float>& factors) const {
+    const Rows& rows = rows_of(graph_.node(id));
+    const FakeQuantizer quantizer(scheme_of(id), rows->columns());
+    std::vector<float> values = quantizer.quantize_rows(*scale_columns(rows, factors), pool_);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] /= factors[i % factors.size()];
+    return Tensor::from_floats(values, {rows->rows(), rows->columns()});
+  }
+
+  using Loss = std::function<double(const std::vector<float>&)>;
+
+  // The mean squared change of what is judged, with all readers quantized.
+  Loss loss_of_readers(const ScalingGroup& group) {
+    const Extracted part = extract(graph_, group.nodes, std::span(&group.judged, 1));
+    std::vector<const std::vector<float>*> inputs;
+    for (const ValueId input : part.inputs) inputs.push_back(&seen_.at(input).search);
+    const auto at = std::ranges::find(part.inputs, group.value) - part.inputs.begin();
+    auto wrong = std::make_shared<std::vector<float>>();
+    if (settings_.quark && has_attention(group)) {
+      *wrong = output_of_block(group);
+      inputs[index(at)] = wrong.get();
+    }
+    auto want = std::make_shared<std::vector<float>>(run(part, group, inputs));
+    return [this, &group, part, inputs, wrong, want](const std::vector<float>& factors) {
+      std::map<std::string, Tensor> weights;
+      for (const NodeId id : group.linears) weights[graph_.node(id).name] = trial(id, factors);
+      const Extracted changed{with_weights(part.graph, weights), part.inputs, part.outputs};
+      std::vector<float> got = run(changed, group, inputs);
+      for (std::size_t i = 0; i < got.size(); ++i) got[i] -= (*want)[i];
+      return sum_of_squares(got) / static_cast<double>(got.size());
+    };
+  }
+
+  bool has_attention(const ScalingGroup& group) const {
+    return std::ranges::any_of(
+        group.nodes, [&](NodeId id) { return graph_.node(id).op == Op::kGroupQueryAttention; });
+  }
+
+  // The output of the block through the norm before the group.
+  std::vector<float> output_of_block(const ScalingGroup& group) {
+    const Extracted norm = extract(graph_, std::span(&group.absorbed_by, 1));
+    const std::vector<float>* const input = &seen_.at(last_of_layer_.at(group.layer)).search;
+    return run_windows(norm, 0, {input});
+  }
+
+  std::vector<float> run(const Extracted& part, const ScalingGroup& group,
+                         const std::vector<const std::vector<float>*>& inputs) const {
+    const auto output = std::ranges::find(part.outputs, group.judged) - part.outputs.begin();
+    return run_windows(part, index(output), inputs);
+  }
+
+  // An output for all rows that are searched on.
+  std::vector<float> run_windows(const Extracted& part, std::size_t output,
+                                 const std::vector<const std::vector<float>*>& inputs) const {
+    const std::int64_t width = part.graph.value(part.graph.outputs()[output]).width;
+    std::vector<float> result(index(search_rows_ * width));
+    WindowExecutor executor(part.graph, windows_.window, windows_.window, pool_);
+    for (std::int64_t first = 0; first < search_rows_; first += windows_.window) {
+      std::vector<const void*> rows;
+      for (std::size_t i = 0; i < inputs.size(); ++i)
+        rows.push_back(inputs[i]->data() + first * part.graph.value(part.graph.inputs()[i]).width);
+      executor.run(rows, windows_.window);
+      std::copy_n(executor.output(output), windows_.window * width,
+                  result.begin() + static_cast<std::ptrdiff_t>(first * width));
+    }
+    return result;
+  }
+
+  // The same for a single Linear: from the Gram matrix of its input, or from the input itself where
+  // that has fewer rows than columns.
+  Loss loss_of_one(const ScalingGroup& group) {
+    const NodeId id = group.linears.front();
+    const Rows& rows = rows_of(graph_.node(id));
+    const std::vector<float>& x = seen_.at(group.value).search;
+    const double outputs = static_cast<double>(search_rows_) * static_cast<double>(rows->rows());
+    std::shared_ptr<Tensor> gram;
+    if (search_rows_ > rows->columns())
+      gram = std::make_shared<Tensor>(gram_of(x, rows->columns()));
+    return [this, id, rows, &x, outputs, gram](const std::vector<float>& factors) {
+      std::vector<float> difference = difference_of(id, factors);
+      if (gram == nullptr) {
+        const Tensor weight = Tensor::from_floats(difference, {rows->rows(), rows->columns()});
+        return sum_of_squares(multiply(x, weight)) / outputs;
+      }
+      const std::vector<float> product = multiply(difference, *gram);
+      return std::inner_product(product.begin(), product.end(), difference.begin(), 0.0,
+                                std::plus<>(), [](double a, double b) { return a * b; }) /
+             outputs;
+    };
+  }
+
+  // trial() less the weight itself.
+  std::vector<float> difference_of(NodeId id, const std::vector<float>& factors) const {
+    const RowSource& rows = *rows_of(graph_.node(id));
+    std::vector<float> values = trial(id, factors).to_floats();
+    std::vector<float> weight(values.size());
+    rows.read(0, weight);
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] -= weight[i];
+    return values;
+  }
+
+  // x [rows, k] · weightᵀ.
+  std::vector<float> multiply(std::span<const float> x, const Tensor& weight) const {
+    constexpr std::int64_t kRows = 512;
+    const std::int64_t k = weight.dim(1), n = weight.dim(0);
+    const auto rows = static_cast<std::int64_t>(x.size()) / k;
+    std::vector<float> result(index(rows * n));
+    const std::int64_t window = std::min(rows, kRows);
+    WindowExecutor executor(product_with(weight), window, window, pool_);
+    for (std::int64_t first = 0; first < rows; first += kRows) {
+      const std::int64_t count = std::min(kRows, rows - first);
+      const void* const input = x.data() + first * k;
+      executor.run(std::span(&input, 1), count);
+      std::copy_n(executor.output(0), count * n,
+                  result.begin() + static_cast<std::ptrdiff_t>(first * n));
+    }
+    return result;
+  }
+
+  // xᵀ · x, [k, k].
+  Tensor gram_of(const std::vector<float>& x, std::int64_t k) const {
+    constexpr std::int64_t kRows = 4096;
+    const auto rows = static_cast<std::int64_t>(x.size()) / k;
+    std::vector<float> sum(index(k * k));
+    for (std::int64_t first = 0; first < rows; first += kRows) {
+      const std::int64_t count = std::min(kRows, rows - first);
+      std::vector<float> transposed(index(k * count));
+      for (std::int64_t row = 0; row < count; ++row)
+        for (std::int64_t c = 0; c < k; ++c)
+          transposed[index(c * count + row)] = x[index((first + row) * k + c)];
+      const std::vector<float> product =
+          multiply(transposed, Tensor::from_floats(transposed, {k, count}));
+      std::ranges::transform(sum, product, sum.begin(), std::plus<>());
+    }
+    return Tensor::from_floats(sum, {k, k});
+  }
+
+  void clip(const Graph& scaled, const ScalingGroup& group, const std::vector<float>& factors) {
+    const Seen& seen = seen_.at(group.value);
+    const std::vector<float> divisors =
+        settings_.quark ? factors : expanded_factors(group, factors);
+    std::vector<float> x = seen.clip;
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] /= divisors[i % divisors.size()];
+    for (const NodeId id : group.linears) {
+      const Scheme scheme = scheme_of(id);
+      const RowSource& rows = *rows_of(scaled.node(id));
+      const std::int64_t columns = scheme.group > 0 ? scheme.group : rows.columns();
+      if (scheme.weights == WeightType::kFloat || columns > kLargestClipGroup || is_rotated(id))
+        continue;
+      found.bounds[id] = search_clip(rows, scheme, x, pool_);
+    }
+  }
+
+  // Whether a Linear computes queries or keys, whose products an error disturbs more than it shows.
+  bool is_rotated(NodeId id) const {
+    ValueId value = graph_.node(id).output();
+    while (uses_.readers(value).size() == 1) {
+      const Node& reader = graph_.node(uses_.readers(value).front());
+      if (reader.op == Op::kRotaryEmbedding) return true;
+      if (reader.op == Op::kGroupQueryAttention) return value != reader.inputs[2];
+      if (reader.op != Op::kRmsNorm) return false;
+      value = reader.output();
+    }
+    return false;
+  }
+
+  const Graph& graph_;
+  const Uses uses_;
+  const Recipe& recipe_;
+  const AwqSettings& settings_;
+  const CalibrationWindows& windows_;
+  ThreadPool& pool_;
+  const std::int64_t clip_stride_;
+  std::vector<ScalingGroup> groups_;
+  std::map<std::int32_t, ValueId> last_of_layer_;
+  // By window.
+  std::vector<bool> searched_;
+  std::int64_t search_rows_ = 0;
+  // Of the block that runs.
+  std::map<ValueId, Seen> seen_;
+};
+
+}  // namespace
+
+AwqResult search_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
+                     const CalibrationWindows& windows, ThreadPool& pool,
+                     const std::function<void(int, int)>& progress) {
+  Awq awq(graph, recipe, settings, windows, pool);
+  BlockRunner(graph, windows, awq.wanted(), pool).run(awq, progress);
+  return std::move(awq.found);
+}
+
+Graph apply_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
+                const AwqResult& result) {
+  std::vector<ScalingGroup> groups;
+  std::vector<std::vector<float>> factors;
+  DType dtype = DType::kF32;
+  for (const AwqScaling& scaling : result.scalings) {
+    groups.push_back(scaling.group);
+    factors.push_back(scaling.factors);
+    if (settings.quark)
+      dtype = resolve(recipe, graph.node(scaling.group.linears.front()).name).decode.scales;
+  }
+  const Graph scaled = rescale(graph, groups, factors, dtype);
+  Rewriter rewriter(scaled);
+  for (NodeId id = 0; id < static_cast<NodeId>(scaled.nodes().size()); ++id) {
+    const auto found = result.bounds.find(id);
+    if (found == result.bounds.end()) {
+      rewriter.copy(id);
+      continue;
+    }
+    auto linear = scaled.node(id).as<LinearAttributes>();
+    linear.weight =
+        FloatWeight(clamp_groups(std::get<FloatWeight>(linear.weight).rows, found->second));
+    rewriter.copy(id, std::move(linear));
+  }
+  return std::move(rewriter).finish();
+}
+
+}  // namespace tandem
