@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -110,6 +111,14 @@ class Awq : public BlockVisitor {
     values.erase(repeated.begin(), repeated.end());
     return values;
   }
+  // Candidates, and Linears to be clipped, are what is reported.
+  void start(Observer& observer) {
+    std::int64_t count = 0;
+    for (const ScalingGroup& group : groups_)
+      count += kAwqExponents +
+               std::ranges::count_if(group.linears, [&](NodeId id) { return is_clipped(id); });
+    task_.emplace(observer, "awq", count, "trials");
+  }
   AwqResult found;
 
   void begin(std::int32_t layer) override {
@@ -208,6 +217,7 @@ class Awq : public BlockVisitor {
       std::vector<float> factors = candidate(mean, static_cast<float>(i) / kAwqExponents);
       double& error = scaling.losses[index(i)];
       error = loss(factors);
+      task_->advance();
       if (i > 0 && !(error < scaling.losses[index(scaling.best)])) continue;
       scaling.best = i;
       scaling.factors = std::move(factors);
@@ -369,13 +379,18 @@ class Awq : public BlockVisitor {
     std::vector<float> x = seen.clip;
     for (std::size_t i = 0; i < x.size(); ++i) x[i] /= divisors[i % divisors.size()];
     for (const NodeId id : group.linears) {
-      const Scheme scheme = scheme_of(id);
-      const RowSource& rows = *rows_of(scaled.node(id));
-      const std::int64_t columns = scheme.group > 0 ? scheme.group : rows.columns();
-      if (scheme.weights == WeightType::kFloat || columns > kLargestClipGroup || is_rotated(id))
-        continue;
-      found.bounds[id] = search_clip(rows, scheme, x, pool_);
+      if (!is_clipped(id)) continue;
+      found.bounds[id] = search_clip(*rows_of(scaled.node(id)), scheme_of(id), x, pool_);
+      task_->advance();
     }
+  }
+
+  bool is_clipped(NodeId id) const {
+    const Scheme scheme = scheme_of(id);
+    const std::int64_t columns =
+        scheme.group > 0 ? scheme.group : rows_of(graph_.node(id))->columns();
+    return settings_.clip && scheme.weights != WeightType::kFloat && columns <= kLargestClipGroup &&
+           !is_rotated(id);
   }
 
   // Whether a Linear computes queries or keys, whose products an error disturbs more than it shows.
@@ -397,6 +412,7 @@ class Awq : public BlockVisitor {
   const AwqSettings& settings_;
   const CalibrationWindows& windows_;
   ThreadPool& pool_;
+  std::optional<Task> task_;
   const std::int64_t clip_stride_;
   std::vector<ScalingGroup> groups_;
   std::map<std::int32_t, ValueId> last_of_layer_;
@@ -410,10 +426,10 @@ class Awq : public BlockVisitor {
 }  // namespace
 
 AwqResult search_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
-                     const CalibrationWindows& windows, ThreadPool& pool,
-                     const std::function<void(int, int)>& progress) {
+                     const CalibrationWindows& windows, ThreadPool& pool, Observer& observer) {
   Awq awq(graph, recipe, settings, windows, pool);
-  BlockRunner(graph, windows, awq.wanted(), pool).run(awq, progress);
+  awq.start(observer);
+  BlockRunner(graph, windows, awq.wanted(), pool).run(awq, {});
   return std::move(awq.found);
 }
 

@@ -6,11 +6,10 @@
 
 #include <array>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <vector>
 
-#include "base/json.h"
+#include "base/observer.h"
 #include "base/thread_pool.h"
 #include "graph/graph.h"
 #include "quantize/block_runner.h"
@@ -50,11 +49,10 @@ struct AwqResult {
 };
 
 // Searches, for what the recipe's decode schemes make of the graph. Groups whose Linears all stay
-// float are left out. Throws kInvalidArgument for an activation that is not finite, and what the
-// runner throws for windows that do not fit.
+// float are left out. Throws kInvalidArgument for an activation that is not finite, what the
+// runner throws for windows that do not fit, and kCancelled.
 AwqResult search_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
-                     const CalibrationWindows& windows, ThreadPool& pool,
-                     const std::function<void(int, int)>& progress);
+                     const CalibrationWindows& windows, ThreadPool& pool, Observer& observer);
 
 // The graph with the factors folded and the weights clipped.
 Graph apply_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,

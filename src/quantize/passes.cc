@@ -47,9 +47,8 @@ Graph awq(const Graph& graph, const Json& json, const Recipe& recipe,
           const CalibrationWindows& windows, PassContext& context) {
   std::string objection;
   const AwqSettings settings = read_awq(json, objection);
-  Task task(context.observer, "awq", graph.layers(), "blocks");
   const AwqResult result =
-      search_awq(graph, recipe, settings, windows, context.pool, [&](int, int) { task.advance(); });
+      search_awq(graph, recipe, settings, windows, context.pool, context.observer);
   return apply_awq(graph, recipe, settings, result);
 }
 

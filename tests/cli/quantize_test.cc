@@ -54,6 +54,38 @@ TEST(QuantizeCommand, ReportsWhatItWrote) {
   EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 36);
 }
 
+TEST(QuantizeCommand, SearchesWithAwq) {
+  const ScratchFolder folder;
+  std::vector<std::string> words = quantize_words(folder / "p");
+  words.insert(words.end(), {"--algo", "awq"});
+  const Outcome outcome = run_program(words);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("tandem: awq  100 % (510 of 510 trials)"), std::string::npos)
+      << outcome.err;
+  Json inspected = run_for_json({"inspect", (folder / "p").string()});
+  EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 42);
+  ThreadPool pool(1);
+  EXPECT_EQ(Package::open(folder / "p", pool).manifest()["recipe"]["passes"], Json::array({"awq"}));
+  // Quark's spelling, and its order.
+  words.back() = "awq";
+  words[words.size() - 2] = "--quant_algo";
+  words.insert(words.end(), {"--compat", "quark"});
+  EXPECT_EQ(run_program(words).status, 0);
+  EXPECT_EQ(Package::open(folder / "p", pool).manifest()["recipe"]["passes"],
+            Json::parse(R"([{"name": "awq", "compat": "quark", "search_tokens": 0}])"));
+  // Refused before anything is done.
+  words = quantize_words(folder / "q");
+  words.insert(words.end(), {"--algo", "awk"});
+  expect_refusal(words, {"--algo: expected one of awq, got 'awk'; did you mean 'awq'?"});
+  words = quantize_words(folder / "q");
+  words.insert(words.end(), {"--compat", "quark"});
+  expect_refusal(words, {"--compat"});
+  expect_refusal({"quantize", demo(), "-o", (folder / "q").string(), "--algo", "awq", "--lm-head",
+                  "float", "--exclude", "*"},
+                 {"expected a text (--calib FILE)"});
+  EXPECT_FALSE(fs::exists(folder / "q"));
+}
+
 TEST(QuantizeCommand, SaysWhatItMadeAndOfHowMuchText) {
   const ScratchFolder folder;
   const std::string text = (folder / "short.txt").string();

@@ -116,7 +116,7 @@ TEST_P(QuarkSearch, FindsTheSameExponents) {
   const Recipe recipe =
       recipe_for(quark.description.at("group_size").get<std::int64_t>(), DType::kF32);
   const AwqSettings settings{.search_tokens = 0, .clip = false, .quark = true};
-  const AwqResult found = search_awq(demo.graph(), recipe, settings, windows, pool, {});
+  const AwqResult found = search_awq(demo.graph(), recipe, settings, windows, pool, silent());
   ASSERT_EQ(found.scalings.size(), 24U);
   EXPECT_TRUE(found.bounds.empty());
   int beyond = 0;
@@ -323,7 +323,7 @@ TEST(Awq, BeatsRoundToNearestWhereOutliersArePlanted) {
     const auto loss = [&](const Graph& g) {
       return divergence(expected, run_graph(rounded(g, recipe, pool), ids), 4096);
     };
-    const AwqResult found = search_awq(graph, recipe, settings, windows, pool, {});
+    const AwqResult found = search_awq(graph, recipe, settings, windows, pool, silent());
     EXPECT_LT(loss(apply_awq(graph, recipe, settings, found)), loss(graph) * 0.6)
         << static_cast<int>(absorber);
     // Folding changes nothing but the last bits.
@@ -341,7 +341,7 @@ TEST(Awq, JudgesReadersOnTheirOwnInput) {
   const Recipe recipe = recipe_for(128, DType::kF32);
   const auto search = [&](bool quark) {
     return search_awq(demo.graph(), recipe, {.search_tokens = 0, .clip = false, .quark = quark},
-                      windows, pool, {});
+                      windows, pool, silent());
   };
   const AwqResult ours = search(false), quark = search(true);
   ASSERT_EQ(ours.scalings.size(), quark.scalings.size());
@@ -364,8 +364,8 @@ TEST(Awq, DoesNotDependOnThreads) {
   const Recipe recipe = recipe_for(128, DType::kF16);
   const AwqSettings settings;
   ThreadPool one(1), three(3);
-  const AwqResult a = search_awq(demo.graph(), recipe, settings, windows, one, {});
-  const AwqResult b = search_awq(demo.graph(), recipe, settings, windows, three, {});
+  const AwqResult a = search_awq(demo.graph(), recipe, settings, windows, one, silent());
+  const AwqResult b = search_awq(demo.graph(), recipe, settings, windows, three, silent());
   ASSERT_EQ(a.scalings.size(), b.scalings.size());
   for (std::size_t i = 0; i < a.scalings.size(); ++i) {
     EXPECT_EQ(a.scalings[i].losses, b.scalings[i].losses);
@@ -382,7 +382,7 @@ TEST(Awq, LeavesWhatStaysFloat) {
   const DemoGraph demo;
   Recipe recipe = recipe_for(128, DType::kF16);
   recipe.rules.push_back(exclude("*.self_attn.*"));
-  const AwqResult found = search_awq(demo.graph(), recipe, {}, windows, pool, {});
+  const AwqResult found = search_awq(demo.graph(), recipe, {}, windows, pool, silent());
   EXPECT_EQ(found.scalings.size(), 12U) << "gate and up, and down, of six blocks";
   EXPECT_EQ(found.bounds.size(), 18U);
 }
@@ -395,7 +395,7 @@ TEST(Awq, NamesAnInputThatIsNotFinite) {
   const DemoGraph demo(
       {{"model.layers.2.input_layernorm.weight", Tensor::from_floats(gain, {256})}});
   EXPECT_EQ(error_of([&] {
-              search_awq(demo.graph(), recipe_for(128, DType::kF16), {}, windows, pool, {});
+              search_awq(demo.graph(), recipe_for(128, DType::kF16), {}, windows, pool, silent());
             }),
             "[awq] model.layers.2.self_attn.q_proj: its input is not finite in channel 3: expected "
             "finite values");
