@@ -9,6 +9,7 @@
 
 #include "base/files.h"
 #include "checkpoint/tensor_store.h"
+#include "tensor/row_source.h"
 #include "tensor/tensor.h"
 
 namespace tandem {
@@ -48,6 +49,8 @@ class SafetensorsWriter {
   // Writes the next bytes of a tensor, in the same order; the tensor is complete once all its bytes
   // are written.
   void write_piece(const std::string& name, std::span<const std::byte> bytes);
+  // The same for a matrix in its type, a few megabytes at a time where it is computed.
+  void write_rows(const std::string& name, const RowSource& rows);
   // Flushes to disk.
   void finish();
 

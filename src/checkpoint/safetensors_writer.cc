@@ -11,6 +11,7 @@
 #include "base/json.h"
 #include "base/staged_file.h"
 #include "checkpoint/safetensors.h"
+#include "tensor/half.h"
 
 namespace tandem {
 namespace {
@@ -23,6 +24,21 @@ std::array<std::byte, 8> little_endian_64(std::uint64_t value) {
   std::array<std::byte, 8> bytes;
   for (std::size_t i = 0; i < bytes.size(); ++i)
     bytes[i] = static_cast<std::byte>(value >> (8 * i));
+  return bytes;
+}
+
+// Floats that are written at a time where a tensor is computed: 4 MiB.
+constexpr std::int64_t kPieceFloats = 1 << 20;
+
+std::vector<std::byte> encode(std::span<const float> values, DType dtype) {
+  std::vector<std::byte> bytes(values.size() * size_of(dtype));
+  if (dtype == DType::kF32) {
+    std::ranges::copy(std::as_bytes(values), bytes.begin());
+    return bytes;
+  }
+  auto* out = reinterpret_cast<std::uint16_t*>(bytes.data());
+  for (std::size_t i = 0; i < values.size(); ++i)
+    out[i] = dtype == DType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
   return bytes;
 }
 
@@ -136,6 +152,18 @@ void SafetensorsWriter::write_piece(const std::string& name, std::span<const std
   if (state_->pieces < slot.bytes) return;
   ++state_->written;
   state_->pieces = 0;
+}
+
+void SafetensorsWriter::write_rows(const std::string& name, const RowSource& rows) {
+  const std::int64_t at_once = std::max<std::int64_t>(1, kPieceFloats / rows.columns());
+  std::vector<float> values;
+  for (std::int64_t first = 0; first < rows.rows(); first += at_once) {
+    const std::int64_t count = std::min(at_once, rows.rows() - first);
+    values.resize(static_cast<std::size_t>(count * rows.columns()));
+    rows.read(first, values);
+    write_piece(name, encode(values, rows.dtype()));
+  }
+  rows.release();
 }
 
 void SafetensorsWriter::finish() {

@@ -46,6 +46,7 @@ const std::vector<Alias>& aliases() {
       {"--cache", {"--cache-dir"}},
       {"--output", {"--outfile", "--output-dir"}},
       {"--repetitions", {"--reps"}},
+      {"--samples", {"--num-calib-data"}},
       {"--window", {"-c", "--ctx-size", "--seq-len"}, {"eval"}},
       {"--seq-len", {"-c", "--ctx-size", "--window"}, {"quantize"}},
       {"--max-windows", {"--chunks"}},
@@ -88,9 +89,11 @@ class Flags {
 
   const std::vector<const CLI::Option*>& positionals() const { return positionals_; }
 
-  // True for -m and --model where the only argument without a flag is the model.
+  // True for -m, --model and --model-dir where the only argument without a flag is the model.
   bool is_model(std::string_view name) const {
-    return (name == "-m" || with_hyphens(name) == "--model") && positionals_.size() == 1;
+    const std::string hyphened = with_hyphens(name);
+    return (name == "-m" || hyphened == "--model" || hyphened == "--model-dir") &&
+           positionals_.size() == 1;
   }
 
   // By its whole name, with its hyphens; null if there is none.
@@ -337,11 +340,15 @@ class Pass {
     take_argument(*value);
   }
 
-  // The value of a flag, whatever it looks like; the parser says if there is none.
+  // The value of a flag, whatever it looks like; the parser says if there is none. Of a flag with
+  // any number of values, all words up to the next flag.
   void take_value(const CLI::Option& option) {
-    if (at_ == words_.size()) return;
-    add_value(words_[at_], full_name(option), option);
-    line_.words.push_back(words_[at_++]);
+    const bool takes_list = option.get_expected_min() == 0;
+    for (int left = option.get_type_size_max(); at_ < words_.size(); --left) {
+      if (takes_list ? words_[at_].starts_with('-') : left == 0) return;
+      add_value(words_[at_], full_name(option), option);
+      line_.words.push_back(words_[at_++]);
+    }
   }
 
   void add_value(const std::string& text, std::string name, const CLI::Option& option) {

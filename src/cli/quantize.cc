@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/log.h"
+#include "cli/quark_words.h"
 #include "cli/terminal_observer.h"
 #include "quantize/quantize_model.h"
 
@@ -20,8 +21,10 @@ struct QuantizeFlags {
   std::string recipe;
   std::vector<std::string> algorithms;
   std::string compat;
+  std::string format = "package";
+  std::string pack_method = "reorder";
   std::int64_t group_size = 128;
-  std::string lm_head = "32";
+  std::optional<std::string> lm_head;
   std::vector<std::string> exclude;
   std::optional<std::string> input_scale;
   std::optional<std::int64_t> samples;
@@ -30,14 +33,17 @@ struct QuantizeFlags {
   std::string dump_after;
   int threads = 0;
   bool json = false;
+  QuarkWords quark;
 };
 
 // The recipe from a file, or the one described by the flags; flags override what a file says.
 Recipe make_recipe(const QuantizeFlags& flags) {
+  // Other tools leave the head as it is, and so do checkpoints made for them.
+  const std::string head = flags.lm_head.value_or(flags.format == "package" ? "32" : "float");
   Recipe recipe = flags.recipe.empty()
-                      ? default_recipe(flags.group_size,
-                                       flags.lm_head == "float" ? 0 : std::stoll(flags.lm_head))
+                      ? default_recipe(flags.group_size, head == "float" ? 0 : std::stoll(head))
                       : read_recipe(input_path(flags.recipe));
+  if (flags.quark.given()) recipe.rules = flags.quark.rules(flags.group_size, flags.checkpoint);
   for (const std::string& algorithm : flags.algorithms) {
     PassStep step{algorithm};
     if (!flags.compat.empty()) step.settings = {{"compat", flags.compat}, {"search_tokens", 0}};
@@ -54,19 +60,28 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   return recipe;
 }
 
+std::optional<PackedStyle> export_style(const QuantizeFlags& flags) {
+  if (flags.quark.given()) return flags.quark.style(flags.pack_method == "reorder");
+  if (flags.format == "package") return std::nullopt;
+  return PackedStyle{
+      flags.format == "awq" ? PackedStyle::Layout::kAwq : PackedStyle::Layout::kQuark,
+      flags.pack_method == "reorder"};
+}
+
 void quantize(const QuantizeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   refuse_standard_stream(flags.checkpoint, "checkpoint", "a model is mapped into memory");
   refuse_standard_stream(flags.output, "--output", "a package is a folder");
   refuse_swapped("quantize", flags.checkpoint, flags.output);
-  const QuantizeOptions options{.checkpoint = flags.checkpoint,
-                                .calibration = flags.calibration.empty()
-                                                   ? fs::path()
-                                                   : plain_text_path("quantize", flags.calibration),
-                                .target = flags.output,
-                                .recipe = make_recipe(flags),
-                                .dump_after = flags.dump_after,
-                                .dump = [](const Graph& graph) { std::cerr << dump(graph); }};
+  const std::string& text = flags.calibration.empty() ? flags.quark.dataset() : flags.calibration;
+  const QuantizeOptions options{
+      .checkpoint = flags.checkpoint,
+      .calibration = text.empty() ? fs::path() : plain_text_path("quantize", text),
+      .target = flags.output,
+      .export_style = export_style(flags),
+      .recipe = make_recipe(flags),
+      .dump_after = flags.dump_after,
+      .dump = [](const Graph& graph) { std::cerr << dump(graph); }};
   ThreadPool pool(flags.threads > 0 ? flags.threads : default_threads());
   catch_interrupt();
   TerminalObserver observer;
@@ -86,11 +101,13 @@ void quantize(const QuantizeFlags& flags) {
                 {"seconds", seconds}});
     return;
   }
-  std::cout << fmt::format(
-      "{}: {} weights quantized after {} calibration tokens in {:.1f} s; decode {} MB, prefill {} "
-      "MB\n",
-      flags.output, report.linears, report.calibration_tokens, seconds,
-      megabytes(report.decode_bytes), megabytes(report.prefill_bytes));
+  const std::string sizes =
+      options.export_style
+          ? fmt::format("{} MB", megabytes(report.decode_bytes))
+          : fmt::format("decode {} MB, prefill {} MB", megabytes(report.decode_bytes),
+                        megabytes(report.prefill_bytes));
+  std::cout << fmt::format("{}: {} weights quantized after {} calibration tokens in {:.1f} s; {}\n",
+                           flags.output, report.linears, report.calibration_tokens, seconds, sizes);
   const Written made = written(flags.output);
   spdlog::info("{} -> {}: {} files, {} MB", flags.checkpoint, flags.output, made.files,
                megabytes(made.bytes));
@@ -111,8 +128,8 @@ void add_quantize(CLI::App& app) {
                    "folder of the package; replaced whole if it is a package or empty")
       ->required();
   command->add_option("--calib", flags->calibration,
-                      "text file that activation scales are calibrated on; needed unless the "
-                      "recipe has no static scales");
+                      "text file of the kind that the model will read, for activation scales and "
+                      "searches (default: a built-in text)");
   auto* recipe = command->add_option(
       "--recipe", flags->recipe,
       "JSON file: passes, what each module becomes, calibration (docs/recipes.md)");
@@ -131,13 +148,25 @@ void add_quantize(CLI::App& app) {
       ->check(CLI::IsMember({"quark"}))
       ->needs(algorithm);
   command
+      ->add_option("--export", flags->format,
+                   "what to write: a package, or the int4 weights alone as a checkpoint in the "
+                   "words of AutoAWQ or AMD Quark")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"package", "awq", "quark"}));
+  command
+      ->add_option("--pack-method", flags->pack_method,
+                   "with --export quark: the order of the codes in a word")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"reorder", "order"}));
+  command
       ->add_option("--group-size", flags->group_size,
                    "weights that share an int4 scale: 32, 64 or 128")
       ->capture_default_str()
       ->check(CLI::IsMember({32, 64, 128}))
       ->excludes(recipe);
-  command->add_option("--lm-head", flags->lm_head, "group size of the head's int4, or float")
-      ->capture_default_str()
+  command
+      ->add_option("--lm-head", flags->lm_head,
+                   "group size of the head's int4, or float (default: 32, float for an export)")
       ->check(CLI::IsMember({"32", "64", "128", "float"}))
       ->excludes(recipe);
   command
@@ -161,6 +190,7 @@ void add_quantize(CLI::App& app) {
   command->add_option("--dump-after", flags->dump_after,
                       "print the graph after this pass on standard error: one of the recipe's "
                       "passes, quantize_decode or quantize_prefill");
+  flags->quark.add_to(*command);
   command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));
   command->add_flag("--json", flags->json, "one JSON object on standard output");

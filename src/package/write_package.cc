@@ -17,14 +17,10 @@
 #include "graph/graph_json.h"
 #include "package/genai_config.h"
 #include "package/package.h"
-#include "tensor/half.h"
 #include "text/tokenizer/tokenizer_files.h"
 
 namespace tandem {
 namespace {
-
-// Floats of a matrix that are computed at a time.
-constexpr std::int64_t kPieceFloats = std::int64_t{1} << 20;
 
 // Collects the tensors of graphs, file by file; a tensor that is already in an earlier file is not
 // stored again.
@@ -71,30 +67,6 @@ class TensorGatherer : public TensorSink {
   std::map<const void*, std::string> references_;
 };
 
-std::vector<std::byte> encode(std::span<const float> values, DType dtype) {
-  std::vector<std::byte> bytes(values.size() * size_of(dtype));
-  if (dtype == DType::kF32) {
-    std::ranges::copy(std::as_bytes(values), bytes.begin());
-    return bytes;
-  }
-  auto* out = reinterpret_cast<std::uint16_t*>(bytes.data());
-  for (std::size_t i = 0; i < values.size(); ++i)
-    out[i] = dtype == DType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
-  return bytes;
-}
-
-void write_rows(SafetensorsWriter& writer, const std::string& name, const RowSource& rows) {
-  const std::int64_t at_once = std::max<std::int64_t>(1, kPieceFloats / rows.columns());
-  std::vector<float> values;
-  for (std::int64_t first = 0; first < rows.rows(); first += at_once) {
-    const std::int64_t count = std::min(at_once, rows.rows() - first);
-    values.resize(static_cast<std::size_t>(count * rows.columns()));
-    rows.read(first, values);
-    writer.write_piece(name, encode(values, rows.dtype()));
-  }
-  rows.release();
-}
-
 void write_tensors(const fs::path& path, const std::vector<TensorGatherer::Kept>& kept,
                    Task& task) {
   std::vector<SafetensorsWriter::Entry> entries;
@@ -111,7 +83,7 @@ void write_tensors(const fs::path& path, const std::vector<TensorGatherer::Kept>
       writer.write(name, tensor.bytes());
       tensor.release();
     } else {
-      write_rows(writer, name, *rows);
+      writer.write_rows(name, *rows);
     }
     task.advance();
   }

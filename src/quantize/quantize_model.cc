@@ -14,7 +14,9 @@
 #include "package/output_folder.h"
 #include "package/package.h"
 #include "package/write_package.h"
+#include "quantize/built_in_text.h"
 #include "quantize/calibration.h"
+#include "quantize/export_checkpoint.h"
 #include "quantize/passes.h"
 #include "quantize/quantize_linears.h"
 #include "text/tokenizer/tokenizer.h"
@@ -47,6 +49,15 @@ void check_dump(const QuantizeOptions& options) {
        options.dump_after, known);
 }
 
+void require_room(const QuantizeOptions& options) {
+  if (options.export_style) {
+    require_replaceable(options.target, "quantize", "a checkpoint",
+                        [](const fs::path&) { return "it is not empty"; });
+  } else {
+    require_replaceable(options.target, "quantize", "a package", objection_to_package);
+  }
+}
+
 void check_chunk(const Recipe& recipe) {
   if (recipe.chunk < 1 || recipe.chunk > 4096)
     fail(ErrorCode::kInvalidArgument, "[quantize] chunk: expected 1 to 4096 rows, got {}",
@@ -74,12 +85,14 @@ struct CalibrationText {
 
 CalibrationText read_text(const QuantizeOptions& options, const Checkpoint& checkpoint,
                           const ModelInfo& info, Observer& observer) {
-  if (options.calibration.empty())
-    fail(ErrorCode::kInvalidArgument,
-         "[quantize] static activations and passes such as awq are calibrated: expected a text "
-         "(--calib FILE)");
+  const bool is_built_in = options.calibration.empty();
+  if (is_built_in)
+    observer.warn(
+        "[quantize] calibrating on a built-in text, the documentation of this program: text of the "
+        "kind that the model will read loses less (--calib FILE)");
   const Tokenizer tokenizer = Tokenizer::open(checkpoint.text_path());
-  const std::string text = read_text_file(options.calibration);
+  const std::string text =
+      is_built_in ? std::string(built_in_text()) : read_text_file(options.calibration);
   const CalibrationSettings& settings = options.recipe.calibration;
   CalibrationText result;
   result.windows = cut_windows(
@@ -87,15 +100,15 @@ CalibrationText read_text(const QuantizeOptions& options, const Checkpoint& chec
   const std::int64_t window = result.windows.window;
   const std::int64_t count = result.windows.tokens() / window;
   // Statistics change little with the last windows of a text, and much with its first.
-  if (window < settings.window ||
-      result.windows.tokens() < settings.samples * settings.window / 2) {
+  const bool is_short = result.windows.tokens() < settings.samples * settings.window / 2;
+  if (!is_built_in && (window < settings.window || is_short)) {
     observer.warn(fmt::format(
         "[quantize] {}: has text for {} windows of {} tokens ({} tokens) to calibrate on, fewer "
         "than the recipe's {} of {} ({})",
         options.calibration.string(), count, window, result.windows.tokens(), settings.samples,
         settings.window, settings.samples * settings.window));
   }
-  result.source = {{"file", options.calibration.filename().string()},
+  result.source = {{"file", is_built_in ? "built-in" : options.calibration.filename().string()},
                    {"hash", content_hash(text)},
                    {"windows", count},
                    {"window_tokens", window}};
@@ -114,7 +127,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     fail(ErrorCode::kInvalidArgument, "[quantize] {}: is the checkpoint: choose another folder",
          target.string());
   }
-  require_replaceable(target, "quantize", "a package", objection_to_package);
+  require_room(options);
   const Checkpoint checkpoint = Checkpoint::open(options.checkpoint, {}, observer);
   const JsonObject config = checkpoint.config_object();
   const Json& generation = checkpoint.generation_config();
@@ -127,12 +140,13 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     fail(ErrorCode::kFormat, "[quantize] {}: {}", checkpoint.file_of(bad->tensor).string(),
          to_string(*bad));
   check_recipe(options.recipe, loaded);
+  if (options.export_style) check_export(checkpoint, loaded, options.recipe, *options.export_style);
   warn_of_left_out(checkpoint, weights, observer);
 
   // Before the long-running work, so that a folder that can't be written to is reported now.
   StagedFolder staged(target);
   const std::vector<PassStep>& steps = options.recipe.passes;
-  const bool is_static = has_static_inputs(options.recipe, loaded);
+  const bool is_static = !options.export_style && has_static_inputs(options.recipe, loaded);
   std::optional<CalibrationText> text;
   if (is_static || std::ranges::any_of(steps, needs_text))
     text = read_text(options, checkpoint, info, observer);
@@ -153,21 +167,28 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const Pass prefill_pass{kPrefillPass,
                           [&](const Graph& g, PassContext& c) { return quantizer.prefill(g, c); }};
   const Graph decode = run_passes(graph, {&decode_pass, 1}, context);
-  const Graph prefill = run_passes(graph, {&prefill_pass, 1}, context);
-
-  OrderedJson recipe = to_json(options.recipe);
-  if (text) recipe["calibration"].update(text->source);
-  write_texts(checkpoint, staged.path(), observer);
-  write_package(staged.path(), {info, generation, prefill, decode, std::move(recipe)}, pool,
-                observer);
   QuantizeReport report;
   report.linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
   report.calibration_tokens = text ? text->windows.tokens() : 0;
-  report.decode_bytes = static_cast<std::int64_t>(fs::file_size(staged.path() / kDecodeFile));
-  report.prefill_bytes = static_cast<std::int64_t>(fs::file_size(staged.path() / kPrefillFile));
+  const auto size_of_file = [&](const char* name) {
+    return static_cast<std::int64_t>(fs::file_size(staged.path() / name));
+  };
+  if (options.export_style) {
+    export_checkpoint(staged.path(), checkpoint, loaded, decode, *options.export_style, observer);
+    report.decode_bytes = size_of_file("model.safetensors");
+  } else {
+    const Graph prefill = run_passes(graph, {&prefill_pass, 1}, context);
+    OrderedJson recipe = to_json(options.recipe);
+    if (text) recipe["calibration"].update(text->source);
+    write_texts(checkpoint, staged.path(), observer);
+    write_package(staged.path(), {info, generation, prefill, decode, std::move(recipe)}, pool,
+                  observer);
+    report.decode_bytes = size_of_file(kDecodeFile);
+    report.prefill_bytes = size_of_file(kPrefillFile);
+  }
   report.passes = std::move(context.timings);
   // Checked again: something may have been put there in the meantime.
-  require_replaceable(target, "quantize", "a package", objection_to_package);
+  require_room(options);
   staged.commit();
   return report;
 }

@@ -4,12 +4,14 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "base/files.h"
 #include "base/observer.h"
 #include "base/thread_pool.h"
+#include "checkpoint/packed_writer.h"
 #include "graph/pass.h"
 #include "quantize/recipe.h"
 
@@ -17,10 +19,13 @@ namespace tandem {
 
 struct QuantizeOptions {
   fs::path checkpoint;
-  // Text for calibrating activation scales; may be empty for a recipe that needs none.
+  // Text for calibrating activation scales and for passes that learn from one; empty: a built-in
+  // one, if the recipe needs any.
   fs::path calibration;
-  // Must be absent, empty or a package.
+  // Must be absent, empty or a package; for a checkpoint absent or empty.
   fs::path target;
+  // Instead of a package: a checkpoint that holds the decode weights in another tool's words.
+  std::optional<PackedStyle> export_style = {};
   Recipe recipe = default_recipe();
   // `dump` receives the graph after this pass: a structural pass of the recipe, "quantize_decode"
   // or "quantize_prefill".
@@ -31,7 +36,7 @@ struct QuantizeOptions {
 struct QuantizeReport {
   std::int64_t linears = 0;
   std::int64_t calibration_tokens = 0;
-  // Size of decode.safetensors.
+  // Size of decode.safetensors, or of a checkpoint's model.safetensors.
   std::int64_t decode_bytes = 0;
   std::int64_t prefill_bytes = 0;
   std::vector<PassContext::Timing> passes;

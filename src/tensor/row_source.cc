@@ -345,7 +345,7 @@ Rows clamp_groups(const Rows& source, Tensor bounds) {
 }
 
 Rows round_rows(const Rows& source, DType dtype) {
-  if (require(source).dtype() == dtype || dtype == DType::kF32) return source;
+  if (require(source).dtype() == dtype) return source;
   return std::make_shared<RoundedRows>(source, dtype);
 }
 

@@ -80,10 +80,34 @@ TEST(QuantizeCommand, SearchesWithAwq) {
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--compat", "quark"});
   expect_refusal(words, {"--compat"});
-  expect_refusal({"quantize", demo(), "-o", (folder / "q").string(), "--algo", "awq", "--lm-head",
-                  "float", "--exclude", "*"},
-                 {"expected a text (--calib FILE)"});
   EXPECT_FALSE(fs::exists(folder / "q"));
+}
+
+TEST(QuantizeCommand, WritesCheckpointsInOtherToolsWords) {
+  const ScratchFolder folder;
+  for (const std::string format : {"awq", "quark"}) {
+    const std::string target = (folder / format).string();
+    const Outcome outcome = run_program({"quantize", demo(), "-o", target, "--export", format});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    const Json inspected = run_for_json({"inspect", target});
+    EXPECT_EQ(inspected["linears"]["float"]["int4 g128"]["count"], 42) << inspected.dump();
+    EXPECT_EQ(
+        read_json_file(folder / format / "config.json")["quantization_config"]["quant_method"],
+        format);
+    const Outcome run =
+        run_program({"-q", "run", target, "-p", "Once upon a time", "-n", "8", "--no-cache"});
+    EXPECT_EQ(run.status, 0) << run.err;
+    EXPECT_FALSE(run.out.empty());
+    // What is there stays there.
+    expect_refusal({"quantize", demo(), "-o", target, "--export", format}, {target});
+  }
+  expect_refusal({"quantize", demo(), "-o", (folder / "x").string(), "--export", "awq",
+                  "--pack-method", "order"},
+                 {"AWQ's order only"});
+  expect_refusal(
+      {"quantize", demo(), "-o", (folder / "x").string(), "--export", "awq", "--lm-head", "32"},
+      {"lm_head: AWQ has one group size"});
+  EXPECT_FALSE(fs::exists(folder / "x"));
 }
 
 TEST(QuantizeCommand, SaysWhatItMadeAndOfHowMuchText) {

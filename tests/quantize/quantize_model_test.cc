@@ -310,8 +310,28 @@ TEST(QuantizeModel, RefusesRecipesThatMakeNoSense) {
   EXPECT_NE(build(folder / "short.txt").find("expected at least one window of 32"),
             std::string::npos);
   EXPECT_NE(build(folder / "none.txt").find("none.txt"), std::string::npos);
-  EXPECT_NE(build({}).find("expected a text (--calib FILE)"), std::string::npos);
   EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"c", "short.txt"}));
+}
+
+// Said, since a text of one's own serves better, and recorded.
+TEST(QuantizeModel, CalibratesOnABuiltInTextIfThereIsNone) {
+  const ScratchFolder folder;
+  class Warnings : public Observer {
+   public:
+    void warn(std::string_view message) override { all += message; }
+    std::string all;
+  } warnings;
+  ThreadPool pool(2);
+  Recipe recipe = default_recipe();
+  recipe.calibration = {.samples = 2, .window = 64};
+  const QuantizeReport report = quantize_model({.checkpoint = testing::demo_dir(),
+                                                .calibration = {},
+                                                .target = folder / "p",
+                                                .recipe = recipe},
+                                               pool, warnings);
+  EXPECT_EQ(report.calibration_tokens, 128);
+  EXPECT_NE(warnings.all.find("built-in text"), std::string::npos) << warnings.all;
+  EXPECT_EQ(read_manifest(folder / "p")["recipe"]["calibration"]["file"], "built-in");
 }
 
 TEST(QuantizeModel, NeedsNoTextWithoutStaticScales) {

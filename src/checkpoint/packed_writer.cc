@@ -1,0 +1,223 @@
+// Words of eight codes, and the settings in the spelling of each tool.
+#include "checkpoint/packed_writer.h"
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <map>
+#include <span>
+#include <utility>
+
+#include "base/error.h"
+
+namespace tandem {
+namespace {
+
+constexpr std::int64_t kCodesInWord = 8;
+
+// Which of eight columns each nibble of a word holds.
+std::array<std::int64_t, 8> order_of(const PackedStyle& style) {
+  if (!style.reordered && style.layout == PackedStyle::Layout::kQuark)
+    return {0, 1, 2, 3, 4, 5, 6, 7};
+  return {0, 2, 4, 6, 1, 3, 5, 7};
+}
+
+std::int64_t words_for(std::int64_t codes) { return (codes + kCodesInWord - 1) / kCodesInWord; }
+
+// Two codes per byte along a row, the lower index in the low nibble.
+class Nibbles {
+ public:
+  Nibbles(const Tensor& tensor, std::int64_t columns)
+      : bytes_(tensor.bytes()), row_bytes_((columns + 1) / 2) {}
+  std::uint32_t at(std::int64_t row, std::int64_t column) const {
+    const auto byte =
+        static_cast<std::uint32_t>(bytes_[static_cast<std::size_t>(row * row_bytes_ + column / 2)]);
+    return (byte >> (column % 2 * 4)) & 15U;
+  }
+
+ private:
+  std::span<const std::byte> bytes_;
+  std::int64_t row_bytes_;
+};
+
+// Words [rows, ceil(columns / 8)] of what `code(row, column)` gives; zeros fill the last one.
+template <typename Code>
+Tensor words_of(std::int64_t rows, std::int64_t columns, const PackedStyle& style, Shape shape,
+                Code code) {
+  const auto order = order_of(style);
+  std::byte* data = nullptr;
+  Tensor tensor = Tensor::allocate(DType::kI32, std::move(shape), &data);
+  auto* words = reinterpret_cast<std::uint32_t*>(data);
+  for (std::int64_t row = 0; row < rows; ++row)
+    for (std::int64_t first = 0; first < columns; first += kCodesInWord) {
+      std::uint32_t word = 0;
+      for (std::size_t i = 0; i < order.size(); ++i)
+        if (const std::int64_t column = first + order[i]; column < columns)
+          word |= code(row, column) << (4 * i);
+      *words++ = word;
+    }
+  return tensor;
+}
+
+// [rows, columns] of 16- or 32-bit elements as [columns, rows].
+template <typename T>
+void transpose(std::span<const std::byte> from, std::byte* to, std::int64_t rows,
+               std::int64_t columns) {
+  const auto* source = reinterpret_cast<const T*>(from.data());
+  auto* target = reinterpret_cast<T*>(to);
+  for (std::int64_t row = 0; row < rows; ++row)
+    for (std::int64_t column = 0; column < columns; ++column)
+      target[column * rows + row] = source[row * columns + column];
+}
+
+const PackedModule& commonest(const std::vector<PackedModule>& modules) {
+  std::map<std::pair<bool, std::int64_t>, int> counts;
+  const PackedModule* best = nullptr;
+  for (const PackedModule& module : modules) {
+    if (!module.is_packed) continue;
+    ++counts[{module.is_signed, module.group}];
+    if (best == nullptr) best = &module;
+  }
+  if (best == nullptr)
+    fail(ErrorCode::kInvalidArgument, "[export] no module is packed: expected at least one");
+  for (const PackedModule& module : modules)
+    if (module.is_packed &&
+        counts[{module.is_signed, module.group}] > counts[{best->is_signed, best->group}])
+      best = &module;
+  return *best;
+}
+
+OrderedJson float_names(const std::vector<PackedModule>& modules) {
+  OrderedJson names = OrderedJson::array();
+  for (const PackedModule& module : modules)
+    if (!module.is_packed) names.push_back(module.name);
+  return names;
+}
+
+OrderedJson quark_scheme(const PackedModule& module) {
+  const bool is_row = module.group == 0;
+  return {{"weight",
+           {{"dtype", module.is_signed ? "int4" : "uint4"},
+            {"qscheme", is_row ? "per_channel" : "per_group"},
+            {"ch_axis", is_row ? 0 : -1},
+            {"group_size", is_row ? OrderedJson() : OrderedJson(module.group)},
+            {"symmetric", module.is_signed},
+            {"is_dynamic", false},
+            {"round_method", "half_even"},
+            {"scale_type", "float"},
+            {"scale_format", nullptr},
+            {"scale_calculation_mode", nullptr},
+            {"mx_element_dtype", nullptr},
+            {"observer_cls", is_row ? "PerChannelMinMaxObserver" : "PerGroupMinMaxObserver"},
+            {"is_scale_quant", false}}},
+          {"input_tensors", nullptr},
+          {"output_tensors", nullptr},
+          {"bias", nullptr},
+          {"target_device", nullptr}};
+}
+
+OrderedJson quark_config(const PackedStyle& style, const std::vector<PackedModule>& modules) {
+  const PackedModule& usual = commonest(modules);
+  OrderedJson others = OrderedJson::object();
+  for (const PackedModule& module : modules)
+    if (module.is_packed && !module.has_form_of(usual)) others[module.name] = quark_scheme(module);
+  return {{"quant_method", "quark"},
+          {"quant_mode", "eager_mode"},
+          {"version", "0.13"},
+          {"global_quant_config", quark_scheme(usual)},
+          {"exclude", float_names(modules)},
+          {"algo_config", nullptr},
+          {"softmax_quant_spec", nullptr},
+          {"layer_type_quant_config", OrderedJson::object()},
+          {"layer_quant_config", std::move(others)},
+          {"kv_cache_quant_config", OrderedJson::object()},
+          {"kv_cache_post_rope", false},
+          {"export",
+           {{"kv_cache_group", OrderedJson::array()},
+            {"min_kv_scale", 0.0},
+            {"pack_method", style.reordered ? "reorder" : "order"},
+            {"weight_format", "real_quantized"},
+            {"weight_merge_groups", nullptr}}}};
+}
+
+}  // namespace
+
+std::string_view to_string(PackedStyle::Layout layout) noexcept {
+  return layout == PackedStyle::Layout::kAwq ? "awq" : "quark";
+}
+
+std::string objection_to_style(const PackedStyle& style, const std::vector<PackedModule>& modules) {
+  if (std::ranges::none_of(modules, &PackedModule::is_packed)) return "every module stays float";
+  if (style.layout == PackedStyle::Layout::kQuark) return {};
+  if (!style.reordered) return "AWQ's words hold their columns in AWQ's order only";
+  const PackedModule& usual = commonest(modules);
+  for (const PackedModule& module : modules) {
+    if (!module.is_packed) continue;
+    if (module.is_signed || module.group == 0)
+      return fmt::format("{}: AWQ holds asymmetric codes in groups only", module.name);
+    if (module.group != usual.group)
+      return fmt::format("{}: AWQ has one group size for all, got {} beside {}", module.name,
+                         module.group, usual.group);
+  }
+  return {};
+}
+
+std::vector<PackedTensor> packed_tensors(const PackedModule& module, std::int64_t n, std::int64_t k,
+                                         DType scales, const PackedStyle& style) {
+  const std::int64_t words = words_for(n);
+  if (module.group == 0)
+    return {{".weight", DType::kI32, {n, words_for(k)}},
+            {".weight_zero_point", DType::kI32, {words}},
+            {".weight_scale", scales, {n}}};
+  const std::int64_t groups = k / module.group;
+  const bool is_awq = style.layout == PackedStyle::Layout::kAwq;
+  return {{is_awq ? ".qweight" : ".weight", DType::kI32, {k, words}},
+          {is_awq ? ".qzeros" : ".weight_zero_point", DType::kI32, {groups, words}},
+          {is_awq ? ".scales" : ".weight_scale", scales, {groups, n}}};
+}
+
+std::vector<Tensor> pack(const GroupCodes& codes, const PackedStyle& style) {
+  if (codes.bits != 4)
+    fail(ErrorCode::kInvalidArgument, "[export] expected 4-bit codes, got {}", codes.bits);
+  const std::int64_t n = codes.n, k = codes.k, groups = codes.groups();
+  const Nibbles values(codes.codes, k);
+  // Without stored zero points: 0 of signed codes, the middle of others.
+  const Nibbles zeros(codes.zero_points, groups);
+  const auto zero = [&](std::int64_t row, std::int64_t group) {
+    if (!codes.zero_points.empty()) return zeros.at(row, group);
+    return codes.is_signed ? 0U : 8U;
+  };
+  if (codes.group == k) {
+    if (k % kCodesInWord != 0)
+      fail(ErrorCode::kInvalidArgument, "[export] K = {}: expected a multiple of 8", k);
+    return {words_of(n, k, style, {n, words_for(k)},
+                     [&](std::int64_t row, std::int64_t column) { return values.at(row, column); }),
+            words_of(1, n, style, {words_for(n)},
+                     [&](std::int64_t, std::int64_t row) { return zero(row, 0); }),
+            codes.scales.view_as(codes.scales.dtype(), {n})};
+  }
+  std::byte* data = nullptr;
+  Tensor scales = Tensor::allocate(codes.scales.dtype(), {groups, n}, &data);
+  if (size_of(codes.scales.dtype()) == 2) {
+    transpose<std::uint16_t>(codes.scales.bytes(), data, n, groups);
+  } else {
+    transpose<float>(codes.scales.bytes(), data, n, groups);
+  }
+  return {words_of(k, n, style, {k, words_for(n)},
+                   [&](std::int64_t column, std::int64_t row) { return values.at(row, column); }),
+          words_of(groups, n, style, {groups, words_for(n)},
+                   [&](std::int64_t group, std::int64_t row) { return zero(row, group); }),
+          std::move(scales)};
+}
+
+OrderedJson packed_config(const PackedStyle& style, const std::vector<PackedModule>& modules) {
+  if (style.layout == PackedStyle::Layout::kQuark) return quark_config(style, modules);
+  return {{"quant_method", "awq"},
+          {"bits", 4},
+          {"group_size", commonest(modules).group},
+          {"zero_point", true},
+          {"version", "gemm"},
+          {"modules_to_not_convert", float_names(modules)}};
+}
+
+}  // namespace tandem

@@ -1,0 +1,197 @@
+// One entry of the file for each tensor, made when it is written.
+#include "quantize/export_checkpoint.h"
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "checkpoint/checkpoint.h"
+#include "checkpoint/safetensors.h"
+#include "package/write_package.h"
+
+namespace tandem {
+namespace {
+
+constexpr const char* kHead = "lm_head";
+
+// What the recipe makes of each Linear.
+std::vector<PackedModule> modules_of(const Graph& graph, const Recipe& recipe) {
+  std::vector<PackedModule> modules;
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kLinear) continue;
+    const Scheme scheme = resolve(recipe, node.name).decode;
+    if (scheme.weights == WeightType::kInt8 || scheme.weights == WeightType::kUint8)
+      fail(ErrorCode::kUnsupported, "[export] {}: 8-bit codes are not exported: expected 4 bits",
+           node.name);
+    modules.push_back({.name = node.name,
+                       .is_packed = scheme.weights != WeightType::kFloat,
+                       .is_signed = scheme.weights == WeightType::kInt4,
+                       .group = scheme.group});
+  }
+  return modules;
+}
+
+// The same, from the weights that were made.
+PackedModule module_of(const Node& node) {
+  const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight);
+  if (codes == nullptr) return {.name = node.name};
+  return {.name = node.name,
+          .is_packed = true,
+          .is_signed = codes->is_signed,
+          .group = codes->group == codes->k ? 0 : codes->group};
+}
+
+bool is_tied(const Checkpoint& checkpoint) {
+  return checkpoint.config_object().get_bool_or("tie_word_embeddings", false);
+}
+
+// What a family adds to the stored gains of its norms: 0, or 1 as Gemma does.
+float norm_offset(const Checkpoint& checkpoint, const Node& norm) {
+  const Tensor& gain = norm.as<RmsNormAttributes>().weight;
+  const std::vector<float> loaded = gain.to_floats();
+  const std::vector<float> stored =
+      checkpoint.tensor(norm.name + ".weight", gain.shape()).to_floats();
+  if (loaded == stored) return 0;
+  for (std::size_t i = 0; i < loaded.size(); ++i)
+    if (loaded[i] != stored[i] + 1)
+      fail(ErrorCode::kUnsupported, "[export] {}: this family's norms are not exported", norm.name);
+  return 1;
+}
+
+class Export {
+ public:
+  Export(const Checkpoint& checkpoint, const Graph& loaded, const Graph& quantized,
+         const PackedStyle& style)
+      : checkpoint_(checkpoint), style_(style) {
+    for (const Node& node : quantized.nodes())
+      if (node.op == Op::kLinear) modules_.push_back(module_of(node));
+    for (const Node& node : quantized.nodes())
+      if (node.op == Op::kLinear)
+        if (const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight))
+          dtype_ = codes->scales.dtype();
+    for (std::size_t i = 0; i < quantized.nodes().size(); ++i) {
+      const Node& node = quantized.nodes()[i];
+      if (node.op == Op::kEmbedding)
+        add_rows(node.name + ".weight", stored_rows(node.as<EmbeddingAttributes>().table));
+      if (node.op == Op::kRmsNorm) add_norm(node, loaded);
+      if (node.op == Op::kLinear) add_linear(node);
+    }
+  }
+
+  void write(const fs::path& folder, Observer& observer) const {
+    std::vector<SafetensorsWriter::Entry> entries;
+    for (const Item& item : items_)
+      entries.insert(entries.end(), item.entries.begin(), item.entries.end());
+    SafetensorsWriter writer(folder / "model.safetensors", entries, {{"format", "pt"}});
+    Task task(observer, "write", static_cast<std::int64_t>(items_.size()), "modules");
+    for (const Item& item : items_) {
+      item.write(writer);
+      task.advance();
+    }
+    writer.finish();
+    write_text_file(folder / "config.json", config().dump(2) + "\n");
+  }
+
+ private:
+  // Tensors that are written together.
+  struct Item {
+    std::vector<SafetensorsWriter::Entry> entries;
+    std::function<void(SafetensorsWriter&)> write;
+  };
+
+  void add_rows(const std::string& name, const Rows& rows) {
+    const Rows typed = round_rows(rows, dtype_);
+    items_.push_back(
+        {{{name, dtype_, {rows->rows(), rows->columns()}}},
+         [name, typed](SafetensorsWriter& writer) { writer.write_rows(name, *typed); }});
+  }
+
+  void add_vector(const std::string& name, const std::vector<float>& values) {
+    const auto size = static_cast<std::int64_t>(values.size());
+    const Rows typed = round_rows(stored_rows(Tensor::from_floats(values, {1, size})), dtype_);
+    items_.push_back({{{name, dtype_, {size}}}, [name, typed](SafetensorsWriter& writer) {
+                        writer.write_rows(name, *typed);
+                      }});
+  }
+
+  void add_norm(const Node& node, const Graph& loaded) {
+    const auto own = std::ranges::find(loaded.nodes(), node.name, &Node::name);
+    const float offset = norm_offset(checkpoint_, *own);
+    std::vector<float> gain = node.as<RmsNormAttributes>().weight.to_floats();
+    for (float& value : gain) value -= offset;
+    add_vector(node.name + ".weight", gain);
+  }
+
+  void add_linear(const Node& node) {
+    const auto& linear = node.as<LinearAttributes>();
+    const auto* codes = std::get_if<GroupCodes>(&linear.weight);
+    if (codes == nullptr) {
+      // A tied head has no tensor of its own.
+      if (node.name != kHead || !is_tied(checkpoint_))
+        add_rows(node.name + ".weight", std::get<FloatWeight>(linear.weight).rows);
+    } else {
+      Item item;
+      for (const PackedTensor& tensor :
+           packed_tensors(module_of(node), codes->n, codes->k, codes->scales.dtype(), style_))
+        item.entries.push_back({node.name + tensor.suffix, tensor.dtype, tensor.shape});
+      item.write = [codes = *codes, entries = item.entries,
+                    style = style_](SafetensorsWriter& writer) {
+        const std::vector<Tensor> tensors = pack(codes, style);
+        for (std::size_t i = 0; i < tensors.size(); ++i)
+          writer.write(entries[i].name, tensors[i].bytes());
+      };
+      items_.push_back(std::move(item));
+    }
+    if (!linear.bias.empty()) add_vector(node.name + ".bias", linear.bias.to_floats());
+  }
+
+  OrderedJson config() const {
+    OrderedJson config = OrderedJson(checkpoint_.config());
+    const char* dtype = dtype_ == DType::kF16    ? "float16"
+                        : dtype_ == DType::kBF16 ? "bfloat16"
+                                                 : "float32";
+    config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype;
+    const bool packs_head = std::ranges::any_of(modules_, [](const PackedModule& module) {
+      return module.is_packed && module.name == kHead;
+    });
+    if (packs_head && is_tied(checkpoint_)) config["tie_word_embeddings"] = false;
+    config["quantization_config"] = packed_config(style_, modules_);
+    return config;
+  }
+
+  const Checkpoint& checkpoint_;
+  PackedStyle style_;
+  std::vector<PackedModule> modules_;
+  DType dtype_ = DType::kF16;
+  std::vector<Item> items_;
+};
+
+}  // namespace
+
+void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
+                  const PackedStyle& style) {
+  const std::vector<PackedModule> modules = modules_of(loaded, recipe);
+  if (const std::string objection = objection_to_style(style, modules); !objection.empty())
+    fail(ErrorCode::kInvalidArgument, "[export] {}", objection);
+  for (const Node& node : loaded.nodes()) {
+    const bool has_tensor =
+        node.op == Op::kLinear || node.op == Op::kRmsNorm || node.op == Op::kEmbedding;
+    if (!has_tensor || node.name == kHead || checkpoint.has(node.name + ".weight")) continue;
+    fail(ErrorCode::kUnsupported,
+         "[export] {}: the checkpoint has no tensor of this name: families with names or fused "
+         "tensors of their own are not exported",
+         node.name);
+  }
+  for (const Node& node : loaded.nodes())
+    if (node.op == Op::kRmsNorm) norm_offset(checkpoint, node);
+}
+
+void export_checkpoint(const fs::path& folder, const Checkpoint& checkpoint, const Graph& loaded,
+                       const Graph& quantized, const PackedStyle& style, Observer& observer) {
+  write_texts(checkpoint, folder, observer);
+  Export(checkpoint, loaded, quantized, style).write(folder, observer);
+}
+
+}  // namespace tandem

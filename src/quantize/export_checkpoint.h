@@ -1,0 +1,26 @@
+// A quantized model as a checkpoint for other tools: config.json, model.safetensors with packed
+// Linears, and the files beside them.
+#pragma once
+
+#include "base/files.h"
+#include "base/observer.h"
+#include "checkpoint/packed_writer.h"
+#include "graph/graph.h"
+#include "quantize/recipe.h"
+
+namespace tandem {
+
+class Checkpoint;
+
+// Throws kUnsupported or kInvalidArgument, naming the module, for what cannot be exported: 8-bit
+// codes, what the style has no words for, and families whose tensors have other names than the
+// graph's modules. Called before any long-running work; `loaded` is the checkpoint's own graph.
+void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
+                  const PackedStyle& style);
+
+// Fills an empty folder. `quantized` is what the recipe made of `loaded`; what stays float is
+// written in the type of the scales. A tied head that is packed is no longer tied.
+void export_checkpoint(const fs::path& folder, const Checkpoint& checkpoint, const Graph& loaded,
+                       const Graph& quantized, const PackedStyle& style, Observer& observer);
+
+}  // namespace tandem
