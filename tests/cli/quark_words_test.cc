@@ -1,6 +1,8 @@
 // The commands of AMD Quark's documentation with the program's name changed, and each of their flags.
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include "checkpoint/safetensors.h"
 #include "cli/program.h"
 
@@ -127,6 +129,30 @@ TEST_F(QuarkWords, Package) {
   const Json inspected = run_for_json({"inspect", (folder_ / "out").string()});
   EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 42);
   EXPECT_EQ(inspected["linears"]["decode"]["int4 g32"]["count"], 1);
+}
+
+// Each line of a code block of the page that puts their commands beside ours.
+TEST_F(QuarkWords, PageOfCommands) {
+  std::istringstream page(read_text_file(fs::path(TANDEM_SOURCE_DIR) / "docs/from-the-seeds.md"));
+  int commands = 0;
+  for (std::string line; std::getline(page, line);) {
+    if (!line.starts_with("tandem ")) continue;
+    Words words;
+    std::istringstream split(line.substr(7));
+    for (std::string word; split >> word;) {
+      if (word == "MODEL") word = demo();
+      if (word == "OUT") word = (folder_ / std::to_string(commands)).string();
+      if (word == "TEXT") word = (folder_ / "text.txt").string();
+      words.push_back(word);
+    }
+    const Outcome outcome = run_program(words);
+    EXPECT_EQ(outcome.status, 0) << line << outcome.err;
+    const Outcome run = run_program({"-q", "run", (folder_ / std::to_string(commands)).string(),
+                                     "-p", "Once", "-n", "2", "--no-cache"});
+    EXPECT_EQ(run.status, 0) << line << run.err;
+    ++commands;
+  }
+  EXPECT_EQ(commands, 7);
 }
 
 TEST_F(QuarkWords, MistakesAreNamed) {
