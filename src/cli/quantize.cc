@@ -46,7 +46,8 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   if (flags.quark.given()) recipe.rules = flags.quark.rules(flags.group_size, flags.checkpoint);
   for (const std::string& algorithm : flags.algorithms) {
     PassStep step{algorithm};
-    if (!flags.compat.empty()) step.settings = {{"compat", flags.compat}, {"search_tokens", 0}};
+    if (algorithm == "awq" && !flags.compat.empty())
+      step.settings = {{"compat", flags.compat}, {"search_tokens", 0}};
     recipe.passes.push_back(std::move(step));
   }
   for (const std::string& pattern : flags.exclude) recipe.rules.push_back(exclude(pattern));
@@ -136,11 +137,12 @@ void add_quantize(CLI::App& app) {
   auto* algorithm =
       command
           ->add_option("--algo,--quant-algo", flags->algorithms,
-                       "awq: search scales and clipping on the text before weights are rounded "
-                       "(default: round them as they are)")
+                       "what is done on the text before weights are rounded, in this order: "
+                       "smoothquant moves the range of activations into weights, awq searches "
+                       "scales and clipping (default: nothing)")
           ->delimiter(',')
           ->allow_extra_args(false)
-          ->check(CLI::IsMember({"awq"}));
+          ->check(CLI::IsMember({"smoothquant", "awq"}));
   command
       ->add_option("--compat", flags->compat,
                    "quark: search on all of the text and in the order of AMD Quark, whose results "

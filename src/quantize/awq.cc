@@ -68,7 +68,7 @@ struct Seen {
   std::int64_t width = 0;
   // Sum of |x| by channel over all tokens.
   std::vector<double> sums;
-  // Rows of the windows that are searched on, and every so manieth of all.
+  // Rows of the windows that are searched on, and rows spread over all tokens.
   std::vector<float> search;
   std::vector<float> clip;
 

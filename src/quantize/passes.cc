@@ -1,6 +1,8 @@
 // The table of passes.
 #include "quantize/passes.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <utility>
@@ -8,94 +10,160 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "quantize/awq.h"
+#include "quantize/smoothquant.h"
 
 namespace tandem {
 namespace {
 
-// Makes settings of a step's JSON; what is wrong with it is left in `objection`.
-AwqSettings read_awq(const Json& json, std::string& objection) {
-  AwqSettings settings;
-  for (const auto& [key, value] : json.items()) {
-    if (key == "search_tokens") {
-      constexpr double kMost = std::int64_t{1} << 30;
-      if (value.is_number_integer() && value.get<double>() >= 0 && value.get<double>() <= kMost) {
-        settings.search_tokens = value.get<std::int64_t>();
-        continue;
-      }
-      objection = fmt::format("search_tokens: expected an integer in [0, {}]", kMost);
-    } else if (key == "clip" && value.is_boolean()) {
-      settings.clip = value.get<bool>();
-      continue;
-    } else if (key == "clip") {
-      objection = "clip: expected true or false";
-    } else if (key == "compat") {
-      settings.quark = value == "quark";
-      if (settings.quark) continue;
-      objection = "compat: expected \"quark\"";
-    } else {
-      objection = fmt::format("awq has the settings search_tokens, clip and compat, got \"{}\"",
-                              printable(key));
-      return settings;
-    }
-    objection += fmt::format(", got {}", printable(value.dump()));
-    return settings;
+// Reads the settings of a step. The first that is wrong is kept as an objection.
+class Settings {
+ public:
+  explicit Settings(const PassStep& step) : step_(step) {}
+
+  bool flag(const char* key, bool fallback) {
+    const Json* value = find(key);
+    if (value == nullptr) return fallback;
+    if (!value->is_boolean()) object(key, "true or false", *value);
+    return value->is_boolean() && value->get<bool>();
   }
-  return settings;
-}
+  std::int64_t integer(const char* key, std::int64_t fallback, std::int64_t most) {
+    const Json* value = find(key);
+    if (value == nullptr) return fallback;
+    const bool fits = value->is_number_integer() && value->get<double>() >= 0 &&
+                      value->get<double>() <= static_cast<double>(most);
+    if (!fits) object(key, fmt::format("an integer in [0, {}]", most), *value);
+    return fits ? value->get<std::int64_t>() : fallback;
+  }
+  double fraction(const char* key, double fallback) {
+    const Json* value = find(key);
+    if (value == nullptr) return fallback;
+    const bool fits = value->is_number() && value->get<double>() >= 0 && value->get<double>() <= 1;
+    if (!fits) object(key, "a number in [0, 1]", *value);
+    return fits ? value->get<double>() : fallback;
+  }
+  // True for the only word that a key knows.
+  bool word(const char* key, const char* known) {
+    const Json* value = find(key);
+    if (value != nullptr && *value != known) object(key, fmt::format("\"{}\"", known), *value);
+    return value != nullptr;
+  }
 
-Graph awq(const Graph& graph, const Json& json, const Recipe& recipe,
-          const CalibrationWindows& windows, PassContext& context) {
-  std::string objection;
-  const AwqSettings settings = read_awq(json, objection);
-  const AwqResult result =
-      search_awq(graph, recipe, settings, windows, context.pool, context.observer);
-  return apply_awq(graph, recipe, settings, result);
-}
+  // Of what was read, and of keys that were not asked for.
+  std::string objection() const {
+    if (!objection_.empty()) return objection_;
+    for (const auto& [key, value] : step_.settings.items()) {
+      if (std::ranges::find(asked_, key) != asked_.end()) continue;
+      if (asked_.empty())
+        return fmt::format("{} has no settings, got \"{}\"", step_.name, printable(key));
+      return fmt::format("{} has the settings {}, got \"{}\"", step_.name, fmt::join(asked_, ", "),
+                         printable(key));
+    }
+    return {};
+  }
 
-struct Structural {
-  std::string_view name;
-  Graph (*run)(const Graph&);
+ private:
+  const Json* find(const char* key) {
+    asked_.emplace_back(key);
+    const auto found = step_.settings.find(key);
+    return found == step_.settings.end() ? nullptr : &*found;
+  }
+  void object(const char* key, const std::string& expected, const Json& got) {
+    if (objection_.empty())
+      objection_ = fmt::format("{}: expected {}, got {}", key, expected, printable(got.dump()));
+  }
+
+  const PassStep& step_;
+  std::vector<std::string> asked_;
+  std::string objection_;
 };
 
-constexpr std::array kStructural = {Structural{"fold_norms", fold_norms},
-                                    Structural{"untie_head", untie_head}};
-constexpr std::string_view kAwq = "awq";
+AwqSettings read_awq(Settings& settings) {
+  AwqSettings awq;
+  awq.search_tokens = settings.integer("search_tokens", awq.search_tokens, std::int64_t{1} << 30);
+  awq.clip = settings.flag("clip", awq.clip);
+  awq.quark = settings.word("compat", "quark");
+  return awq;
+}
+
+SmoothQuantSettings read_smoothquant(Settings& settings) {
+  SmoothQuantSettings smoothquant;
+  smoothquant.alpha = settings.fraction("alpha", smoothquant.alpha);
+  smoothquant.everywhere = settings.flag("everywhere", smoothquant.everywhere);
+  return smoothquant;
+}
+
+// What a pass is given besides its graph.
+struct Inputs {
+  Settings& settings;
+  const Recipe& recipe;
+  const CalibrationWindows* windows;
+  PassContext& context;
+};
+
+Graph run_awq(const Graph& graph, const Inputs& in) {
+  const AwqSettings settings = read_awq(in.settings);
+  const AwqResult result =
+      search_awq(graph, in.recipe, settings, *in.windows, in.context.pool, in.context.observer);
+  return apply_awq(graph, in.recipe, settings, result);
+}
+
+Graph run_smoothquant(const Graph& graph, const Inputs& in) {
+  return smooth(graph, read_smoothquant(in.settings), *in.windows, in.context.pool,
+                in.context.observer);
+}
+
+struct Entry {
+  std::string_view name;
+  bool needs_text;
+  // Asks for every setting that the pass knows.
+  void (*read)(Settings&);
+  Graph (*run)(const Graph&, const Inputs&);
+};
+
+constexpr std::array kPasses = {
+    Entry{"fold_norms", false, [](Settings&) {},
+          [](const Graph& graph, const Inputs&) { return fold_norms(graph); }},
+    Entry{"untie_head", false, [](Settings&) {},
+          [](const Graph& graph, const Inputs&) { return untie_head(graph); }},
+    Entry{"smoothquant", true, [](Settings& settings) { read_smoothquant(settings); },
+          run_smoothquant},
+    Entry{"awq", true, [](Settings& settings) { read_awq(settings); }, run_awq}};
+
+const Entry* find_pass(std::string_view name) {
+  const auto* entry = std::ranges::find(kPasses, name, &Entry::name);
+  return entry == kPasses.end() ? nullptr : entry;
+}
 
 }  // namespace
 
 std::string objection_to_pass(const PassStep& step) {
-  std::string objection;
-  if (step.name == kAwq) {
-    read_awq(step.settings, objection);
-    return objection;
-  }
-  if (std::ranges::find(kStructural, step.name, &Structural::name) == kStructural.end()) {
+  const Entry* entry = find_pass(step.name);
+  if (entry == nullptr) {
     std::string known;
-    for (const Structural& pass : kStructural) known += fmt::format("{}, ", pass.name);
-    return fmt::format("expected a pass, one of {}{}, got \"{}\"", known, kAwq,
-                       printable(step.name));
+    for (const Entry& each : kPasses)
+      known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
+    return fmt::format("expected a pass, one of {}, got \"{}\"", known, printable(step.name));
   }
-  if (!step.settings.empty())
-    return fmt::format("{} has no settings, got \"{}\"", step.name,
-                       printable(step.settings.begin().key()));
-  return {};
+  Settings settings(step);
+  entry->read(settings);
+  return settings.objection();
 }
 
-bool needs_text(const PassStep& step) { return step.name == kAwq; }
+bool needs_text(const PassStep& step) {
+  const Entry* entry = find_pass(step.name);
+  return entry != nullptr && entry->needs_text;
+}
 
 Pass make_pass(const PassStep& step, const Recipe& recipe, const CalibrationWindows* windows) {
   if (const std::string objection = objection_to_pass(step); !objection.empty())
     fail(ErrorCode::kInvalidArgument, "[recipe] {}", objection);
-  if (needs_text(step)) {
-    if (windows == nullptr)
-      fail(ErrorCode::kInvalidArgument, "[recipe] {} learns from a text: expected one", step.name);
-    return {step.name,
-            [&recipe, windows, json = step.settings](const Graph& graph, PassContext& context) {
-              return awq(graph, json, recipe, *windows, context);
-            }};
-  }
-  const auto* entry = std::ranges::find(kStructural, step.name, &Structural::name);
-  return {step.name, [run = entry->run](const Graph& graph, PassContext&) { return run(graph); }};
+  const Entry& entry = *find_pass(step.name);
+  if (entry.needs_text && windows == nullptr)
+    fail(ErrorCode::kInvalidArgument, "[recipe] {} learns from a text: expected one", step.name);
+  return {step.name, [&entry, &recipe, windows, step](const Graph& graph, PassContext& context) {
+            Settings settings(step);
+            return entry.run(graph, {settings, recipe, windows, context});
+          }};
 }
 
 }  // namespace tandem

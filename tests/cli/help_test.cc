@@ -91,7 +91,7 @@ TEST(Help, UnknownWordsEndWithStatus2) {
       {"run", testing::demo(), "-p", "x", "--parse-special"},
       {"template", testing::demo()},
       {"run", testing::demo(), "-p", "x", "-t", "0"},
-      {"quantize", testing::demo(), "-o", "x"},
+      {"quantize", testing::demo()},
       {"quantize", testing::demo(), "-o", "x", "--calib", "y", "--group-size", "48"},
       {"quantize", testing::demo(), "-o", "x", "--recipe", "y", "--group-size", "32"},
       {"quantize", testing::demo(), "-o", "x", "--recipe", "y", "--lm-head", "float"},

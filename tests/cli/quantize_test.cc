@@ -76,7 +76,8 @@ TEST(QuantizeCommand, SearchesWithAwq) {
   // Refused before anything is done.
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--algo", "awk"});
-  expect_refusal(words, {"--algo: expected one of awq, got 'awk'; did you mean 'awq'?"});
+  expect_refusal(words,
+                 {"--algo: expected one of smoothquant, awq, got 'awk'; did you mean 'awq'?"});
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--compat", "quark"});
   expect_refusal(words, {"--compat"});
@@ -224,8 +225,12 @@ TEST(QuantizeCommand, RecipeWithoutStaticScalesNeedsNoText) {
         {"run", target, "-p", "Once upon a time", "-n", "4", "--mode", mode, "--ignore-eos"});
     EXPECT_EQ(run.status, 0) << run.err;
   }
-  expect_refusal({"quantize", demo(), "-o", (folder / "q").string()}, {"--calib FILE"});
-  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"p", "r.json"}));
+  // With static scales a built-in text serves, which is said.
+  const Outcome outcome = run_program({"-q", "quantize", demo(), "-o", (folder / "q").string(),
+                                       "--samples", "2", "--seq-len", "64"});
+  EXPECT_EQ(outcome.status, 0);
+  EXPECT_NE(outcome.err.find("built-in text"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("--calib FILE"), std::string::npos) << outcome.err;
 }
 
 TEST(QuantizeCommand, RefusesRecipesByFileLineAndKey) {

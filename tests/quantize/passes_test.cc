@@ -146,12 +146,17 @@ TEST(Passes, HaveNamesAndSettings) {
         {Json{{"search_tokens", 1.5}}, "search_tokens"},
         {Json{{"clip", 1}}, "clip: expected true or false, got 1"},
         {Json{{"compat", "autoawq"}}, "compat: expected \"quark\", got \"autoawq\""},
-        {Json{{"duo", true}}, "awq has the settings search_tokens, clip and compat, got \"duo\""}})
+        {Json{{"search_tokens", "many"}}, "search_tokens"},
+        {Json{{"duo", true}}, "awq has the settings search_tokens, clip, compat, got \"duo\""}})
     EXPECT_NE(objection_to_pass({"awq", settings}).find(objection), std::string::npos) << objection;
+  EXPECT_EQ(objection_to_pass({"smoothquant", Json{{"alpha", 0.8}, {"everywhere", true}}}), "");
+  EXPECT_EQ(objection_to_pass({"smoothquant", Json{{"alpha", 1.5}}}),
+            "alpha: expected a number in [0, 1], got 1.5");
   EXPECT_EQ(error_of([&] { make_pass({"awq"}, recipe, nullptr); }),
             "[recipe] awq learns from a text: expected one");
-  EXPECT_EQ(error_of([] { make_pass({"unroll"}, {}, nullptr); }),
-            "[recipe] expected a pass, one of fold_norms, untie_head, awq, got \"unroll\"");
+  EXPECT_EQ(
+      error_of([] { make_pass({"unroll"}, {}, nullptr); }),
+      "[recipe] expected a pass, one of fold_norms, untie_head, smoothquant, awq, got \"unroll\"");
 }
 
 // From the checkpoint through a package on disk: the model is the same, its graph another.
