@@ -4,9 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
+#include <memory>
 #include <numeric>
-#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -117,7 +116,7 @@ class Awq : public BlockVisitor {
     for (const ScalingGroup& group : groups_)
       count += kAwqExponents +
                std::ranges::count_if(group.linears, [&](NodeId id) { return is_clipped(id); });
-    task_.emplace(observer, "awq", count, "trials");
+    task_ = std::make_unique<Task>(observer, "awq", count, "trials");
   }
   AwqResult found;
 
@@ -412,7 +411,7 @@ class Awq : public BlockVisitor {
   const AwqSettings& settings_;
   const CalibrationWindows& windows_;
   ThreadPool& pool_;
-  std::optional<Task> task_;
+  std::unique_ptr<Task> task_;
   const std::int64_t clip_stride_;
   std::vector<ScalingGroup> groups_;
   std::map<std::int32_t, ValueId> last_of_layer_;

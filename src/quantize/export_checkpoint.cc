@@ -65,14 +65,13 @@ class Export {
   Export(const Checkpoint& checkpoint, const Graph& loaded, const Graph& quantized,
          const PackedStyle& style)
       : checkpoint_(checkpoint), style_(style) {
-    for (const Node& node : quantized.nodes())
-      if (node.op == Op::kLinear) modules_.push_back(module_of(node));
-    for (const Node& node : quantized.nodes())
-      if (node.op == Op::kLinear)
-        if (const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight))
-          dtype_ = codes->scales.dtype();
-    for (std::size_t i = 0; i < quantized.nodes().size(); ++i) {
-      const Node& node = quantized.nodes()[i];
+    for (const Node& node : quantized.nodes()) {
+      if (node.op != Op::kLinear) continue;
+      modules_.push_back(module_of(node));
+      if (const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight))
+        dtype_ = codes->scales.dtype();
+    }
+    for (const Node& node : quantized.nodes()) {
       if (node.op == Op::kEmbedding)
         add_rows(node.name + ".weight", stored_rows(node.as<EmbeddingAttributes>().table));
       if (node.op == Op::kRmsNorm) add_norm(node, loaded);
