@@ -75,14 +75,15 @@ void quantize(const QuantizeFlags& flags) {
   refuse_standard_stream(flags.output, "--output", "a package is a folder");
   refuse_swapped("quantize", flags.checkpoint, flags.output);
   const std::string& text = flags.calibration.empty() ? flags.quark.dataset() : flags.calibration;
-  const QuantizeOptions options{
-      .checkpoint = flags.checkpoint,
-      .calibration = text.empty() ? fs::path() : plain_text_path("quantize", text),
-      .target = flags.output,
-      .export_style = export_style(flags),
-      .recipe = make_recipe(flags),
-      .dump_after = flags.dump_after,
-      .dump = [](const Graph& graph) { std::cerr << dump(graph); }};
+  const QuantizeOptions options{.checkpoint = flags.checkpoint,
+                                .calibration = text.empty() || text.ends_with(".jsonl")
+                                                   ? fs::path(text)
+                                                   : plain_text_path("quantize", text),
+                                .target = flags.output,
+                                .export_style = export_style(flags),
+                                .recipe = make_recipe(flags),
+                                .dump_after = flags.dump_after,
+                                .dump = [](const Graph& graph) { std::cerr << dump(graph); }};
   ThreadPool pool(flags.threads > 0 ? flags.threads : default_threads());
   catch_interrupt();
   TerminalObserver observer;
@@ -129,8 +130,9 @@ void add_quantize(CLI::App& app) {
                    "folder of the package; replaced whole if it is a package or empty")
       ->required();
   command->add_option("--calib", flags->calibration,
-                      "text file of the kind that the model will read, for activation scales and "
-                      "searches (default: a built-in text)");
+                      "text of the kind that the model will read, for activation scales and "
+                      "searches; of NAME.jsonl each line's \"text\" or chat \"messages\" (default: "
+                      "a built-in text)");
   auto* recipe = command->add_option(
       "--recipe", flags->recipe,
       "JSON file: passes, what each module becomes, calibration (docs/recipes.md)");

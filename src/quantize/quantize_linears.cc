@@ -107,11 +107,11 @@ float LinearQuantizer::input_scale(const std::string& module) const {
 }
 
 Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
-                                Scheme ModulePlan::* phase, std::string_view name) {
+                                Scheme ModulePlan::* phase, std::string_view task) {
   Rewriter rewriter(graph);
   Int8Linears<Rewriter> int8(rewriter);
   const auto linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
-  Task task(context.observer, name, linears, "weights");
+  Task progress(context.observer, task, linears, "weights");
   for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
     const Node& node = graph.node(id);
     if (node.op != Op::kLinear) {
@@ -134,7 +134,7 @@ Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
                                                  std::get<ChannelCodes>(weight), linear.bias));
       }
     }
-    task.advance();
+    progress.advance();
   }
   return std::move(rewriter).finish();
 }

@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "base/error.h"
-#include "base/hash.h"
 #include "base/printable.h"
 #include "checkpoint/checkpoint.h"
 #include "graph/finite.h"
@@ -14,12 +13,11 @@
 #include "package/output_folder.h"
 #include "package/package.h"
 #include "package/write_package.h"
-#include "quantize/built_in_text.h"
 #include "quantize/calibration.h"
+#include "quantize/calibration_text.h"
 #include "quantize/export_checkpoint.h"
 #include "quantize/passes.h"
 #include "quantize/quantize_linears.h"
-#include "text/tokenizer/tokenizer.h"
 
 namespace tandem {
 namespace {
@@ -77,44 +75,6 @@ void warn_of_left_out(const Checkpoint& checkpoint, const CheckpointWeights& wei
                   checkpoint.path().string(), left_out.size(), first_of(left_out)));
 }
 
-// The text that scales and passes are calibrated on, and what the package says of it.
-struct CalibrationText {
-  CalibrationWindows windows;
-  OrderedJson source;
-};
-
-CalibrationText read_text(const QuantizeOptions& options, const Checkpoint& checkpoint,
-                          const ModelInfo& info, Observer& observer) {
-  const bool is_built_in = options.calibration.empty();
-  if (is_built_in)
-    observer.warn(
-        "[quantize] calibrating on a built-in text, the documentation of this program: text of the "
-        "kind that the model will read loses less (--calib FILE)");
-  const Tokenizer tokenizer = Tokenizer::open(checkpoint.text_path());
-  const std::string text =
-      is_built_in ? std::string(built_in_text()) : read_text_file(options.calibration);
-  const CalibrationSettings& settings = options.recipe.calibration;
-  CalibrationText result;
-  result.windows = cut_windows(
-      tokenizer.encode(text), std::min(settings.window, info.longest_sequence()), settings.samples);
-  const std::int64_t window = result.windows.window;
-  const std::int64_t count = result.windows.tokens() / window;
-  // Statistics change little with the last windows of a text, and much with its first.
-  const bool is_short = result.windows.tokens() < settings.samples * settings.window / 2;
-  if (!is_built_in && (window < settings.window || is_short)) {
-    observer.warn(fmt::format(
-        "[quantize] {}: has text for {} windows of {} tokens ({} tokens) to calibrate on, fewer "
-        "than the recipe's {} of {} ({})",
-        options.calibration.string(), count, window, result.windows.tokens(), settings.samples,
-        settings.window, settings.samples * settings.window));
-  }
-  result.source = {{"file", is_built_in ? "built-in" : options.calibration.filename().string()},
-                   {"hash", content_hash(text)},
-                   {"windows", count},
-                   {"window_tokens", window}};
-  return result;
-}
-
 }  // namespace
 
 QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
@@ -149,7 +109,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const bool is_static = !options.export_style && has_static_inputs(options.recipe, loaded);
   std::optional<CalibrationText> text;
   if (is_static || std::ranges::any_of(steps, needs_text))
-    text = read_text(options, checkpoint, info, observer);
+    text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
+                                 observer);
   std::vector<Pass> passes;
   for (const PassStep& step : steps)
     passes.push_back(make_pass(step, options.recipe, text ? &text->windows : nullptr));

@@ -22,8 +22,9 @@ class QuarkWords : public ::testing::Test {
  protected:
   QuarkWords() {
     // A text of a few windows.
-    write_text_file(folder_ / "text.txt",
-                    read_text_file(demo() + "/calibration.txt").substr(0, 6000));
+    const std::string text = read_text_file(demo() + "/calibration.txt").substr(0, 6000);
+    write_text_file(folder_ / "text.txt", text);
+    write_text_file(folder_ / "text.jsonl", Json{{"text", text}}.dump() + "\n");
   }
 
   // The options that all of them have, and more.
@@ -53,7 +54,7 @@ class QuarkWords : public ::testing::Test {
 TEST_F(QuarkWords, AwqCheckpoint) {
   const Json config = config_after(
       "out", {"--quant_scheme", "w_uint4_per_group_asym", "--quant_algo", "awq", "--dataset",
-              "pileval_for_awq_benchmark", "--dataset_path", (folder_ / "text.txt").string(),
+              "pileval_for_awq_benchmark", "--dataset_path", (folder_ / "text.jsonl").string(),
               "--model_export", "hf_format", "--data_type", "float16", "--custom_mode", "awq"});
   const Json& settings = config["quantization_config"];
   EXPECT_EQ(settings["quant_method"], "awq");

@@ -1,0 +1,109 @@
+// Plain text as a whole, JSON line by line.
+#include "quantize/calibration_text.h"
+
+#include <algorithm>
+#include <optional>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "base/hash.h"
+#include "checkpoint/checkpoint.h"
+#include "quantize/built_in_text.h"
+#include "quantize/calibration.h"
+#include "text/chat_template.h"
+#include "text/tokenizer/tokenizer.h"
+
+namespace tandem {
+namespace {
+
+class Documents {
+ public:
+  Documents(const Checkpoint& checkpoint, std::string where)
+      : checkpoint_(checkpoint),
+        where_(std::move(where)),
+        tokenizer_(Tokenizer::open(checkpoint.text_path())) {}
+
+  std::vector<TokenId> of_text(std::string_view text) const { return tokenizer_.encode(text); }
+
+  std::vector<TokenId> of_lines(std::string_view text) {
+    std::vector<TokenId> ids;
+    for (int line = 1; !text.empty(); ++line) {
+      const std::size_t end = std::min(text.find('\n'), text.size());
+      const std::string_view one = text.substr(0, end);
+      text.remove_prefix(std::min(end + 1, text.size()));
+      if (one.find_first_not_of(" \t\r") == std::string_view::npos) continue;
+      const std::vector<TokenId> more = of_line(one, fmt::format("{}:{}", where_, line));
+      ids.insert(ids.end(), more.begin(), more.end());
+    }
+    return ids;
+  }
+
+ private:
+  std::vector<TokenId> of_line(std::string_view line, const std::string& place) {
+    const OrderedJson json = parse_ordered_json(line, place);
+    const auto has = [&](const char* key, auto test) {
+      return json.is_object() && json.contains(key) && test(json[key]);
+    };
+    if (has("text", [](const OrderedJson& text) { return text.is_string(); }))
+      return of_text(json["text"].get<std::string>());
+    if (!has("messages", [](const OrderedJson& list) { return list.is_array(); }))
+      fail(ErrorCode::kFormat,
+           "[quantize] {}: expected an object with a string at \"text\" or a list at \"messages\"",
+           place);
+    if (!template_) {
+      template_ = ChatTemplate::open(checkpoint_.text_path());
+      context_ = read_special_tokens(checkpoint_.text_path());
+      for (const char* key : {"tools", "documents"}) context_[key] = nullptr;
+      context_["add_generation_prompt"] = false;
+    }
+    OrderedJson context = context_;
+    context["messages"] = json["messages"];
+    const RenderedChat chat = template_->render_marked(context);
+    return tokenizer_.encode(chat.text, {.add_special_tokens = false, .plain = chat.from_chat});
+  }
+
+  const Checkpoint& checkpoint_;
+  std::string where_;
+  Tokenizer tokenizer_;
+  // Opened for the first conversation.
+  std::optional<ChatTemplate> template_;
+  OrderedJson context_;
+};
+
+}  // namespace
+
+CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& checkpoint,
+                                      const ModelInfo& info, const CalibrationSettings& settings,
+                                      Observer& observer) {
+  const bool is_built_in = file.empty();
+  if (is_built_in)
+    observer.warn(
+        "[quantize] calibrating on a built-in text, the documentation of this program: text of the "
+        "kind that the model will read loses less (--calib FILE)");
+  const std::string text = is_built_in ? std::string(built_in_text()) : read_text_file(file);
+  Documents documents(checkpoint, file.string());
+  const std::vector<TokenId> ids =
+      file.extension() == ".jsonl" ? documents.of_lines(text) : documents.of_text(text);
+  CalibrationText result;
+  result.windows =
+      cut_windows(ids, std::min(settings.window, info.longest_sequence()), settings.samples);
+  const std::int64_t tokens = result.windows.tokens(), window = result.windows.window;
+  // Statistics change little with the last windows of a text, and much with its first.
+  const bool is_short = tokens < settings.samples * settings.window / 2;
+  if (!is_built_in && (window < settings.window || is_short)) {
+    observer.warn(fmt::format(
+        "[quantize] {}: has text for {} windows of {} tokens ({} tokens) to calibrate on, fewer "
+        "than the recipe's {} of {} ({})",
+        file.string(), tokens / window, window, tokens, settings.samples, settings.window,
+        settings.samples * settings.window));
+  }
+  result.source = {{"file", is_built_in ? "built-in" : file.filename().string()},
+                   {"hash", content_hash(text)},
+                   {"windows", tokens / window},
+                   {"window_tokens", window}};
+  return result;
+}
+
+}  // namespace tandem

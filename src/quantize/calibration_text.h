@@ -1,0 +1,33 @@
+// The text that scales and passes are calibrated on: from a file, or the built-in one.
+#pragma once
+
+#include <string>
+
+#include "base/files.h"
+#include "base/json.h"
+#include "base/observer.h"
+#include "graph/model_info.h"
+#include "quantize/block_runner.h"
+#include "quantize/recipe.h"
+
+namespace tandem {
+
+class Checkpoint;
+
+struct CalibrationText {
+  CalibrationWindows windows;
+  // What a package says of it: file, hash, windows, window_tokens.
+  OrderedJson source;
+};
+
+// Tokenizes the file with the checkpoint's tokenizer and cuts it into windows, of the model's
+// context at most. A file NAME.jsonl holds a JSON object on each line, with a document at "text",
+// or with chat messages at "messages", which go through the checkpoint's chat template; documents
+// are tokenized one by one and joined. Any other file is one text. Empty: the built-in text, with a
+// warning, as there is for less than half of the tokens that the settings ask for. Throws kFormat,
+// naming file and line, and kInvalidArgument for less than a window.
+CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& checkpoint,
+                                      const ModelInfo& info, const CalibrationSettings& settings,
+                                      Observer& observer);
+
+}  // namespace tandem
