@@ -10,7 +10,8 @@ namespace tandem {
 fs::path hub_cache_folder();
 
 // `path` itself if it exists or is no name of the form ORGANIZATION/MODEL; for such a name, or its
-// address on huggingface.co, the folder of its newest download, models--ORGANIZATION--MODEL/snapshots/(what refs/main says).
+// address on huggingface.co, the folder of its newest download,
+// models--ORGANIZATION--MODEL/snapshots/(what refs/main says).
 // Throws kNotFound, saying how to fetch the model, if it is in no cache.
 fs::path find_model(const fs::path& path);
 

@@ -61,6 +61,9 @@ void QuarkWords::add_to(CLI::App& command) {
                                     "uint4_wo_128");
   const auto add = [&](CLI::Option* option) { return option->group(kGroup)->needs(scheme); };
   scheme->group(kGroup);
+  // What the scheme and its flags say.
+  for (const char* ours : {"--recipe", "--export", "--lm-head"})
+    scheme->excludes(command.get_option(ours));
   add(command.add_option("--data-type", data_type_, "type of the scales: that of the loaded model"))
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "float16", "bfloat16", "float32"}));
@@ -85,7 +88,8 @@ void QuarkWords::add_to(CLI::App& command) {
   add(command.add_option("--dataset", dataset_,
                          "name of a calibration set, which --dataset-path reads from a file"));
   add(command.add_option("--dataset-path", dataset_path_,
-                         "text to calibrate on (default: a built-in text)"));
+                         "text to calibrate on (default: a built-in text)"))
+      ->excludes(command.get_option("--calib"));
 }
 
 std::vector<Rule> QuarkWords::rules(std::int64_t group, const std::string& checkpoint) const {

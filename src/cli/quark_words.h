@@ -16,7 +16,8 @@ namespace tandem::cli {
 
 class QuarkWords {
  public:
-  // Adds the flags that have no equal among ours; those that do are aliases (arguments.cc).
+  // Adds the flags that have no equal among ours; those that do are aliases (arguments.cc). The
+  // command has our own that they replace: --recipe, --export, --lm-head and --calib.
   void add_to(CLI::App& command);
 
   // Whether a scheme was given, without which none of the flags may be.

@@ -31,6 +31,13 @@ const Rows& rows_of(const Node& node) {
   return std::get<FloatWeight>(node.as<LinearAttributes>().weight).rows;
 }
 
+// Of products, with Quark's order: the type of the scales.
+DType rounding(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
+               const std::vector<ScalingGroup>& groups) {
+  if (!settings.quark || groups.empty()) return DType::kF32;
+  return resolve(recipe, graph.node(groups.front().linears.front()).name).decode.scales;
+}
+
 // A copy with other weights, by module.
 Graph with_weights(const Graph& graph, const std::map<std::string, Tensor>& weights) {
   Rewriter rewriter(graph);
@@ -157,16 +164,11 @@ class Awq : public BlockVisitor {
       factors.push_back(found.scalings.back().factors);
     }
     if (settings_.clip) {
-      const Graph scaled = rescale(graph_, groups, factors, rounding(groups));
+      const Graph scaled =
+          rescale(graph_, groups, factors, rounding(graph_, recipe_, settings_, groups));
       for (std::size_t g = 0; g < groups.size(); ++g) clip(scaled, groups[g], factors[g]);
     }
     seen_.clear();
-  }
-
-  // Of products, with Quark's order: the type of the scales.
-  DType rounding(const std::vector<ScalingGroup>& groups) const {
-    if (!settings_.quark || groups.empty()) return DType::kF32;
-    return scheme_of(groups.front().linears.front()).scales;
   }
 
  private:
@@ -436,14 +438,11 @@ Graph apply_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& set
                 const AwqResult& result) {
   std::vector<ScalingGroup> groups;
   std::vector<std::vector<float>> factors;
-  DType dtype = DType::kF32;
   for (const AwqScaling& scaling : result.scalings) {
     groups.push_back(scaling.group);
     factors.push_back(scaling.factors);
-    if (settings.quark)
-      dtype = resolve(recipe, graph.node(scaling.group.linears.front()).name).decode.scales;
   }
-  const Graph scaled = rescale(graph, groups, factors, dtype);
+  const Graph scaled = rescale(graph, groups, factors, rounding(graph, recipe, settings, groups));
   Rewriter rewriter(scaled);
   for (NodeId id = 0; id < static_cast<NodeId>(scaled.nodes().size()); ++id) {
     const auto found = result.bounds.find(id);

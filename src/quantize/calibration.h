@@ -32,7 +32,8 @@ struct InputStatistics {
 CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t window,
                                std::int64_t samples);
 
-// Keyed by node name. Linears outside blocks (the head) are not recorded. `progress(done, total)` is called after each block.
+// Keyed by node name. Linears outside blocks (the head) are not recorded. `progress(done, total)` is
+// called after each block.
 std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,
                                                  ThreadPool& pool,

@@ -16,8 +16,6 @@ namespace {
 
 constexpr int kSteps = 10;
 constexpr double kStep = 1.0 / 20;
-// Rows that are read at a time (see RowSource::read()).
-constexpr std::int64_t kRowsAtOnce = 64;
 
 // Of every group of columns of x, [groups][g][g].
 std::vector<float> gram_of_groups(std::span<const float> x, std::size_t columns, std::size_t g,
@@ -111,15 +109,11 @@ Tensor search_clip(const RowSource& weight, const Scheme& scheme, std::span<cons
   std::vector<float> bounds(static_cast<std::size_t>(weight.rows()) * (columns / g));
   pool.parallel_for(weight.rows(), 1, [&](Range range) {
     Search search(quantizer, scheme.scales);
-    std::vector<float> rows(static_cast<std::size_t>(kRowsAtOnce) * columns);
-    for (std::int64_t first = range.begin; first < range.end; first += kRowsAtOnce) {
-      const auto count = static_cast<std::size_t>(std::min(kRowsAtOnce, range.end - first));
-      const std::span<float> some = std::span(rows).first(count * columns);
-      weight.read(first, some);
-      float* out = bounds.data() + static_cast<std::size_t>(first) * (columns / g);
-      for (std::size_t at = 0; at < some.size(); at += g)
-        *out++ = search.bound(some.subspan(at, g), grams.data() + at % columns * g);
-    }
+    visit_rows(weight, range.begin, range.end, [&](std::int64_t row, std::span<float> values) {
+      float* out = bounds.data() + static_cast<std::size_t>(row) * (columns / g);
+      for (std::size_t at = 0; at < values.size(); at += g)
+        *out++ = search.bound(values.subspan(at, g), grams.data() + at % columns * g);
+    });
   });
   return Tensor::from_floats(bounds, {weight.rows(), weight.columns() / quantizer.group()});
 }

@@ -11,9 +11,6 @@
 namespace tandem {
 namespace {
 
-// Rows that are read at a time (see RowSource::read()).
-constexpr std::int64_t kRowsAtOnce = 64;
-
 // int8 with one float32 scale: 127 codes on each side (see quantize_channel_codes()).
 void quantize_row(std::span<float> weights) {
   float largest = 0;
@@ -70,14 +67,12 @@ std::vector<float> FakeQuantizer::quantize_rows(const RowSource& rows, ThreadPoo
   std::vector<float> values(static_cast<std::size_t>(rows.rows() * columns));
   pool.parallel_for(rows.rows(), 1, [&](Range range) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(group_));
-    for (std::int64_t first = range.begin; first < range.end; first += kRowsAtOnce) {
-      const std::int64_t count = std::min(kRowsAtOnce, range.end - first);
-      const std::span<float> out = std::span(values).subspan(
-          static_cast<std::size_t>(first * columns), static_cast<std::size_t>(count * columns));
-      rows.read(first, out);
-      for (std::size_t at = 0; at < out.size(); at += codes.size())
-        quantize_group(out.subspan(at, codes.size()), codes);
-    }
+    const std::span<float> out =
+        std::span(values).subspan(static_cast<std::size_t>(range.begin * columns),
+                                  static_cast<std::size_t>(range.size() * columns));
+    rows.read(range.begin, out);
+    for (std::size_t at = 0; at < out.size(); at += codes.size())
+      quantize_group(out.subspan(at, codes.size()), codes);
   });
   return values;
 }

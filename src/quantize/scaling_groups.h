@@ -1,6 +1,6 @@
-// Which channels between two operators can be rescaled without changing what a graph computes: where
-// one operator's output is divided by a factor for each channel, and the columns of the Linears that
-// read it are multiplied by the same. Found from the graph alone, whatever the modules are called.
+// Which channels between two operators can be rescaled without changing what a graph computes:
+// where one operator's output is divided by a factor for each channel, and the columns of the
+// Linears that read it are multiplied by the same. Found from the graph alone, whatever the modules are called.
 #pragma once
 
 #include <cstdint>

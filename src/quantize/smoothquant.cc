@@ -11,20 +11,13 @@
 namespace tandem {
 namespace {
 
-// Rows that are read at a time (see RowSource::read()).
-constexpr std::int64_t kRowsAtOnce = 64;
-
 // The largest |w| of each column.
 void raise_to_columns(const RowSource& rows, std::vector<float>& largest) {
   const auto columns = static_cast<std::size_t>(rows.columns());
-  std::vector<float> values(static_cast<std::size_t>(kRowsAtOnce) * columns);
-  for (std::int64_t first = 0; first < rows.rows(); first += kRowsAtOnce) {
-    const auto count = static_cast<std::size_t>(std::min(kRowsAtOnce, rows.rows() - first));
-    const std::span<float> some = std::span(values).first(count * columns);
-    rows.read(first, some);
-    for (std::size_t i = 0; i < some.size(); ++i)
-      largest[i % columns] = std::max(largest[i % columns], std::abs(some[i]));
-  }
+  visit_rows(rows, 0, rows.rows(), [&](std::int64_t, std::span<const float> values) {
+    for (std::size_t i = 0; i < values.size(); ++i)
+      largest[i % columns] = std::max(largest[i % columns], std::abs(values[i]));
+  });
 }
 
 std::vector<float> factors_of(const Graph& graph, const ScalingGroup& group,

@@ -49,6 +49,19 @@ class RowSource {
 
 using Rows = std::shared_ptr<const RowSource>;
 
+// Calls visit(row, values) for the rows [begin, end), several at a time: `row` is the first of them.
+template <typename Visit>
+void visit_rows(const RowSource& source, std::int64_t begin, std::int64_t end, Visit&& visit) {
+  constexpr std::int64_t kAtOnce = 64;
+  std::vector<float> values(static_cast<std::size_t>(kAtOnce * source.columns()));
+  for (std::int64_t row = begin; row < end; row += kAtOnce) {
+    const std::int64_t count = end - row < kAtOnce ? end - row : kAtOnce;
+    const auto some = std::span(values).first(static_cast<std::size_t>(count * source.columns()));
+    source.read(row, some);
+    visit(row, some);
+  }
+}
+
 // The rows of a tensor [rows, columns] of F32, F16, BF16, F64, F8_E4M3 or F8_E5M2; throws kFormat
 // for anything else. F64 is read as the nearest F32 values and 8-bit floats as F16, and therefore
 // stored() is null.

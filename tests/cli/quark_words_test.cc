@@ -171,6 +171,12 @@ TEST_F(QuarkWords, MistakesAreNamed) {
   refuse({"--quant_scheme", "uint4_wo_128", "--model_export", "onnx"}, {"--model-export"});
   refuse({"--quant_scheme", "uint4_wo_128", "--quant_algo", "gptq"}, {"--algo"});
   refuse({"--custom_mode", "awq"}, {"--quant-scheme"});
+  // Ours that say the same.
+  for (const auto& [flag, value] :
+       {std::pair{"--lm-head", "32"}, {"--export", "awq"}, {"--recipe", "r.json"}})
+    refuse({"--quant_scheme", "uint4_wo_128", flag, value}, {"--quant-scheme", flag});
+  refuse({"--quant_scheme", "uint4_wo_128", "--dataset_path", "a.txt", "--calib", "b.txt"},
+         {"--dataset-path", "--calib"});
   refuse({"--quant_scheme", "uint4_wo_128", "--dataset_path", (folder_ / "no.txt").string(),
           "--quant_algo", "awq"},
          {"no.txt"});

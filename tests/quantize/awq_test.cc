@@ -101,19 +101,26 @@ class Rows : public BlockVisitor {
   std::int64_t stride_;
 };
 
+// A recorded search, and what it was given.
+struct Search {
+  RecordedSearch recorded;
+  Recipe recipe;
+  CalibrationWindows windows;
+};
+Search search_of(const char* name) {
+  const auto group = QuarkCase(name).description.at("group_size").get<std::int64_t>();
+  return {RecordedSearch(name), recipe_for(group, DType::kF32), quark_windows()};
+}
+
 class QuarkSearch : public ::testing::TestWithParam<const char*> {};
 
 // Of 480 losses each. A factor that differs in its last bit moves ties between two codes, and with
 // them a loss by up to 0.1 %.
 TEST_P(QuarkSearch, FindsTheSameExponents) {
   TANDEM_REQUIRE_SHARED("quark/awq_g128_float32");
-  const QuarkCase quark(GetParam());
-  const RecordedSearch recorded(GetParam());
+  const auto [recorded, recipe, windows] = search_of(GetParam());
   const DemoGraph demo;
   ThreadPool pool(2);
-  const CalibrationWindows windows = quark_windows();
-  const Recipe recipe =
-      recipe_for(quark.description.at("group_size").get<std::int64_t>(), DType::kF32);
   const AwqSettings settings{.search_tokens = 0, .clip = false, .quark = true};
   const AwqResult found = search_awq(demo.graph(), recipe, settings, windows, pool, silent());
   ASSERT_EQ(found.scalings.size(), 24U);
@@ -139,13 +146,9 @@ TEST_P(QuarkSearch, FindsTheSameExponents) {
 // decides which is taken.
 TEST_P(QuarkSearch, FindsTheSameClipSteps) {
   TANDEM_REQUIRE_SHARED("quark/awq_g128_float32");
-  const QuarkCase quark(GetParam());
-  const RecordedSearch recorded(GetParam());
+  const auto [recorded, recipe, windows] = search_of(GetParam());
   const DemoGraph demo;
   ThreadPool pool(2);
-  const CalibrationWindows windows = quark_windows();
-  const Recipe recipe =
-      recipe_for(quark.description.at("group_size").get<std::int64_t>(), DType::kF32);
   const std::vector<ScalingGroup> groups = find_scaling_groups(demo.graph());
   std::vector<ValueId> inputs;
   std::vector<std::vector<float>> factors;

@@ -64,8 +64,8 @@ bool begins_as_sentencepiece(std::string_view bytes) {
   return at + 1 < bytes.size() && bytes[at + 1] == '\n';
 }
 
-// Adds the tokens that tokenizer_config.json lists and tokenizer.json does not, as transformers does:
-// what stands in tokenizer.json holds, and new tokens are numbered there.
+// Adds the tokens that tokenizer_config.json lists and tokenizer.json does not, as transformers
+// does: what stands in tokenizer.json holds, and new tokens are numbered there.
 void add_tokens_of_config(Json& tokenizer, const fs::path& file) {
   const TokenizerConfig config = TokenizerConfig::beside(file);
   if (config.added_tokens.empty() || !tokenizer.is_object()) return;
