@@ -32,12 +32,17 @@ class SpelledTensors : public TensorSource {
 class SpellingSink : public TensorSink {
  public:
   std::string keep(const std::string&, const Tensor& tensor) override {
-    std::string reference(to_string(tensor.dtype()));
-    for (const std::int64_t dim : tensor.shape()) reference += " " + std::to_string(dim);
-    return reference;
+    return spell(tensor.dtype(), tensor.shape());
   }
-  std::string keep(const std::string& name, const Rows& rows) override {
-    return keep(name, *rows->stored());
+  std::string keep(const std::string&, const Rows& rows) override {
+    return spell(rows->dtype(), {rows->rows(), rows->columns()});
+  }
+
+ private:
+  static std::string spell(DType dtype, const Shape& shape) {
+    std::string reference(to_string(dtype));
+    for (const std::int64_t dim : shape) reference += " " + std::to_string(dim);
+    return reference;
   }
 };
 

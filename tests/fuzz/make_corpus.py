@@ -322,7 +322,7 @@ def graph_json():
     y = node("RmsNorm", "norm", [x], layer=0, weight="F32 8", epsilon=1e-6, heads=1)
     q = node("Linear", "q", [y], layer=0, weight={"kind": "float", "values": "F16 8 8"}, bias="F32 8")
     k = node("Linear", "k", [y], layer=0, weight=groups(4, 8, 2))
-    v = node("Linear", "v", [y], layer=0, weight={"kind": "float", "values": "F32 4 8"})
+    v = node("Linear", "v", [y], layer=0, weight={"kind": "float", "values": "F64 4 8"})
     q = node("RotaryEmbedding", "q_rotary", [q, angles], layer=0, heads=2, head_dim=4)
     k = node("RotaryEmbedding", "k_rotary", [k, angles], layer=0, heads=1, head_dim=4)
     y = node("GroupQueryAttention", "attn", [q, k, v], layer=0, heads=2, kv_heads=1, head_dim=4, scale=0.5, window=3,
