@@ -139,12 +139,13 @@ void add_quantize(CLI::App& app) {
   auto* algorithm =
       command
           ->add_option("--algo,--quant-algo", flags->algorithms,
-                       "what is done on the text before weights are rounded, in this order: "
-                       "smoothquant moves the range of activations into weights, awq searches "
-                       "scales and clipping (default: nothing)")
+                       "what is done before weights are rounded, in this order: smoothquant moves "
+                       "the range of activations into weights, awq searches scales and clipping, "
+                       "seqmse clipping alone, mse_clip without a text, gptq chooses codes that "
+                       "make up for each other and comes last (default: nothing)")
           ->delimiter(',')
           ->allow_extra_args(false)
-          ->check(CLI::IsMember({"smoothquant", "awq"}));
+          ->check(CLI::IsMember({"smoothquant", "awq", "seqmse", "mse_clip", "gptq"}));
   command
       ->add_option("--compat", flags->compat,
                    "quark: search on all of the text and in the order of AMD Quark, whose results "

@@ -10,10 +10,11 @@
 
 #include "base/error.h"
 #include "graph/extract.h"
-#include "graph/rewriter.h"
 #include "graph/uses.h"
 #include "quantize/clip_search.h"
 #include "quantize/fake_quantize.h"
+#include "quantize/linear_weights.h"
+#include "quantize/products.h"
 #include "quantize/window_executor.h"
 
 namespace tandem {
@@ -27,40 +28,11 @@ constexpr float kSmallestFactor = 1e-4F;
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-const Rows& rows_of(const Node& node) {
-  return std::get<FloatWeight>(node.as<LinearAttributes>().weight).rows;
-}
-
 // Of products, with Quark's order: the type of the scales.
 DType rounding(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
                const std::vector<ScalingGroup>& groups) {
   if (!settings.quark || groups.empty()) return DType::kF32;
   return resolve(recipe, graph.node(groups.front().linears.front()).name).decode.scales;
-}
-
-// A copy with other weights, by module.
-Graph with_weights(const Graph& graph, const std::map<std::string, Tensor>& weights) {
-  Rewriter rewriter(graph);
-  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
-    const auto found = weights.find(graph.node(id).name);
-    if (found == weights.end()) {
-      rewriter.copy(id);
-      continue;
-    }
-    auto linear = graph.node(id).as<LinearAttributes>();
-    linear.weight = FloatWeight(found->second);
-    rewriter.copy(id, std::move(linear));
-  }
-  return std::move(rewriter).finish();
-}
-
-// y = x · wᵀ.
-Graph product_with(Tensor weight) {
-  Graph graph;
-  const ValueId x = graph.add_input({.name = "x", .width = weight.dim(1)});
-  graph.set_outputs({graph.add(Op::kLinear, "product", -1, {x},
-                               LinearAttributes{FloatWeight(std::move(weight)), {}})});
-  return graph;
 }
 
 double sum_of_squares(std::span<const float> values) {
@@ -260,8 +232,9 @@ class Awq : public BlockVisitor {
     }
     auto want = std::make_shared<std::vector<float>>(run(part, group, inputs));
     return [this, &group, part, inputs, wrong, want](const std::vector<float>& factors) {
-      std::map<std::string, Tensor> weights;
-      for (const NodeId id : group.linears) weights[graph_.node(id).name] = trial(id, factors);
+      std::map<std::string, Rows> weights;
+      for (const NodeId id : group.linears)
+        weights[graph_.node(id).name] = stored_rows(trial(id, factors));
       const Extracted changed{with_weights(part.graph, weights), part.inputs, part.outputs};
       std::vector<float> got = run(changed, group, inputs);
       for (std::size_t i = 0; i < got.size(); ++i) got[i] -= (*want)[i];
@@ -312,15 +285,19 @@ class Awq : public BlockVisitor {
     const std::vector<float>& x = seen_.at(group.value).search;
     const double outputs = static_cast<double>(search_rows_) * static_cast<double>(rows->rows());
     std::shared_ptr<Tensor> gram;
-    if (search_rows_ > rows->columns())
-      gram = std::make_shared<Tensor>(gram_of(x, rows->columns()));
+    if (search_rows_ > rows->columns()) {
+      GramMatrix sums(rows->columns(), pool_);
+      sums.add(x);
+      gram = std::make_shared<Tensor>(
+          Tensor::from_floats(sums.values(), {rows->columns(), rows->columns()}));
+    }
     return [this, id, rows, &x, outputs, gram](const std::vector<float>& factors) {
       std::vector<float> difference = difference_of(id, factors);
       if (gram == nullptr) {
         const Tensor weight = Tensor::from_floats(difference, {rows->rows(), rows->columns()});
-        return sum_of_squares(multiply(x, weight)) / outputs;
+        return sum_of_squares(multiply(x, weight, pool_)) / outputs;
       }
-      const std::vector<float> product = multiply(difference, *gram);
+      const std::vector<float> product = multiply(difference, *gram, pool_);
       return std::inner_product(product.begin(), product.end(), difference.begin(), 0.0,
                                 std::plus<>(), [](double a, double b) { return a * b; }) /
              outputs;
@@ -335,42 +312,6 @@ class Awq : public BlockVisitor {
     rows.read(0, weight);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] -= weight[i];
     return values;
-  }
-
-  // x [rows, k] · weightᵀ.
-  std::vector<float> multiply(std::span<const float> x, const Tensor& weight) const {
-    constexpr std::int64_t kRows = 512;
-    const std::int64_t k = weight.dim(1), n = weight.dim(0);
-    const auto rows = static_cast<std::int64_t>(x.size()) / k;
-    std::vector<float> result(index(rows * n));
-    const std::int64_t window = std::min(rows, kRows);
-    WindowExecutor executor(product_with(weight), window, window, pool_);
-    for (std::int64_t first = 0; first < rows; first += kRows) {
-      const std::int64_t count = std::min(kRows, rows - first);
-      const void* const input = x.data() + first * k;
-      executor.run(std::span(&input, 1), count);
-      std::copy_n(executor.output(0), count * n,
-                  result.begin() + static_cast<std::ptrdiff_t>(first * n));
-    }
-    return result;
-  }
-
-  // xᵀ · x, [k, k].
-  Tensor gram_of(const std::vector<float>& x, std::int64_t k) const {
-    constexpr std::int64_t kRows = 4096;
-    const auto rows = static_cast<std::int64_t>(x.size()) / k;
-    std::vector<float> sum(index(k * k));
-    for (std::int64_t first = 0; first < rows; first += kRows) {
-      const std::int64_t count = std::min(kRows, rows - first);
-      std::vector<float> transposed(index(k * count));
-      for (std::int64_t row = 0; row < count; ++row)
-        for (std::int64_t c = 0; c < k; ++c)
-          transposed[index(c * count + row)] = x[index((first + row) * k + c)];
-      const std::vector<float> product =
-          multiply(transposed, Tensor::from_floats(transposed, {k, count}));
-      std::ranges::transform(sum, product, sum.begin(), std::plus<>());
-    }
-    return Tensor::from_floats(sum, {k, k});
   }
 
   void clip(const Graph& scaled, const ScalingGroup& group, const std::vector<float>& factors) {
@@ -443,19 +384,10 @@ Graph apply_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& set
     factors.push_back(scaling.factors);
   }
   const Graph scaled = rescale(graph, groups, factors, rounding(graph, recipe, settings, groups));
-  Rewriter rewriter(scaled);
-  for (NodeId id = 0; id < static_cast<NodeId>(scaled.nodes().size()); ++id) {
-    const auto found = result.bounds.find(id);
-    if (found == result.bounds.end()) {
-      rewriter.copy(id);
-      continue;
-    }
-    auto linear = scaled.node(id).as<LinearAttributes>();
-    linear.weight =
-        FloatWeight(clamp_groups(std::get<FloatWeight>(linear.weight).rows, found->second));
-    rewriter.copy(id, std::move(linear));
-  }
-  return std::move(rewriter).finish();
+  std::map<std::string, Rows> clipped;
+  for (const auto& [id, bounds] : result.bounds)
+    clipped[scaled.node(id).name] = clamp_groups(rows_of(scaled.node(id)), bounds);
+  return with_weights(scaled, clipped);
 }
 
 }  // namespace tandem

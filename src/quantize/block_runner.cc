@@ -98,28 +98,10 @@ void BlockRunner::run_block(int b, BlockVisitor& visitor) {
   const Extracted& part = blocks_[index(b)].part;
   if (part.graph.nodes().empty()) return;
   const bool is_decoder = layer_ >= 0;
+  const bool is_revised = is_decoder && visitor.revises();
   if (is_decoder) visitor.begin(layer_);
-  {
-    WindowExecutor executor(part.graph, windows_.window, batch_rows_, pool_);
-    take_memory(b);
-    for (std::int64_t first = 0; first < windows_.tokens(); first += batch_rows_) {
-      const std::int64_t rows = std::min(batch_rows_, windows_.tokens() - first);
-      std::vector<const void*> inputs;
-      for (const ValueId input : part.inputs) inputs.push_back(input_rows(input, first));
-      executor.run(inputs, rows);
-      batch_first_ = first;
-      for (std::size_t i = 0; i < part.outputs.size(); ++i)
-        batch_outputs_[index(part.outputs[i])] = executor.output(i);
-      if (is_decoder) visitor.batch(*this, first, rows);
-      for (const ValueId output : part.outputs) {
-        const Kept& kept = kept_[index(output)];
-        if (kept.data != nullptr)
-          std::memcpy(kept.data + first * kept.row_bytes, batch_outputs_[index(output)],
-                      index(rows * kept.row_bytes));
-        batch_outputs_[index(output)] = nullptr;
-      }
-    }
-  }
+  take_memory(b, is_revised);
+  run_windows(part.graph, part, is_decoder ? &visitor : nullptr);
   // Those that were overwritten, or that no later block reads.
   const auto forget = [&](bool overwritten) {
     for (const ValueId input : part.inputs)
@@ -127,13 +109,36 @@ void BlockRunner::run_block(int b, BlockVisitor& visitor) {
   };
   forget(true);
   if (is_decoder) visitor.end(*this);
+  if (is_revised) run_windows(visitor.revised(part.graph), part, nullptr);
   forget(false);
   release_weights(part.graph);
 }
 
-// Allocates the values that later blocks read. Reuses the memory of a value of the same size that
-// nobody reads after this block; its rows are overwritten batch by batch once they have been read.
-void BlockRunner::take_memory(int b) {
+void BlockRunner::run_windows(const Graph& graph, const Extracted& part, BlockVisitor* visitor) {
+  WindowExecutor executor(graph, windows_.window, batch_rows_, pool_);
+  for (std::int64_t first = 0; first < windows_.tokens(); first += batch_rows_) {
+    const std::int64_t rows = std::min(batch_rows_, windows_.tokens() - first);
+    std::vector<const void*> inputs;
+    for (const ValueId input : part.inputs) inputs.push_back(input_rows(input, first));
+    executor.run(inputs, rows);
+    batch_first_ = first;
+    for (std::size_t i = 0; i < part.outputs.size(); ++i)
+      batch_outputs_[index(part.outputs[i])] = executor.output(i);
+    if (visitor != nullptr) visitor->batch(*this, first, rows);
+    for (const ValueId output : part.outputs) {
+      const Kept& kept = kept_[index(output)];
+      if (kept.data != nullptr)
+        std::memcpy(kept.data + first * kept.row_bytes, batch_outputs_[index(output)],
+                    index(rows * kept.row_bytes));
+      batch_outputs_[index(output)] = nullptr;
+    }
+  }
+}
+
+// Allocates the values that later blocks read. Unless the inputs are to be kept, reuses the memory
+// of a value of the same size that nobody reads after this block; its rows are overwritten batch by
+// batch once they have been read.
+void BlockRunner::take_memory(int b, bool keep_inputs) {
   const Extracted& part = blocks_[index(b)].part;
   for (const ValueId output : part.outputs) {
     if (last_reader_[index(output)] <= b) continue;
@@ -141,6 +146,7 @@ void BlockRunner::take_memory(int b) {
     const auto row_bytes = value.width * static_cast<std::int64_t>(size_of(value.dtype));
     Kept& kept = kept_[index(output)];
     for (const ValueId input : part.inputs) {
+      if (keep_inputs) break;
       if (last_reader_[index(input)] != b || kept_[index(input)].row_bytes != row_bytes) continue;
       kept = kept_[index(input)];
       // Two outputs must not reuse the same memory.

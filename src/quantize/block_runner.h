@@ -35,6 +35,12 @@ class BlockVisitor {
   virtual void batch(const BlockRunner& runner, std::int64_t first, std::int64_t rows) = 0;
   // All windows did; values that later blocks read can be had for all tokens.
   virtual void end(const BlockRunner& /*runner*/) {}
+
+  // Whether each block runs a second time after end(), with the weights of revised(), and later
+  // blocks go on from what it computes then. The values that it reads are kept meanwhile.
+  virtual bool revises() const { return false; }
+  // The block's graph with other weights.
+  virtual Graph revised(const Graph& block) const { return block; }
 };
 
 class BlockRunner {
@@ -73,7 +79,9 @@ class BlockRunner {
   void require_windows() const;
   std::vector<Block> cut_blocks(const std::vector<ValueId>& wanted) const;
   void run_block(int b, BlockVisitor& visitor);
-  void take_memory(int b);
+  // Runs a graph with the inputs and outputs of a block on all windows; the visitor may be null.
+  void run_windows(const Graph& graph, const Extracted& part, BlockVisitor* visitor);
+  void take_memory(int b, bool keep_inputs);
   const void* input_rows(ValueId value, std::int64_t first) const;
 
   const Graph& graph_;

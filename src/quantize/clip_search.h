@@ -12,11 +12,20 @@
 
 namespace tandem {
 
-// Of each group of each row, the bound among largest |w| · (1 − i / 20), i = 0 … 9, whose clipped
-// and quantized weights change the group's part of the output least: the mean squared error over
-// the rows `x`, [tokens, columns]; of equal ones the largest. F32 [rows, columns / group]. As AWQ
-// does it (Lin et al., 2023), in AMD Quark's steps.
+// The bounds that are tried, as parts of a group's largest |w|.
+struct ClipGrid {
+  // 1 - i / steps, i = 0 … count - 1.
+  int steps = 20;
+  int count = 10;
+  // Then the best of them plus (2 j / fine - 1) / steps, j = 0 … fine, up to 1; 0: no more.
+  int fine = 0;
+};
+
+// Of each group of each row, the bound whose clipped and quantized weights change the group's part
+// of the output least: the mean squared error over the rows `x`, [tokens, columns]; without any,
+// that of the weights. Of equal ones the first. F32 [rows, columns / group]. The default grid and
+// the error are those of AWQ (Lin et al., 2023) in AMD Quark's steps.
 Tensor search_clip(const RowSource& weight, const Scheme& scheme, std::span<const float> x,
-                   ThreadPool& pool);
+                   ThreadPool& pool, const ClipGrid& grid = {});
 
 }  // namespace tandem

@@ -10,6 +10,8 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "quantize/awq.h"
+#include "quantize/clip_weights.h"
+#include "quantize/gptq.h"
 #include "quantize/smoothquant.h"
 
 namespace tandem {
@@ -92,24 +94,44 @@ SmoothQuantSettings read_smoothquant(Settings& settings) {
   return smoothquant;
 }
 
+GptqSettings read_gptq(Settings& settings) {
+  GptqSettings gptq;
+  gptq.damping = settings.fraction("damping", gptq.damping);
+  gptq.act_order = settings.flag("act_order", gptq.act_order);
+  return gptq;
+}
+
 // What a pass is given besides its graph.
 struct Inputs {
   Settings& settings;
   const Recipe& recipe;
-  const CalibrationWindows* windows;
+  const PassInputs& learned;
   PassContext& context;
 };
 
 Graph run_awq(const Graph& graph, const Inputs& in) {
   const AwqSettings settings = read_awq(in.settings);
-  const AwqResult result =
-      search_awq(graph, in.recipe, settings, *in.windows, in.context.pool, in.context.observer);
+  const AwqResult result = search_awq(graph, in.recipe, settings, *in.learned.windows,
+                                      in.context.pool, in.context.observer);
   return apply_awq(graph, in.recipe, settings, result);
 }
 
 Graph run_smoothquant(const Graph& graph, const Inputs& in) {
-  return smooth(graph, read_smoothquant(in.settings), *in.windows, in.context.pool,
+  return smooth(graph, read_smoothquant(in.settings), *in.learned.windows, in.context.pool,
                 in.context.observer);
+}
+
+Graph run_mse_clip(const Graph& graph, const Inputs& in) {
+  return clip_weights(graph, in.recipe, in.context.pool, in.context.observer);
+}
+
+Graph run_seqmse(const Graph& graph, const Inputs& in) {
+  return clip_outputs(graph, in.recipe, *in.learned.windows, in.context.pool, in.context.observer);
+}
+
+Graph run_gptq(const Graph& graph, const Inputs& in) {
+  return gptq(graph, in.recipe, read_gptq(in.settings), *in.learned.windows, in.learned.sink,
+              in.context.pool, in.context.observer);
 }
 
 struct Entry {
@@ -127,7 +149,10 @@ constexpr std::array kPasses = {
           [](const Graph& graph, const Inputs&) { return untie_head(graph); }},
     Entry{"smoothquant", true, [](Settings& settings) { read_smoothquant(settings); },
           run_smoothquant},
-    Entry{"awq", true, [](Settings& settings) { read_awq(settings); }, run_awq}};
+    Entry{"awq", true, [](Settings& settings) { read_awq(settings); }, run_awq},
+    Entry{"mse_clip", false, [](Settings&) {}, run_mse_clip},
+    Entry{"seqmse", true, [](Settings&) {}, run_seqmse},
+    Entry{"gptq", true, [](Settings& settings) { read_gptq(settings); }, run_gptq}};
 
 const Entry* find_pass(std::string_view name) {
   const auto* entry = std::ranges::find(kPasses, name, &Entry::name);
@@ -154,15 +179,15 @@ bool needs_text(const PassStep& step) {
   return entry != nullptr && entry->needs_text;
 }
 
-Pass make_pass(const PassStep& step, const Recipe& recipe, const CalibrationWindows* windows) {
+Pass make_pass(const PassStep& step, const Recipe& recipe, const PassInputs& inputs) {
   if (const std::string objection = objection_to_pass(step); !objection.empty())
     fail(ErrorCode::kInvalidArgument, "[recipe] {}", objection);
   const Entry& entry = *find_pass(step.name);
-  if (entry.needs_text && windows == nullptr)
+  if (entry.needs_text && inputs.windows == nullptr)
     fail(ErrorCode::kInvalidArgument, "[recipe] {} learns from a text: expected one", step.name);
-  return {step.name, [&entry, &recipe, windows, step](const Graph& graph, PassContext& context) {
+  return {step.name, [&entry, &recipe, inputs, step](const Graph& graph, PassContext& context) {
             Settings settings(step);
-            return entry.run(graph, {settings, recipe, windows, context});
+            return entry.run(graph, {settings, recipe, inputs, context});
           }};
 }
 

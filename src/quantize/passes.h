@@ -8,6 +8,7 @@
 #include "graph/pass.h"
 #include "quantize/block_runner.h"
 #include "quantize/recipe.h"
+#include "quantize/weight_sink.h"
 
 namespace tandem {
 
@@ -23,8 +24,15 @@ Graph untie_head(const Graph& graph);
 std::string objection_to_pass(const PassStep& step);
 // Whether the pass learns from a calibration text.
 bool needs_text(const PassStep& step);
-// Throws kInvalidArgument for a step with an objection. The recipe and the windows must outlive the
-// pass; `windows` may be null for one that needs no text.
-Pass make_pass(const PassStep& step, const Recipe& recipe, const CalibrationWindows* windows);
+// What passes learn from, and where the weights they make go.
+struct PassInputs {
+  // May be null for a pass that needs no text.
+  const CalibrationWindows* windows;
+  WeightSink& sink;
+};
+
+// Throws kInvalidArgument for a step with an objection. The recipe, the windows and the sink must
+// outlive the pass.
+Pass make_pass(const PassStep& step, const Recipe& recipe, const PassInputs& inputs);
 
 }  // namespace tandem

@@ -8,6 +8,7 @@
 #include "graph/int8_nodes.h"
 #include "graph/ops.h"
 #include "graph/rewriter.h"
+#include "quantize/linear_weights.h"
 #include "quantize/rtn.h"
 
 namespace tandem {
@@ -27,17 +28,18 @@ bool has_row_scales(const Scheme& scheme) {
   return scheme.weights == WeightType::kInt8 && scheme.activations != ActivationType::kFloat;
 }
 
+bool is_in(const GroupCodes& codes, const GroupFormat& format) {
+  return codes.bits == format.bits && codes.is_signed == format.is_signed &&
+         codes.group == format.group && codes.scales.dtype() == format.scales;
+}
+
 Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
   const RowSource& rows = *float_weight(node).rows;
   if (has_row_scales(scheme)) return quantize_channel_codes(rows, node.name, pool);
-  const bool is_4_bit = scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4;
-  const bool is_signed = scheme.weights == WeightType::kInt4 || scheme.weights == WeightType::kInt8;
-  return quantize_group_codes(rows,
-                              {.bits = is_4_bit ? 4 : 8,
-                               .is_signed = is_signed,
-                               .group = scheme.group > 0 ? scheme.group : rows.columns(),
-                               .scales = scheme.scales},
-                              node.name, pool);
+  const GroupFormat format = group_format(scheme, rows.columns());
+  if (const GroupCodes* chosen = chosen_codes(rows); chosen != nullptr && is_in(*chosen, format))
+    return *chosen;
+  return quantize_group_codes(rows, format, node.name, pool);
 }
 
 void check_scheme(const Node& node, const Scheme& scheme) {
@@ -55,7 +57,21 @@ void check_scheme(const Node& node, const Scheme& scheme) {
 
 }  // namespace
 
+GroupFormat group_format(const Scheme& scheme, std::int64_t columns) {
+  const bool is_4_bit = scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4;
+  const bool is_signed = scheme.weights == WeightType::kInt4 || scheme.weights == WeightType::kInt8;
+  return {.bits = is_4_bit ? 4 : 8,
+          .is_signed = is_signed,
+          .group = scheme.group > 0 ? scheme.group : columns,
+          .scales = scheme.scales};
+}
+
 void check_recipe(const Recipe& recipe, const Graph& graph) {
+  const auto gptq = std::ranges::find(recipe.passes, "gptq", &PassStep::name);
+  if (gptq != recipe.passes.end() && gptq + 1 != recipe.passes.end())
+    fail(ErrorCode::kInvalidArgument,
+         "[recipe] gptq chooses codes, which {} would change: expected gptq as the last pass",
+         (gptq + 1)->name);
   std::vector<std::string> modules;
   for (const Node& node : graph.nodes()) {
     if (node.op != Op::kLinear) continue;

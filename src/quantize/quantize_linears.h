@@ -8,6 +8,7 @@
 #include "graph/pass.h"
 #include "quantize/calibration.h"
 #include "quantize/recipe.h"
+#include "quantize/rtn.h"
 #include "quantize/weight_sink.h"
 
 namespace tandem {
@@ -46,8 +47,12 @@ class LinearQuantizer {
   std::map<std::string, std::vector<Made>> made_;
 };
 
+// How a scheme that quantizes in groups stores the codes of a weight with `columns` input channels.
+GroupFormat group_format(const Scheme& scheme, std::int64_t columns);
+
 // Throws kUnsupported naming the module for a Linear whose weight is not float, kInvalidArgument
-// for one that the recipe's schemes don't fit. Called before any long-running work.
+// for one that the recipe's schemes don't fit and for
+// a pass after gptq. Called before any long-running work.
 void check_recipe(const Recipe& recipe, const Graph& graph);
 
 }  // namespace tandem

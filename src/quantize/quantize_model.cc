@@ -111,9 +111,10 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   if (is_static || std::ranges::any_of(steps, needs_text))
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
                                  observer);
+  FileSink sink(staged.path());
   std::vector<Pass> passes;
   for (const PassStep& step : steps)
-    passes.push_back(make_pass(step, options.recipe, text ? &text->windows : nullptr));
+    passes.push_back(make_pass(step, options.recipe, {text ? &text->windows : nullptr, sink}));
   const Graph graph = run_passes(loaded, passes, context);
   std::map<std::string, InputStatistics> statistics;
   if (is_static) {
@@ -121,7 +122,6 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     statistics = calibrate(graph, text->windows, pool, [&](int, int) { task.advance(); });
   }
 
-  FileSink sink(staged.path());
   LinearQuantizer quantizer(options.recipe, statistics, sink);
   const Pass decode_pass{kDecodePass,
                          [&](const Graph& g, PassContext& c) { return quantizer.decode(g, c); }};

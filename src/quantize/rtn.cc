@@ -199,21 +199,6 @@ std::int64_t visit_rows(const RowSource& weight, ThreadPool& pool, MakeVisitor&&
   return bad.row();
 }
 
-std::int64_t packed_bytes(std::int64_t count, int bits) {
-  return bits == 8 ? count : (count + 1) / 2;
-}
-
-// Packs the codes of one row, given as one per byte.
-void pack_codes(std::span<const std::uint8_t> codes, int bits, std::byte* out) {
-  if (bits == 8) {
-    std::ranges::transform(codes, out, [](std::uint8_t code) { return std::byte{code}; });
-    return;
-  }
-  for (std::size_t i = 0; i + 1 < codes.size(); i += 2)
-    *out++ = static_cast<std::byte>((codes[i] & 15) | (codes[i + 1] << 4));
-  if (codes.size() % 2 != 0) *out = static_cast<std::byte>(codes.back() & 15);
-}
-
 GroupCode quantize_group(std::span<const float> weights, const GroupFormat& format,
                          std::span<std::uint8_t> codes) {
   const std::span<std::int8_t> signed_codes(reinterpret_cast<std::int8_t*>(codes.data()),
@@ -295,6 +280,20 @@ void require_format(const GroupFormat& format, std::int64_t k, const std::string
 }
 
 }  // namespace
+
+std::int64_t packed_bytes(std::int64_t count, int bits) {
+  return bits == 8 ? count : (count + 1) / 2;
+}
+
+void pack_codes(std::span<const std::uint8_t> codes, int bits, std::byte* out) {
+  if (bits == 8) {
+    std::ranges::transform(codes, out, [](std::uint8_t code) { return std::byte{code}; });
+    return;
+  }
+  for (std::size_t i = 0; i + 1 < codes.size(); i += 2)
+    *out++ = static_cast<std::byte>((codes[i] & 15) | (codes[i + 1] << 4));
+  if (codes.size() % 2 != 0) *out = static_cast<std::byte>(codes.back() & 15);
+}
 
 GroupCode quantize_group_uint4(std::span<const float> weights, DType dtype,
                                std::span<std::uint8_t> codes) {

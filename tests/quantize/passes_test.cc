@@ -133,9 +133,11 @@ TEST(Passes, UntieHeadGivesItAWeightOfItsOwn) {
 
 TEST(Passes, HaveNamesAndSettings) {
   const Recipe recipe;
-  for (const std::string name : {"fold_norms", "untie_head"}) {
+  MemorySink sink;
+  const PassInputs no_text{nullptr, sink};
+  for (const std::string name : {"fold_norms", "untie_head", "mse_clip"}) {
     EXPECT_EQ(objection_to_pass({name}), "");
-    EXPECT_EQ(make_pass({name}, recipe, nullptr).name, name);
+    EXPECT_EQ(make_pass({name}, recipe, no_text).name, name);
     EXPECT_NE(objection_to_pass({name, Json{{"x", 1}}}), "");
   }
   EXPECT_EQ(
@@ -152,11 +154,16 @@ TEST(Passes, HaveNamesAndSettings) {
   EXPECT_EQ(objection_to_pass({"smoothquant", Json{{"alpha", 0.8}, {"everywhere", true}}}), "");
   EXPECT_EQ(objection_to_pass({"smoothquant", Json{{"alpha", 1.5}}}),
             "alpha: expected a number in [0, 1], got 1.5");
-  EXPECT_EQ(error_of([&] { make_pass({"awq"}, recipe, nullptr); }),
-            "[recipe] awq learns from a text: expected one");
-  EXPECT_EQ(
-      error_of([] { make_pass({"unroll"}, {}, nullptr); }),
-      "[recipe] expected a pass, one of fold_norms, untie_head, smoothquant, awq, got \"unroll\"");
+  EXPECT_EQ(objection_to_pass({"gptq", Json{{"damping", 0.05}, {"act_order", false}}}), "");
+  EXPECT_EQ(objection_to_pass({"gptq", Json{{"damping", -1}}}),
+            "damping: expected a number in [0, 1], got -1");
+  for (const std::string name : {"smoothquant", "awq", "seqmse", "gptq"})
+    EXPECT_EQ(error_of([&] { make_pass({name}, recipe, no_text); }),
+              fmt::format("[recipe] {} learns from a text: expected one", name));
+  EXPECT_EQ(error_of([&] { make_pass({"unroll"}, {}, no_text); }),
+            "[recipe] expected a pass, one of fold_norms, untie_head, smoothquant, awq, mse_clip, "
+            "seqmse, "
+            "gptq, got \"unroll\"");
 }
 
 // From the checkpoint through a package on disk: the model is the same, its graph another.
