@@ -30,6 +30,7 @@ struct QuantizeFlags {
   std::optional<std::int64_t> samples;
   std::optional<std::int64_t> window;
   std::optional<std::int64_t> chunk;
+  bool resume = false;
   std::string dump_after;
   int threads = 0;
   bool json = false;
@@ -69,21 +70,36 @@ std::optional<PackedStyle> export_style(const QuantizeFlags& flags) {
       flags.pack_method == "reorder"};
 }
 
+std::string spell_cost(const Forecast& cost) {
+  std::string text = fmt::format("{}, {} MB of memory, {} MB of disk", spell_duration(cost.seconds),
+                                 megabytes(cost.memory_bytes), megabytes(cost.disk_bytes));
+  if (cost.scratch_bytes > 0)
+    text += fmt::format(" and {} MB until the output is whole", megabytes(cost.scratch_bytes));
+  return text;
+}
+
 void quantize(const QuantizeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   refuse_standard_stream(flags.checkpoint, "checkpoint", "a model is mapped into memory");
   refuse_standard_stream(flags.output, "--output", "a package is a folder");
   refuse_swapped("quantize", flags.checkpoint, flags.output);
   const std::string& text = flags.calibration.empty() ? flags.quark.dataset() : flags.calibration;
+  Forecast expected;
   const QuantizeOptions options{.checkpoint = flags.checkpoint,
                                 .calibration = text.empty() || text.ends_with(".jsonl")
                                                    ? fs::path(text)
                                                    : plain_text_path("quantize", text),
                                 .target = flags.output,
+                                .resume = flags.resume,
                                 .export_style = export_style(flags),
                                 .recipe = make_recipe(flags),
                                 .dump_after = flags.dump_after,
-                                .dump = [](const Graph& graph) { std::cerr << dump(graph); }};
+                                .dump = [](const Graph& graph) { std::cerr << dump(graph); },
+                                .forecast =
+                                    [&](const Forecast& known) {
+                                      expected = known;
+                                      spdlog::info("forecast: {}", spell_cost(expected));
+                                    }};
   ThreadPool pool(flags.threads > 0 ? flags.threads : default_threads());
   catch_interrupt();
   TerminalObserver observer;
@@ -94,12 +110,20 @@ void quantize(const QuantizeFlags& flags) {
     OrderedJson passes = OrderedJson::array();
     for (const auto& [pass, time] : report.passes)
       passes.push_back({{"pass", pass}, {"seconds", time}});
+    const auto cost = [](const Forecast& of) {
+      return OrderedJson{{"seconds", of.seconds},
+                         {"memory_bytes", of.memory_bytes},
+                         {"disk_bytes", of.disk_bytes},
+                         {"scratch_bytes", of.scratch_bytes}};
+    };
     print_json({{"output", flags.output},
                 {"linears", report.linears},
                 {"calibration_tokens", report.calibration_tokens},
                 {"decode_bytes", report.decode_bytes},
                 {"prefill_bytes", report.prefill_bytes},
                 {"passes", std::move(passes)},
+                {"forecast", cost(expected)},
+                {"memory_bytes", peak_memory_bytes()},
                 {"seconds", seconds}});
     return;
   }
@@ -113,6 +137,8 @@ void quantize(const QuantizeFlags& flags) {
   const Written made = written(flags.output);
   spdlog::info("{} -> {}: {} files, {} MB", flags.checkpoint, flags.output, made.files,
                megabytes(made.bytes));
+  spdlog::info("took {}; the forecast was {}",
+               spell_cost({seconds, peak_memory_bytes(), made.bytes}), spell_cost(expected));
   suggest_run(flags.output);
 }
 
@@ -192,6 +218,9 @@ void add_quantize(CLI::App& app) {
       ->add_option("--chunk", flags->chunk,
                    "prompt tokens that the NPU reads at once (default: 128)")
       ->check(CLI::Range(1, 4096));
+  command->add_flag("--resume", flags->resume,
+                    "go on from the blocks that an interrupted run of the same command finished "
+                    "and left in OUTPUT.resume");
   command->add_option("--dump-after", flags->dump_after,
                       "print the graph after this pass on standard error: one of the recipe's "
                       "passes, quantize_decode or quantize_prefill");

@@ -20,17 +20,16 @@ using Seconds = std::chrono::duration<double>;
 constexpr Seconds kTerminalInterval{0.1};
 constexpr Seconds kLineInterval{5.0};
 
-// "8 s", "3 min 20 s", "2 h 05 min".
+bool is_quiet() { return !spdlog::default_logger_raw()->should_log(spdlog::level::info); }
+
+}  // namespace
+
 std::string spell_duration(double seconds) {
   const auto whole = std::llround(seconds);
   if (whole < 60) return fmt::format("{} s", whole);
   if (whole < 3600) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
   return fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
 }
-
-bool is_quiet() { return !spdlog::default_logger_raw()->should_log(spdlog::level::info); }
-
-}  // namespace
 
 TerminalObserver::TerminalObserver() : terminal_(::isatty(STDERR_FILENO) == 1) {}
 

@@ -10,6 +10,9 @@
 
 namespace tandem::cli {
 
+// "8 s", "3 min 20 s", "2 h 05 min".
+std::string spell_duration(double seconds);
+
 class TerminalObserver : public Observer {
  public:
   TerminalObserver();

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <memory>
 #include <numeric>
 #include <utility>
@@ -141,9 +142,51 @@ class Awq : public BlockVisitor {
       for (std::size_t g = 0; g < groups.size(); ++g) clip(scaled, groups[g], factors[g]);
     }
     seen_.clear();
+    layer_ = runner.layer();
+  }
+
+  NamedTensors learned() const override {
+    NamedTensors tensors;
+    for (const AwqScaling& scaling : found.scalings) {
+      if (scaling.group.layer != layer_) continue;
+      const std::string name = name_of(scaling.group);
+      std::byte* losses = nullptr;
+      tensors[name + ".losses"] = Tensor::allocate(DType::kF64, {kAwqExponents}, &losses);
+      std::memcpy(losses, scaling.losses.data(), sizeof scaling.losses);
+      tensors[name + ".factors"] =
+          Tensor::from_floats(scaling.factors, {static_cast<std::int64_t>(scaling.factors.size())});
+      for (const NodeId id : scaling.group.linears)
+        if (const auto bounds = found.bounds.find(id); bounds != found.bounds.end())
+          tensors[graph_.node(id).name + ".bounds"] = bounds->second;
+    }
+    return tensors;
+  }
+  void recall(std::int32_t layer, const NamedTensors& learned) override {
+    for (const ScalingGroup& group : groups_) {
+      if (group.layer != layer) continue;
+      const std::string name = name_of(group);
+      AwqScaling scaling{.group = group,
+                         .losses = {},
+                         .best = 0,
+                         .factors = learned.at(name + ".factors").to_floats()};
+      std::ranges::copy(learned.at(name + ".losses").as<double>(), scaling.losses.begin());
+      scaling.best =
+          static_cast<int>(std::ranges::min_element(scaling.losses) - scaling.losses.begin());
+      found.scalings.push_back(std::move(scaling));
+      task_->advance(kAwqExponents);
+      for (const NodeId id : group.linears) {
+        const auto bounds = learned.find(graph_.node(id).name + ".bounds");
+        if (bounds == learned.end()) continue;
+        found.bounds[id] = bounds->second;
+        task_->advance();
+      }
+    }
   }
 
  private:
+  std::string name_of(const ScalingGroup& group) const {
+    return graph_.node(group.linears.front()).name;
+  }
   Scheme scheme_of(NodeId id) const { return resolve(recipe_, graph_.node(id).name).decode; }
   bool is_quantized(NodeId id) const { return scheme_of(id).weights != WeightType::kFloat; }
 
@@ -363,15 +406,17 @@ class Awq : public BlockVisitor {
   std::int64_t search_rows_ = 0;
   // Of the block that runs.
   std::map<ValueId, Seen> seen_;
+  std::int32_t layer_ = -1;
 };
 
 }  // namespace
 
 AwqResult search_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
-                     const CalibrationWindows& windows, ThreadPool& pool, Observer& observer) {
+                     const CalibrationWindows& windows, ThreadPool& pool, Observer& observer,
+                     BlockJournal* journal) {
   Awq awq(graph, recipe, settings, windows, pool);
   awq.start(observer);
-  BlockRunner(graph, windows, awq.wanted(), pool).run(awq, {});
+  BlockRunner(graph, windows, awq.wanted(), pool).run(awq, {}, journal);
   return std::move(awq.found);
 }
 

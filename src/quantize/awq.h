@@ -52,7 +52,8 @@ struct AwqResult {
 // float are left out. Throws kInvalidArgument for an activation that is not finite, what the
 // runner throws for windows that do not fit, and kCancelled.
 AwqResult search_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,
-                     const CalibrationWindows& windows, ThreadPool& pool, Observer& observer);
+                     const CalibrationWindows& windows, ThreadPool& pool, Observer& observer,
+                     BlockJournal* journal = nullptr);
 
 // The graph with the factors folded and the weights clipped.
 Graph apply_awq(const Graph& graph, const Recipe& recipe, const AwqSettings& settings,

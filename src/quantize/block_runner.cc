@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <stdexcept>
 
 #include "base/error.h"
 #include "graph/uses.h"
@@ -86,12 +87,53 @@ std::vector<BlockRunner::Block> BlockRunner::cut_blocks(const std::vector<ValueI
   return blocks;
 }
 
-void BlockRunner::run(BlockVisitor& visitor, const std::function<void(int, int)>& progress) {
+void BlockRunner::run(BlockVisitor& visitor, const std::function<void(int, int)>& progress,
+                      BlockJournal* journal) {
+  const std::int32_t finished = journal == nullptr ? -1 : take_up(visitor, *journal);
   for (std::size_t b = 0; b < blocks_.size(); ++b) {
     layer_ = blocks_[b].layer;
-    run_block(static_cast<int>(b), visitor);
-    if (layer_ >= 0 && progress) progress(layer_ + 1, graph_.layers());
+    const bool is_decoder = layer_ >= 0;
+    if (finished < 0 || layer_ > finished) {
+      run_block(static_cast<int>(b), visitor);
+      if (is_decoder && journal != nullptr)
+        journal->save(layer_, visitor.learned(), layer_ + 1 == graph_.layers(),
+                      [&] { return kept_values(); });
+    }
+    if (is_decoder && progress) progress(layer_ + 1, graph_.layers());
   }
+}
+
+std::int32_t BlockRunner::take_up(BlockVisitor& visitor, const BlockJournal& journal) {
+  const std::int32_t finished = journal.finished();
+  if (finished < 0) return finished;
+  if (finished >= graph_.layers()) journal.fail_damaged();
+  try {
+    for (std::int32_t layer = 0; layer <= finished; ++layer)
+      visitor.recall(layer, journal.learned(layer));
+  } catch (const std::out_of_range&) {
+    journal.fail_damaged();
+  }
+  const NamedTensors values = journal.values();
+  for (std::size_t value = 0; value < kept_.size(); ++value) {
+    const auto found = values.find(std::to_string(value));
+    if (found == values.end()) continue;
+    const Tensor& rows = found->second;
+    const Value& expected = graph_.value(static_cast<ValueId>(value));
+    if (rows.dtype() != expected.dtype || rows.shape() != Shape{windows_.tokens(), expected.width})
+      journal.fail_damaged();
+    Kept& kept = kept_[value];
+    kept.memory = Tensor::allocate(rows.dtype(), rows.shape(), &kept.data);
+    std::ranges::copy(rows.bytes(), kept.data);
+    kept.row_bytes = static_cast<std::int64_t>(rows.bytes().size()) / windows_.tokens();
+  }
+  return finished;
+}
+
+NamedTensors BlockRunner::kept_values() const {
+  NamedTensors values;
+  for (std::size_t value = 0; value < kept_.size(); ++value)
+    if (kept_[value].data != nullptr) values[std::to_string(value)] = kept_[value].memory;
+  return values;
 }
 
 void BlockRunner::run_block(int b, BlockVisitor& visitor) {

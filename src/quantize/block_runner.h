@@ -12,6 +12,7 @@
 #include "base/thread_pool.h"
 #include "graph/extract.h"
 #include "graph/graph.h"
+#include "quantize/journal.h"
 
 namespace tandem {
 
@@ -36,6 +37,10 @@ class BlockVisitor {
   // All windows did; values that later blocks read can be had for all tokens.
   virtual void end(const BlockRunner& /*runner*/) {}
 
+  // What was learned of the block that ended, and taking it up again instead of running the block.
+  virtual NamedTensors learned() const { return {}; }
+  virtual void recall(std::int32_t /*layer*/, const NamedTensors& /*learned*/) {}
+
   // Whether each block runs a second time after end(), with the weights of revised(), and later
   // blocks go on from what it computes then. The values that it reads are kept meanwhile.
   virtual bool revises() const { return false; }
@@ -50,8 +55,10 @@ class BlockRunner {
   BlockRunner(const Graph& graph, const CalibrationWindows& windows, std::vector<ValueId> wanted,
               ThreadPool& pool);
 
-  // `progress(done, total)` is called after each decoder block.
-  void run(BlockVisitor& visitor, const std::function<void(int, int)>& progress);
+  // `progress(done, total)` is called after each decoder block. With a journal, blocks that are
+  // finished there are not run again, and those that are run go there.
+  void run(BlockVisitor& visitor, const std::function<void(int, int)>& progress,
+           BlockJournal* journal = nullptr);
 
   const Graph& graph() const noexcept { return graph_; }
   const CalibrationWindows& windows() const noexcept { return windows_; }
@@ -78,6 +85,9 @@ class BlockRunner {
 
   void require_windows() const;
   std::vector<Block> cut_blocks(const std::vector<ValueId>& wanted) const;
+  // Returns the last layer that is finished, with the values that the next one begins with.
+  std::int32_t take_up(BlockVisitor& visitor, const BlockJournal& journal);
+  NamedTensors kept_values() const;
   void run_block(int b, BlockVisitor& visitor);
   // Runs a graph with the inputs and outputs of a block on all windows; the visitor may be null.
   void run_windows(const Graph& graph, const Extracted& part, BlockVisitor* visitor);

@@ -39,12 +39,37 @@ class Recorders : public BlockVisitor {
     }
   }
 
-  void end(const BlockRunner& /*runner*/) override {
+  void end(const BlockRunner& runner) override {
     for (const auto& [value, recorder] : recorders_) {
       const InputStatistics statistics = recorder.statistics();
       for (const NodeId linear : linears_.at(value)) result[graph_.node(linear).name] = statistics;
     }
     recorders_.clear();
+    layer_ = runner.layer();
+  }
+
+  NamedTensors learned() const override {
+    NamedTensors tensors;
+    for (const auto& [value, linears] : linears_) {
+      const Node& node = graph_.node(linears.front());
+      if (node.layer != layer_) continue;
+      const InputStatistics& of = result.at(node.name);
+      const float bounds[] = {of.max, of.percentile, of.least_error};
+      tensors[node.name + ".bounds"] = Tensor::from_floats(bounds, {3});
+      tensors[node.name + ".channel_max"] =
+          Tensor::from_floats(of.channel_max, {static_cast<std::int64_t>(of.channel_max.size())});
+    }
+    return tensors;
+  }
+  void recall(std::int32_t layer, const NamedTensors& learned) override {
+    for (const auto& [value, linears] : linears_) {
+      const Node& node = graph_.node(linears.front());
+      if (node.layer != layer) continue;
+      const std::vector<float> bounds = learned.at(node.name + ".bounds").to_floats();
+      for (const NodeId linear : linears)
+        result[graph_.node(linear).name] = {bounds[0], bounds[1], bounds[2],
+                                            learned.at(node.name + ".channel_max").to_floats()};
+    }
   }
 
  private:
@@ -63,6 +88,7 @@ class Recorders : public BlockVisitor {
   std::map<ValueId, std::vector<NodeId>> linears_;
   // Of the block that runs.
   std::map<ValueId, ActivationRecorder> recorders_;
+  std::int32_t layer_ = -1;
 };
 
 }  // namespace
@@ -84,9 +110,10 @@ CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t w
 std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,
                                                  ThreadPool& pool,
-                                                 const std::function<void(int, int)>& progress) {
+                                                 const std::function<void(int, int)>& progress,
+                                                 BlockJournal* journal) {
   Recorders recorders(graph, pool);
-  BlockRunner(graph, windows, recorders.wanted(), pool).run(recorders, progress);
+  BlockRunner(graph, windows, recorders.wanted(), pool).run(recorders, progress, journal);
   return std::move(recorders.result);
 }
 

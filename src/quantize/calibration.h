@@ -33,10 +33,11 @@ CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t w
                                std::int64_t samples);
 
 // Keyed by node name. Linears outside blocks (the head) are not recorded. `progress(done, total)` is
-// called after each block.
+// called after each block; for `journal` see BlockRunner::run().
 std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,
                                                  ThreadPool& pool,
-                                                 const std::function<void(int, int)>& progress);
+                                                 const std::function<void(int, int)>& progress,
+                                                 BlockJournal* journal = nullptr);
 
 }  // namespace tandem

@@ -24,11 +24,17 @@ bool is_quantized(const Node& node, const Recipe& recipe) {
   return node.op == Op::kLinear && resolve(recipe, node.name).decode.weights != WeightType::kFloat;
 }
 
-Rows clipped_rows(const Node& node, const Recipe& recipe, std::span<const float> x,
-                  ThreadPool& pool) {
-  const Rows& rows = rows_of(node);
-  const Scheme scheme = resolve(recipe, node.name).decode;
-  return clamp_groups(rows, search_clip(*rows, scheme, x, pool, kGrid));
+Tensor search_bounds(const Node& node, const Recipe& recipe, std::span<const float> x,
+                     ThreadPool& pool) {
+  return search_clip(*rows_of(node), resolve(recipe, node.name).decode, x, pool, kGrid);
+}
+
+Graph with_bounds(const Graph& graph, const NamedTensors& bounds) {
+  std::map<std::string, Rows> weights;
+  for (const Node& node : graph.nodes())
+    if (const auto found = bounds.find(node.name); found != bounds.end())
+      weights[node.name] = clamp_groups(rows_of(node), found->second);
+  return with_weights(graph, weights);
 }
 
 class OutputClipper : public BlockVisitor {
@@ -54,7 +60,8 @@ class OutputClipper : public BlockVisitor {
     for (const auto& [value, linears] : linears_) values.push_back(value);
     return values;
   }
-  std::map<std::string, Rows> clipped;
+  // By module.
+  NamedTensors bounds;
 
   void begin(std::int32_t layer) override {
     for (const auto& [value, linears] : linears_)
@@ -71,28 +78,42 @@ class OutputClipper : public BlockVisitor {
     }
   }
 
-  void end(const BlockRunner& /*runner*/) override {
+  void end(const BlockRunner& runner) override {
+    layer_ = runner.layer();
     for (const auto& [value, x] : rows_)
       for (const NodeId id : linears_.at(value)) {
         const Node& node = graph_.node(id);
-        clipped[node.name] = clipped_rows(node, recipe_, x, pool_);
+        bounds[node.name] = search_bounds(node, recipe_, x, pool_);
         task_->advance();
       }
     rows_.clear();
   }
 
+  NamedTensors learned() const override {
+    NamedTensors tensors;
+    for (const auto& [value, linears] : linears_)
+      for (const NodeId id : linears)
+        if (const Node& node = graph_.node(id); node.layer == layer_)
+          tensors[node.name] = bounds.at(node.name);
+    return tensors;
+  }
+  void recall(std::int32_t /*layer*/, const NamedTensors& learned) override {
+    bounds.insert(learned.begin(), learned.end());
+    task_->advance(static_cast<std::int64_t>(learned.size()));
+  }
+
   bool revises() const override { return true; }
   Graph revised(const Graph& block) const override {
+    const Graph clipped = with_bounds(block, bounds);
     std::map<std::string, Rows> weights;
-    for (const Node& node : block.nodes()) {
-      const auto found = clipped.find(node.name);
-      if (found == clipped.end()) continue;
-      const RowSource& rows = *found->second;
+    for (const Node& node : clipped.nodes()) {
+      if (!bounds.contains(node.name)) continue;
+      const RowSource& rows = *rows_of(node);
       const FakeQuantizer quantizer(resolve(recipe_, node.name).decode, rows.columns());
       weights[node.name] = stored_rows(
           Tensor::from_floats(quantizer.quantize_rows(rows, pool_), {rows.rows(), rows.columns()}));
     }
-    return with_weights(block, weights);
+    return with_weights(clipped, weights);
   }
 
  private:
@@ -105,6 +126,7 @@ class OutputClipper : public BlockVisitor {
   std::map<ValueId, std::vector<NodeId>> linears_;
   // Of the block that runs, rows spread over all tokens.
   std::map<ValueId, std::vector<float>> rows_;
+  std::int32_t layer_ = -1;
 };
 
 }  // namespace
@@ -112,19 +134,19 @@ class OutputClipper : public BlockVisitor {
 Graph clip_weights(const Graph& graph, const Recipe& recipe, ThreadPool& pool, Observer& observer) {
   Task task(observer, "mse_clip", std::ranges::count(graph.nodes(), Op::kLinear, &Node::op),
             "weights");
-  std::map<std::string, Rows> clipped;
+  NamedTensors bounds;
   for (const Node& node : graph.nodes()) {
-    if (is_quantized(node, recipe)) clipped[node.name] = clipped_rows(node, recipe, {}, pool);
+    if (is_quantized(node, recipe)) bounds[node.name] = search_bounds(node, recipe, {}, pool);
     if (node.op == Op::kLinear) task.advance();
   }
-  return with_weights(graph, clipped);
+  return with_bounds(graph, bounds);
 }
 
 Graph clip_outputs(const Graph& graph, const Recipe& recipe, const CalibrationWindows& windows,
-                   ThreadPool& pool, Observer& observer) {
+                   ThreadPool& pool, Observer& observer, BlockJournal* journal) {
   OutputClipper clipper(graph, recipe, windows, pool, observer);
-  BlockRunner(graph, windows, clipper.wanted(), pool).run(clipper, {});
-  return with_weights(graph, clipper.clipped);
+  BlockRunner(graph, windows, clipper.wanted(), pool).run(clipper, {}, journal);
+  return with_bounds(graph, clipper.bounds);
 }
 
 }  // namespace tandem

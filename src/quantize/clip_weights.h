@@ -18,6 +18,6 @@ Graph clip_weights(const Graph& graph, const Recipe& recipe, ThreadPool& pool, O
 // what the blocks before it compute once they are clipped and quantized. Linears outside blocks
 // stay. Throws kInvalidArgument for windows that do not fit, and kCancelled.
 Graph clip_outputs(const Graph& graph, const Recipe& recipe, const CalibrationWindows& windows,
-                   ThreadPool& pool, Observer& observer);
+                   ThreadPool& pool, Observer& observer, BlockJournal* journal = nullptr);
 
 }  // namespace tandem

@@ -172,7 +172,8 @@ class Gptq : public BlockVisitor {
       gram.add({runner.rows_of(value, first), index(rows * gram.k())});
   }
 
-  void end(const BlockRunner& /*runner*/) override {
+  void end(const BlockRunner& runner) override {
+    layer_ = runner.layer();
     while (!grams_.empty()) {
       auto [value, gram] = std::move(*grams_.begin());
       grams_.erase(grams_.begin());
@@ -181,6 +182,34 @@ class Gptq : public BlockVisitor {
                                   pool_);
       for (const NodeId id : linears) round(graph_.node(id), rounding);
     }
+  }
+
+  NamedTensors learned() const override {
+    NamedTensors tensors;
+    visit_layer(layer_, [&](const Node& node) {
+      const GroupCodes& codes = chosen.at(node.name);
+      tensors[node.name + ".codes"] = codes.codes;
+      tensors[node.name + ".scales"] = codes.scales;
+      if (!codes.zero_points.empty()) tensors[node.name + ".zero_points"] = codes.zero_points;
+    });
+    return tensors;
+  }
+  void recall(std::int32_t layer, const NamedTensors& learned) override {
+    visit_layer(layer, [&](const Node& node) {
+      const RowSource& rows = *rows_of(node);
+      const GroupFormat format = group_format(resolve(recipe_, node.name).decode, rows.columns());
+      GroupCodes codes{.n = rows.rows(),
+                       .k = rows.columns(),
+                       .bits = format.bits,
+                       .is_signed = format.is_signed,
+                       .group = format.group,
+                       .codes = learned.at(node.name + ".codes"),
+                       .scales = learned.at(node.name + ".scales")};
+      if (!format.is_signed) codes.zero_points = learned.at(node.name + ".zero_points");
+      validate(codes, node.name);
+      chosen[node.name] = std::move(codes);
+      task_->advance();
+    });
   }
 
   bool revises() const override { return true; }
@@ -193,6 +222,13 @@ class Gptq : public BlockVisitor {
   }
 
  private:
+  template <typename Visit>
+  void visit_layer(std::int32_t layer, Visit&& visit) const {
+    for (const auto& [value, linears] : linears_)
+      for (const NodeId id : linears)
+        if (graph_.node(id).layer == layer) visit(graph_.node(id));
+  }
+
   void round(const Node& node, const GptqRounding& rounding) {
     const RowSource& rows = *rows_of(node);
     const GroupFormat format = group_format(resolve(recipe_, node.name).decode, rows.columns());
@@ -211,6 +247,7 @@ class Gptq : public BlockVisitor {
   std::map<ValueId, std::vector<NodeId>> linears_;
   // Of the block that runs.
   std::map<ValueId, GramMatrix> grams_;
+  std::int32_t layer_ = -1;
 };
 
 }  // namespace
@@ -307,9 +344,9 @@ GroupCodes GptqRounding::round(const RowSource& weight, const GroupFormat& forma
 
 Graph gptq(const Graph& graph, const Recipe& recipe, const GptqSettings& settings,
            const CalibrationWindows& windows, WeightSink& sink, ThreadPool& pool,
-           Observer& observer) {
+           Observer& observer, BlockJournal* journal) {
   Gptq visitor(graph, recipe, settings, sink, pool, observer);
-  BlockRunner(graph, windows, visitor.wanted(), pool).run(visitor, {});
+  BlockRunner(graph, windows, visitor.wanted(), pool).run(visitor, {}, journal);
   std::map<std::string, Rows> weights;
   for (const Node& node : graph.nodes())
     if (const auto found = visitor.chosen.find(node.name); found != visitor.chosen.end())

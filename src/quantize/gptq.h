@@ -56,6 +56,6 @@ class GptqRounding {
 // runner and quantize_group_codes() throw, and kCancelled.
 Graph gptq(const Graph& graph, const Recipe& recipe, const GptqSettings& settings,
            const CalibrationWindows& windows, WeightSink& sink, ThreadPool& pool,
-           Observer& observer);
+           Observer& observer, BlockJournal* journal = nullptr);
 
 }  // namespace tandem

@@ -112,13 +112,13 @@ struct Inputs {
 Graph run_awq(const Graph& graph, const Inputs& in) {
   const AwqSettings settings = read_awq(in.settings);
   const AwqResult result = search_awq(graph, in.recipe, settings, *in.learned.windows,
-                                      in.context.pool, in.context.observer);
+                                      in.context.pool, in.context.observer, in.learned.journal);
   return apply_awq(graph, in.recipe, settings, result);
 }
 
 Graph run_smoothquant(const Graph& graph, const Inputs& in) {
   return smooth(graph, read_smoothquant(in.settings), *in.learned.windows, in.context.pool,
-                in.context.observer);
+                in.context.observer, in.learned.journal);
 }
 
 Graph run_mse_clip(const Graph& graph, const Inputs& in) {
@@ -126,12 +126,13 @@ Graph run_mse_clip(const Graph& graph, const Inputs& in) {
 }
 
 Graph run_seqmse(const Graph& graph, const Inputs& in) {
-  return clip_outputs(graph, in.recipe, *in.learned.windows, in.context.pool, in.context.observer);
+  return clip_outputs(graph, in.recipe, *in.learned.windows, in.context.pool, in.context.observer,
+                      in.learned.journal);
 }
 
 Graph run_gptq(const Graph& graph, const Inputs& in) {
   return gptq(graph, in.recipe, read_gptq(in.settings), *in.learned.windows, in.learned.sink,
-              in.context.pool, in.context.observer);
+              in.context.pool, in.context.observer, in.learned.journal);
 }
 
 struct Entry {

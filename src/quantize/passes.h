@@ -29,6 +29,8 @@ struct PassInputs {
   // May be null for a pass that needs no text.
   const CalibrationWindows* windows;
   WeightSink& sink;
+  // Where a pass over the blocks keeps what is finished; may be null.
+  BlockJournal* journal = nullptr;
 };
 
 // Throws kInvalidArgument for a step with an objection. The recipe, the windows and the sink must

@@ -2,6 +2,7 @@
 #include "quantize/quantize_model.h"
 
 #include <algorithm>
+#include <deque>
 #include <map>
 #include <optional>
 
@@ -16,6 +17,7 @@
 #include "quantize/calibration.h"
 #include "quantize/calibration_text.h"
 #include "quantize/export_checkpoint.h"
+#include "quantize/journal.h"
 #include "quantize/passes.h"
 #include "quantize/quantize_linears.h"
 
@@ -75,6 +77,36 @@ void warn_of_left_out(const Checkpoint& checkpoint, const CheckpointWeights& wei
                   checkpoint.path().string(), left_out.size(), first_of(left_out)));
 }
 
+// What the work depends on, by the names by which a difference is told.
+OrderedJson describe_job(const QuantizeOptions& options, const Checkpoint& checkpoint,
+                         const CalibrationText& text) {
+  OrderedJson recipe = to_json(options.recipe);
+  recipe.erase("calibration");
+  OrderedJson files = OrderedJson::object();
+  for (const fs::path& path : checkpoint.weight_files())
+    files[path.filename().string()] = file_stamp(path);
+  return {{"checkpoint", std::move(files)},
+          {"recipe", std::move(recipe)},
+          {"calibration text", text.source},
+          {"calibration settings", to_json(options.recipe)["calibration"]},
+          {"export", options.export_style.has_value()}};
+}
+
+void warn_of_little_room(const fs::path& target, const Forecast& expected, Observer& observer) {
+  std::error_code error;
+  const fs::path folder = fs::absolute(target, error).parent_path();
+  const fs::space_info space = fs::space(folder, error);
+  const std::int64_t needed = expected.disk_bytes + expected.scratch_bytes;
+  if (error || space.available >= static_cast<std::uintmax_t>(needed)) return;
+  observer.warn(fmt::format("[quantize] {}: {} MB are free, of about {} MB that will be needed",
+                            folder.string(), space.available / 1'000'000, needed / 1'000'000));
+}
+
+fs::path journal_folder(const fs::path& target) {
+  const fs::path name = target.has_filename() ? target : target.parent_path();
+  return name.string() + ".resume";
+}
+
 }  // namespace
 
 QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
@@ -112,14 +144,34 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
                                  observer);
   FileSink sink(staged.path());
+  std::optional<Journal> journal;
+  if (text)
+    journal.emplace(Journal::Options{.folder = journal_folder(target),
+                                     .job = describe_job(options, checkpoint, *text),
+                                     .resume = options.resume,
+                                     .interval = options.journal_interval},
+                    observer);
+  const Forecast expected = forecast(loaded, options.recipe, text ? text->windows.tokens() : 0,
+                                     options.export_style ? 1 : 2, pool);
+  if (options.forecast) options.forecast(expected);
+  warn_of_little_room(target, expected, observer);
+  // Of each pass that learns from the text, and of calibration.
+  std::deque<BlockJournal> parts;
+  const auto part_of = [&](const std::string& name) {
+    return journal ? &parts.emplace_back(*journal, fmt::format("{}-{}", parts.size(), name))
+                   : nullptr;
+  };
   std::vector<Pass> passes;
   for (const PassStep& step : steps)
-    passes.push_back(make_pass(step, options.recipe, {text ? &text->windows : nullptr, sink}));
+    passes.push_back(needs_text(step) ? make_pass(step, options.recipe,
+                                                  {&text->windows, sink, part_of(step.name)})
+                                      : make_pass(step, options.recipe, {nullptr, sink}));
   const Graph graph = run_passes(loaded, passes, context);
   std::map<std::string, InputStatistics> statistics;
   if (is_static) {
     Task task(observer, "calibrate", graph.layers(), "blocks");
-    statistics = calibrate(graph, text->windows, pool, [&](int, int) { task.advance(); });
+    statistics = calibrate(
+        graph, text->windows, pool, [&](int, int) { task.advance(); }, part_of("calibrate"));
   }
 
   LinearQuantizer quantizer(options.recipe, statistics, sink);
@@ -151,6 +203,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   // Checked again: something may have been put there in the meantime.
   require_room(options);
   staged.commit();
+  if (journal) journal->finish();
   return report;
 }
 

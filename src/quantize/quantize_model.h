@@ -2,6 +2,7 @@
 // quantizes each Linear for both phases, and writes the folder atomically.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <optional>
@@ -13,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "checkpoint/packed_writer.h"
 #include "graph/pass.h"
+#include "quantize/forecast.h"
 #include "quantize/recipe.h"
 
 namespace tandem {
@@ -24,6 +26,10 @@ struct QuantizeOptions {
   fs::path calibration;
   // Must be absent, empty or a package; for a checkpoint absent or empty.
   fs::path target;
+  // Go on from the blocks that an interrupted run with the same options finished; what is finished
+  // is kept in TARGET.resume until the work is done, once it takes longer than the interval.
+  bool resume = false;
+  std::chrono::milliseconds journal_interval{10'000};
   // Instead of a package: a checkpoint that holds the decode weights in another tool's words.
   std::optional<PackedStyle> export_style = {};
   Recipe recipe = default_recipe();
@@ -31,6 +37,8 @@ struct QuantizeOptions {
   // or "quantize_prefill".
   std::string dump_after = {};
   std::function<void(const Graph&)> dump = {};
+  // Called before the long-running work.
+  std::function<void(const Forecast&)> forecast = {};
 };
 
 struct QuantizeReport {

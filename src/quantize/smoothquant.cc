@@ -39,9 +39,11 @@ std::vector<float> factors_of(const Graph& graph, const ScalingGroup& group,
 }  // namespace
 
 Graph smooth(const Graph& graph, const SmoothQuantSettings& settings,
-             const CalibrationWindows& windows, ThreadPool& pool, Observer& observer) {
+             const CalibrationWindows& windows, ThreadPool& pool, Observer& observer,
+             BlockJournal* journal) {
   Task task(observer, "smoothquant", graph.layers(), "blocks");
-  const auto statistics = calibrate(graph, windows, pool, [&](int, int) { task.advance(); });
+  const auto statistics =
+      calibrate(graph, windows, pool, [&](int, int) { task.advance(); }, journal);
   const std::vector<ScalingGroup> groups = find_scaling_groups(graph);
   std::vector<std::vector<float>> factors;
   for (const ScalingGroup& group : groups) {

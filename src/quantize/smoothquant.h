@@ -22,6 +22,7 @@ struct SmoothQuantSettings {
 // multiplied by it: the same function. A channel that is zero in either stays. Throws what
 // calibrate() does.
 Graph smooth(const Graph& graph, const SmoothQuantSettings& settings,
-             const CalibrationWindows& windows, ThreadPool& pool, Observer& observer);
+             const CalibrationWindows& windows, ThreadPool& pool, Observer& observer,
+             BlockJournal* journal = nullptr);
 
 }  // namespace tandem

@@ -39,6 +39,9 @@ TEST(QuantizeCommand, ReportsWhatItWrote) {
   ASSERT_EQ(report["passes"].size(), 2u);
   EXPECT_EQ(report["passes"][0]["pass"], "quantize_decode");
   EXPECT_GT(report["passes"][0]["seconds"].get<double>(), 0);
+  EXPECT_GT(report["forecast"]["seconds"].get<double>(), 0);
+  EXPECT_GT(report["forecast"]["memory_bytes"].get<std::int64_t>(), 1 << 20);
+  EXPECT_GT(report["memory_bytes"].get<std::int64_t>(), 1 << 20);
   EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"p"});
 
   // Again, over the first, with the module pattern before the folder.
@@ -76,12 +79,25 @@ TEST(QuantizeCommand, SearchesWithAwq) {
   // Refused before anything is done.
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--algo", "awk"});
-  expect_refusal(words,
-                 {"--algo: expected one of smoothquant, awq, got 'awk'; did you mean 'awq'?"});
+  expect_refusal(words, {"--algo: expected one of smoothquant, awq, seqmse, mse_clip, gptq, got "
+                         "'awk'; did you mean 'awq'?"});
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--compat", "quark"});
   expect_refusal(words, {"--compat"});
   EXPECT_FALSE(fs::exists(folder / "q"));
+}
+
+TEST(QuantizeCommand, GoesOnOrBeginsWithResume) {
+  const ScratchFolder folder;
+  const std::string target = (folder / "p").string();
+  std::vector<std::string> words = quantize_words(target);
+  words.insert(words.end(), {"--algo", "gptq", "--resume"});
+  // Nothing was interrupted.
+  EXPECT_EQ(run_program(words).status, 0);
+  EXPECT_FALSE(fs::exists(target + ".resume"));
+  fs::create_directories(target + ".resume");
+  write_bytes(target + ".resume/job.json", R"({"checkpoint": {}})");
+  expect_refusal(words, {target + ".resume: was begun with another checkpoint: run without"});
 }
 
 TEST(QuantizeCommand, WritesCheckpointsInOtherToolsWords) {

@@ -169,7 +169,7 @@ TEST_F(QuarkWords, MistakesAreNamed) {
          {"lm_tail"});
   refuse({"--quant_scheme", "uint4_wo_128", "--exclude_layers", "*.nothing"}, {"*.nothing"});
   refuse({"--quant_scheme", "uint4_wo_128", "--model_export", "onnx"}, {"--model-export"});
-  refuse({"--quant_scheme", "uint4_wo_128", "--quant_algo", "gptq"}, {"--algo"});
+  refuse({"--quant_scheme", "uint4_wo_128", "--quant_algo", "qronos"}, {"--algo"});
   refuse({"--custom_mode", "awq"}, {"--quant-scheme"});
   // Ours that say the same.
   for (const auto& [flag, value] :

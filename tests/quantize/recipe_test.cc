@@ -206,7 +206,8 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
        "2: ruels: unknown key, expected one of passes, rules, calibration, chunk"},
       {"{\n\n\"passes\": {}}", "3: passes: expected an array"},
       {"{\"passes\": [\n\"fold_norms\",\n\"unroll\"]}",
-       "3: passes[1]: expected a pass, one of fold_norms, untie_head, smoothquant, awq, got "
+       "3: passes[1]: expected a pass, one of fold_norms, untie_head, smoothquant, awq, mse_clip, "
+       "seqmse, gptq, got "
        "\"unroll\""},
       {"{\"passes\": [\n7]}", "2: passes[0]: expected an object"},
       {"{\"passes\": [\n{\"pass\": \"fold_norms\"}]}", "2: passes[0]: expected name to be a name"},

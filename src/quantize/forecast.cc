@@ -1,0 +1,245 @@
+// Counts operations and bytes. The constants are those of runs on models of 5 million to 1.2
+// billion weights; docs/performance.md says how far forecasts were off.
+#include "quantize/forecast.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <vector>
+
+#include "quantize/awq.h"
+#include "quantize/products.h"
+#include "tensor/weight.h"
+
+namespace tandem {
+namespace {
+
+// Of a block, compared with the product that is measured: attention, norms and packing.
+constexpr double kBlockEfficiency = 0.85;
+// Seconds for a weight and a thread: rounding it, trying a clip of it for one column of a Gram
+// matrix, making its codes and writing them.
+constexpr double kRoundSeconds = 2.5e-9, kClipSeconds = 0.35e-9, kCodeSeconds = 6e-9;
+constexpr int kAwqClips = 10, kSeqMseClips = 40;
+// After which finished blocks are kept (QuantizeOptions::journal_interval).
+constexpr double kJournalSeconds = 10;
+constexpr std::int64_t kProcessBytes = 120LL << 20;
+
+struct Linear {
+  double n = 0, k = 0;
+  Scheme decode, prefill;
+  // Stored with the embedding if it stays float.
+  bool is_tied = false;
+  double weights() const { return n * k; }
+  double group() const { return decode.group > 0 ? static_cast<double>(decode.group) : k; }
+};
+
+// What the passes cost depends on.
+struct ModelShape {
+  // By layer.
+  std::map<std::int32_t, std::vector<Linear>> blocks;
+  std::vector<Linear> all;
+  // Widths of the values that the Linears of blocks read, each once.
+  std::vector<double> inputs;
+  double hidden = 0;
+  double other_bytes = 0;
+};
+
+ModelShape shape_of(const Graph& graph, const Recipe& recipe) {
+  ModelShape shape;
+  std::map<ValueId, double> inputs;
+  const std::byte* embedding = nullptr;
+  for (const Node& node : graph.nodes()) {
+    if (node.op == Op::kEmbedding) {
+      const auto& table = node.as<EmbeddingAttributes>().table;
+      embedding = table.bytes().data();
+      shape.hidden = static_cast<double>(table.dim(1));
+      shape.other_bytes += static_cast<double>(table.bytes().size());
+    }
+    if (node.op != Op::kLinear) continue;
+    const Weight& weight = node.as<LinearAttributes>().weight;
+    const ModulePlan plan = resolve(recipe, node.name);
+    const Linear linear{
+        static_cast<double>(output_channels(weight)), static_cast<double>(input_channels(weight)),
+        plan.decode, plan.prefill,
+        !parts_of(weight).empty() && parts_of(weight).front().bytes().data() == embedding};
+    shape.all.push_back(linear);
+    if (node.layer < 0) continue;
+    shape.blocks[node.layer].push_back(linear);
+    inputs[node.inputs[0]] = linear.k;
+  }
+  for (const auto& [value, width] : inputs) shape.inputs.push_back(width);
+  return shape;
+}
+
+double bytes_of(const Linear& linear, const Scheme& scheme) {
+  const double weights = linear.weights();
+  const double group = scheme.group > 0 ? static_cast<double>(scheme.group) : linear.k;
+  switch (scheme.weights) {
+    case WeightType::kFloat:
+      return weights * 2;
+    case WeightType::kUint4:
+    case WeightType::kInt4:
+      return weights / 2 + weights / group * 2.5;
+    default:
+      return weights + weights / group * 4;
+  }
+}
+
+// Floating-point operations for each second of a product of the usual size.
+double measure_speed(ThreadPool& pool) {
+  constexpr std::int64_t kRows = 512, kWidth = 1024;
+  const std::vector<float> x(static_cast<std::size_t>(kRows * kWidth), 0.5F);
+  const Tensor weight = Tensor::from_floats(
+      std::vector<float>(static_cast<std::size_t>(kWidth * kWidth), 0.25F), {kWidth, kWidth});
+  double least = 1e9;
+  for (int i = 0; i < 4; ++i) {
+    const auto start = std::chrono::steady_clock::now();
+    multiply(x, weight, pool);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    least = std::min(least, took.count());
+  }
+  return 2.0 * kRows * kWidth * kWidth / least;
+}
+
+class Counter {
+ public:
+  Counter(const ModelShape& shape, double tokens) : shape_(shape), tokens_(tokens) {
+    for (const auto& [layer, linears] : shape.blocks)
+      for (const Linear& linear : linears) weights_ += linear.weights();
+  }
+
+  // Operations of products, and seconds of one thread for the rest.
+  double operations = 0;
+  double seconds = 0;
+
+  void run_blocks() { operations += 2 * weights_ * tokens_ / kBlockEfficiency; }
+
+  void awq(double search_tokens) {
+    run_blocks();
+    const double searched = search_tokens > 0 ? std::min(search_tokens, tokens_) : tokens_;
+    // Every Linear once with its block, and the one of a single reader again for itself.
+    operations += kAwqExponents * 2.6 * weights_ * searched / kBlockEfficiency;
+    seconds += kAwqExponents * 1.4 * weights_ * kRoundSeconds;
+    clip(kAwqClips);
+  }
+
+  void seqmse() {
+    run_blocks();
+    run_blocks();
+    clip(kSeqMseClips);
+  }
+
+  void gptq() {
+    run_blocks();
+    run_blocks();
+    for (const double k : shape_.inputs)
+      operations += 1.3 * tokens_ * k * k + 2 * k * k * k / kBlockEfficiency;
+    for (const auto& [layer, linears] : shape_.blocks)
+      for (const Linear& linear : linears) {
+        operations += linear.weights() * linear.k;
+        seconds += linear.weights() * 80 * kRoundSeconds;
+      }
+  }
+
+  void clip(int trials) {
+    for (const auto& [layer, linears] : shape_.blocks)
+      for (const Linear& linear : linears)
+        if (linear.decode.weights != WeightType::kFloat)
+          seconds += trials * linear.weights() *
+                     (kRoundSeconds + kClipSeconds * std::min(linear.group(), 512.0));
+  }
+
+  void make_codes(int phases) {
+    for (const Linear& linear : shape_.all) seconds += phases * linear.weights() * kCodeSeconds;
+  }
+
+ private:
+  const ModelShape& shape_;
+  double tokens_;
+  // Of all blocks.
+  double weights_ = 0;
+};
+
+// Tokens that awq searches on; nothing for another pass.
+double search_tokens(const PassStep& step) {
+  const auto found = step.settings.find("search_tokens");
+  return found == step.settings.end() ? static_cast<double>(AwqSettings().search_tokens)
+                                      : found->get<double>();
+}
+
+double count_memory(const ModelShape& shape, const Recipe& recipe, double tokens) {
+  double block = 0, widest = 0, largest = 0, inputs = 0;
+  for (const auto& [layer, linears] : shape.blocks) {
+    double weights = 0;
+    for (const Linear& linear : linears) {
+      weights += linear.weights();
+      largest = std::max(largest, linear.weights());
+      widest = std::max(widest, linear.k);
+    }
+    block = std::max(block, weights);
+  }
+  for (const double width : shape.inputs) inputs += width;
+  inputs /= std::max<double>(1, static_cast<double>(shape.blocks.size()));
+  double most = tokens > 0 ? block * 4 : 0;
+  double hidden = 1;
+  for (const PassStep& step : recipe.passes) {
+    double extra = 0;
+    if (step.name == "awq") {
+      const double searched = search_tokens(step) > 0 ? search_tokens(step) : tokens;
+      extra = 12 * largest + 4 * std::min(searched, tokens) * (inputs + 3 * widest);
+    }
+    if (step.name == "gptq") extra = 8 * widest * widest + 16 * largest;
+    if (step.name == "seqmse") extra = 4 * 1024 * inputs + 4 * largest;
+    if (step.name == "gptq" || step.name == "seqmse") hidden = 2;
+    most = std::max(most, block * 4 + extra);
+  }
+  return kProcessBytes + most + hidden * tokens * shape.hidden * 4 + shape.other_bytes;
+}
+
+}  // namespace
+
+Forecast forecast(const Graph& graph, const Recipe& recipe, std::int64_t tokens, int phases,
+                  ThreadPool& pool) {
+  const ModelShape shape = shape_of(graph, recipe);
+  const auto count = static_cast<double>(tokens);
+  Counter counter(shape, count);
+  for (const PassStep& step : recipe.passes) {
+    if (step.name == "awq") counter.awq(search_tokens(step));
+    if (step.name == "gptq") counter.gptq();
+    if (step.name == "seqmse") counter.seqmse();
+    if (step.name == "mse_clip") counter.clip(kSeqMseClips);
+    if (step.name == "smoothquant") counter.run_blocks();
+  }
+  double codes = 0, floats = shape.other_bytes;
+  const auto add = [&](const Linear& linear, const Scheme& scheme) {
+    if (scheme.weights != WeightType::kFloat)
+      codes += bytes_of(linear, scheme);
+    else if (!linear.is_tied)
+      floats += bytes_of(linear, scheme);
+  };
+  bool is_static = false;
+  for (const Linear& linear : shape.all) {
+    add(linear, linear.decode);
+    if (phases > 1 && !(linear.prefill == linear.decode)) add(linear, linear.prefill);
+    is_static |= phases > 1 && (linear.prefill.activations == ActivationType::kStatic ||
+                                linear.decode.activations == ActivationType::kStatic);
+  }
+  if (is_static) counter.run_blocks();
+  counter.make_codes(phases);
+  // Codes wait in a file of their own; finished blocks wait if the work takes its time.
+  const double seconds =
+      counter.operations / measure_speed(pool) + counter.seconds / pool.threads();
+  const double kept = seconds > kJournalSeconds ? count * shape.hidden * 4 : 0;
+  return {seconds, static_cast<std::int64_t>(count_memory(shape, recipe, count)),
+          static_cast<std::int64_t>(floats + codes), static_cast<std::int64_t>(codes + kept)};
+}
+
+std::int64_t peak_memory_bytes() {
+  rusage usage{};
+  ::getrusage(RUSAGE_SELF, &usage);
+  return static_cast<std::int64_t>(usage.ru_maxrss) * 1024;
+}
+
+}  // namespace tandem
