@@ -10,6 +10,7 @@
 #include "base/printable.h"
 #include "checkpoint/gguf/gguf_checkpoint.h"
 #include "checkpoint/gguf/gguf_parts.h"
+#include "checkpoint/merged_store.h"
 #include "checkpoint/mllm_file.h"
 #include "checkpoint/other_models.h"
 #include "checkpoint/safetensors.h"
@@ -126,9 +127,9 @@ class ShapedStore : public TensorStore {
     const Tensor flat = flat_->load(name);
     return flat.view_as(flat.dtype(), tensors_.at(name).shape);
   }
-  std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
-                                       std::int64_t k) const override {
-    return flat_->load_quantized(name, n, k);
+  std::optional<Weight> load_weight(const std::string& name, std::int64_t n,
+                                    std::int64_t k) const override {
+    return flat_->load_weight(name, n, k);
   }
 
  private:
@@ -170,6 +171,19 @@ Checkpoint Checkpoint::open(const fs::path& name, const fs::path& config, Observ
     checkpoint.packed_ = PackedSettings(checkpoint.config_object(), checkpoint.separate_, observer);
   require_scales(*checkpoint.store_, checkpoint.packed_, path.string());
   return checkpoint;
+}
+
+void Checkpoint::merge_lora(const fs::path& adapter) {
+  LoraAdapter opened = LoraAdapter::open(adapter);
+  for (const char* name : {"tokenizer.json", "tokenizer.model", "vocab.json"})
+    if (fs::exists(opened.folder / name)) text_path_ = opened.folder;
+  const bool had_head = tensors().contains(kHeadWeight);
+  const auto old = tensors().find(kTableWeight);
+  const Shape table = old == tensors().end() ? Shape{} : old->second.shape;
+  store_ = merge_adapter(store_, std::move(opened), path_.string());
+  if (tensors().contains(kHeadWeight) != had_head) config_["tie_word_embeddings"] = false;
+  if (!table.empty() && tensors().at(kTableWeight).shape != table && config_.contains("vocab_size"))
+    config_["vocab_size"] = tensors().at(kTableWeight).shape[0];
 }
 
 JsonObject Checkpoint::config_object() const {
@@ -374,7 +388,7 @@ Weight Checkpoint::linear(const std::string& module, std::int64_t n, std::int64_
   if (!stored.empty()) {
     const Shape& shape = tensors().at(stored).shape;
     if (shape == Shape{n, k} || (!has_shapes() && element_count(shape) == n * k)) {
-      if (auto weight = store_->load_quantized(stored, n, k)) return checked(std::move(*weight));
+      if (auto weight = store_->load_weight(stored, n, k)) return checked(std::move(*weight));
     }
   }
   Tensor values = tensor(name, {n, k});

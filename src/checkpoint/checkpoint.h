@@ -34,6 +34,11 @@ class Checkpoint {
   static Checkpoint open(const fs::path& name, const fs::path& config = {},
                          Observer& observer = silent());
 
+  // Merges a LoRA adapter (see LoraAdapter::open()) into the weights, as they are read. Where the
+  // adapter changes the vocabulary or unties the head, so does config(); a tokenizer in the
+  // adapter's folder takes the place of the checkpoint's. Throws if the adapter doesn't fit.
+  void merge_lora(const fs::path& adapter);
+
   // As given, for messages.
   const fs::path& path() const noexcept { return path_; }
   // The folder of the files.
@@ -45,7 +50,8 @@ class Checkpoint {
   // generation_config.json in the folder, else next to config.json; an empty object if there is
   // none.
   const Json& generation_config() const noexcept { return generation_config_; }
-  // Where the tokenizer and the chat template are: a GGUF file that contains them, else the folder.
+  // Where the tokenizer and the chat template are: a GGUF file that contains them, else the folder,
+  // or that of a merged adapter.
   const fs::path& text_path() const noexcept { return text_path_; }
   const std::vector<fs::path>& weight_files() const noexcept { return weight_files_; }
 

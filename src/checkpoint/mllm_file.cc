@@ -98,8 +98,8 @@ class MllmStore : public TensorStore {
     return load_blocks(tensor.type.blocks, tensor.shape, raw, place_ + ": " + printable(name));
   }
 
-  std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
-                                       std::int64_t k) const override {
+  std::optional<Weight> load_weight(const std::string& name, std::int64_t n,
+                                    std::int64_t k) const override {
     const MllmTensor& tensor = stored_.at(name);
     if (tensor.type.dtype || tensor.type.blocks != GgmlType::kQ4_0 || k % 32 != 0)
       return std::nullopt;

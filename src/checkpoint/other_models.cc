@@ -18,8 +18,8 @@ std::string describe_adapter(const fs::path& config) {
   const auto base = json.is_object() ? json.find("base_model_name_or_path") : json.end();
   const bool named = json.is_object() && base != json.end() && base->is_string();
   return fmt::format(
-      "is a LoRA adapter, expected a whole model: merge it into its base model{} first (PEFT's "
-      "merge_and_unload(), then save_pretrained())",
+      "is a LoRA adapter, expected a whole model: merge it into its base model{} first (tandem "
+      "quantize BASE --lora ADAPTER, or PEFT's merge_and_unload() and save_pretrained())",
       named ? " \"" + printable(base->get<std::string>()) + "\"" : "");
 }
 

@@ -49,10 +49,11 @@ class TensorStore {
   // now.
   virtual Tensor load(const std::string& name) const = 0;
 
-  // The matrix `name`, [n, k] (already checked against its stored shape), in the quantized form in
-  // which it is stored; nullopt if kernels cannot compute with that form.
-  virtual std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
-                                               std::int64_t k) const {
+  // The matrix `name`, [n, k] (already checked against its stored shape), if it is to be used in
+  // another form than load() returns: quantized as it is stored, where kernels can compute with
+  // that, or computed row by row.
+  virtual std::optional<Weight> load_weight(const std::string& name, std::int64_t n,
+                                            std::int64_t k) const {
     static_cast<void>(name), static_cast<void>(n), static_cast<void>(k);
     return std::nullopt;
   }

@@ -62,8 +62,8 @@ class GgufStore : public TensorStore {
     return is_shifted_norm(name) ? unshifted(rows) : rows;
   }
 
-  std::optional<Weight> load_quantized(const std::string& name, std::int64_t n,
-                                       std::int64_t k) const override {
+  std::optional<Weight> load_weight(const std::string& name, std::int64_t n,
+                                    std::int64_t k) const override {
     const auto found = stored_.find(name);
     if (found == stored_.end() || found->second.type != GgmlType::kQ4_0) return std::nullopt;
     const GgufTensor& tensor = found->second;
