@@ -16,6 +16,7 @@ namespace {
 
 struct QuantizeFlags {
   std::string checkpoint;
+  std::string lora;
   std::string output;
   std::string calibration;
   std::string recipe;
@@ -86,6 +87,7 @@ void quantize(const QuantizeFlags& flags) {
   const std::string& text = flags.calibration.empty() ? flags.quark.dataset() : flags.calibration;
   Forecast expected;
   const QuantizeOptions options{.checkpoint = flags.checkpoint,
+                                .lora = flags.lora,
                                 .calibration = text.empty() || text.ends_with(".jsonl")
                                                    ? fs::path(text)
                                                    : plain_text_path("quantize", text),
@@ -151,6 +153,9 @@ void add_quantize(CLI::App& app) {
   auto flags = std::make_shared<QuantizeFlags>();
   command->add_option("checkpoint", flags->checkpoint, "folder with config.json and safetensors")
       ->required();
+  command->add_option("--lora", flags->lora,
+                      "LoRA adapter of PEFT to merge into the weights: folder with "
+                      "adapter_config.json and adapter_model.safetensors");
   command
       ->add_option("-o,--output", flags->output,
                    "folder of the package; replaced whole if it is a package or empty")

@@ -146,14 +146,18 @@ void write_package(const fs::path& folder, const PackageContents& contents, Thre
 
 void write_texts(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {
   const bool is_gguf = !fs::is_directory(checkpoint.text_path());
-  const auto copy = [&](const char* name) {
-    if (!is_gguf && fs::exists(checkpoint.folder() / name))
-      fs::copy_file(checkpoint.folder() / name, target / name);
+  const auto copy = [&](const fs::path& folder, std::string_view name) {
+    if (!is_gguf && fs::exists(folder / name)) fs::copy_file(folder / name, target / name);
   };
-  copy("config.json");
-  for (const char* name : kFilesBesideWeights) copy(name);
-  if (!fs::exists(target / "config.json"))
+  for (const std::string_view name : kFilesBesideWeights)
+    copy(name == "generation_config.json" ? checkpoint.folder() : checkpoint.text_path(), name);
+  // As it is, unless merging an adapter changed it.
+  const fs::path config = checkpoint.folder() / "config.json";
+  if (!is_gguf && fs::exists(config) && read_json_file(config) == checkpoint.config()) {
+    copy(checkpoint.folder(), "config.json");
+  } else {
     write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
+  }
   const fs::path tokenizer = find_tokenizer(checkpoint.text_path());
   if (!fs::exists(target / tokenizer.filename()))
     write_text_file(target / "tokenizer.json", read_tokenizer(tokenizer, observer).dump(1) + "\n");

@@ -120,7 +120,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
          target.string());
   }
   require_room(options);
-  const Checkpoint checkpoint = Checkpoint::open(options.checkpoint, {}, observer);
+  Checkpoint checkpoint = Checkpoint::open(options.checkpoint, {}, observer);
+  if (!options.lora.empty()) checkpoint.merge_lora(options.lora);
   const JsonObject config = checkpoint.config_object();
   const Json& generation = checkpoint.generation_config();
   const ModelInfo info = read_model_info(config, &generation, observer);

@@ -21,6 +21,8 @@ namespace tandem {
 
 struct QuantizeOptions {
   fs::path checkpoint;
+  // A LoRA adapter to merge into its weights, or empty.
+  fs::path lora = {};
   // Text for calibrating activation scales and for passes that learn from one; empty: a built-in
   // one, if the recipe needs any.
   fs::path calibration;
