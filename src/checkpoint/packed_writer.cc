@@ -187,7 +187,7 @@ std::vector<Tensor> pack(const GroupCodes& codes, const PackedStyle& style) {
     if (!codes.zero_points.empty()) return zeros.at(row, group);
     return codes.is_signed ? 0U : 8U;
   };
-  if (codes.group == k) {
+  if (codes.group == k && style.layout == PackedStyle::Layout::kQuark) {
     if (k % kCodesInWord != 0)
       fail(ErrorCode::kInvalidArgument, "[export] K = {}: expected a multiple of 8", k);
     return {words_of(n, k, style, {n, words_for(k)},

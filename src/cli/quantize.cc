@@ -1,4 +1,4 @@
-// tandem quantize: from a float checkpoint to a package.
+// tandem quantize: from a checkpoint to a package.
 #include <algorithm>
 #include <chrono>
 #include <iostream>
@@ -120,6 +120,7 @@ void quantize(const QuantizeFlags& flags) {
     };
     print_json({{"output", flags.output},
                 {"linears", report.linears},
+                {"kept", report.kept},
                 {"calibration_tokens", report.calibration_tokens},
                 {"decode_bytes", report.decode_bytes},
                 {"prefill_bytes", report.prefill_bytes},
@@ -134,8 +135,10 @@ void quantize(const QuantizeFlags& flags) {
           ? fmt::format("{} MB", megabytes(report.decode_bytes))
           : fmt::format("decode {} MB, prefill {} MB", megabytes(report.decode_bytes),
                         megabytes(report.prefill_bytes));
-  std::cout << fmt::format("{}: {} weights quantized after {} calibration tokens in {:.1f} s; {}\n",
-                           flags.output, report.linears, report.calibration_tokens, seconds, sizes);
+  std::cout << fmt::format(
+      "{}: {} weights quantized{} after {} calibration tokens in {:.1f} s; {}\n", flags.output,
+      report.linears - report.kept, report.kept > 0 ? fmt::format(", {} kept", report.kept) : "",
+      report.calibration_tokens, seconds, sizes);
   const Written made = written(flags.output);
   spdlog::info("{} -> {}: {} files, {} MB", flags.checkpoint, flags.output, made.files,
                megabytes(made.bytes));
@@ -147,9 +150,10 @@ void quantize(const QuantizeFlags& flags) {
 }  // namespace
 
 void add_quantize(CLI::App& app) {
-  auto* command = app.add_subcommand(
-      "quantize",
-      "make a package: int4 weights for decode, static int8 for prefill, from a float checkpoint");
+  auto* command = app.add_subcommand("quantize",
+                                     "make a package: int4 weights for decode, static int8 for "
+                                     "prefill, from a float checkpoint, or "
+                                     "one that is quantized already, whose codes are kept");
   auto flags = std::make_shared<QuantizeFlags>();
   command->add_option("checkpoint", flags->checkpoint, "folder with config.json and safetensors")
       ->required();
@@ -207,8 +211,8 @@ void add_quantize(CLI::App& app) {
       ->excludes(recipe);
   command
       ->add_option("--exclude", flags->exclude,
-                   "module that stays float, such as \"*.down_proj\" or \"re:layers\\.0\\.\"; may "
-                   "be repeated")
+                   "module that stays as it is, float or with the codes it has, such as "
+                   "\"*.down_proj\" or \"re:layers\\.0\\.\"; may be repeated")
       ->allow_extra_args(false);
   command
       ->add_option("--input-scale", flags->input_scale,

@@ -99,6 +99,7 @@ std::vector<Rule> QuarkWords::rules(std::int64_t group, const std::string& check
   };
   const Scheme usual = find_scheme("--quant-scheme", scheme_, group, type);
   std::vector<Rule> rules = {rule("*", usual)};
+  rules.front().keep_codes = true;
   for (const auto& [pattern, size] : group_per_layer_) {
     if (size != "32" && size != "64" && size != "128")
       fail(ErrorCode::kInvalidArgument,

@@ -253,7 +253,7 @@ class Awq : public BlockVisitor {
 
   // What a Linear computes with for these factors: quantize(w · s) / s.
   Tensor trial(NodeId id, const std::vector<float>& factors) const {
-    const Rows& rows = rows_of(graph_.node(id));
+    const Rows rows = rows_of(graph_.node(id));
     const FakeQuantizer quantizer(scheme_of(id), rows->columns());
     std::vector<float> values = quantizer.quantize_rows(*scale_columns(rows, factors), pool_);
     for (std::size_t i = 0; i < values.size(); ++i) values[i] /= factors[i % factors.size()];
@@ -324,7 +324,7 @@ class Awq : public BlockVisitor {
   // that has fewer rows than columns.
   Loss loss_of_one(const ScalingGroup& group) {
     const NodeId id = group.linears.front();
-    const Rows& rows = rows_of(graph_.node(id));
+    const Rows rows = rows_of(graph_.node(id));
     const std::vector<float>& x = seen_.at(group.value).search;
     const double outputs = static_cast<double>(search_rows_) * static_cast<double>(rows->rows());
     std::shared_ptr<Tensor> gram;
@@ -349,7 +349,8 @@ class Awq : public BlockVisitor {
 
   // trial() less the weight itself.
   std::vector<float> difference_of(NodeId id, const std::vector<float>& factors) const {
-    const RowSource& rows = *rows_of(graph_.node(id));
+    const Rows source = rows_of(graph_.node(id));
+    const RowSource& rows = *source;
     std::vector<float> values = trial(id, factors).to_floats();
     std::vector<float> weight(values.size());
     rows.read(0, weight);

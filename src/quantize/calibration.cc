@@ -15,7 +15,10 @@ class Recorders : public BlockVisitor {
   Recorders(const Graph& graph, ThreadPool& pool) : graph_(graph), pool_(pool) {
     for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
       const Node& node = graph.node(id);
-      if (node.op == Op::kLinear && node.layer >= 0) linears_[node.inputs[0]].push_back(id);
+      // What reads int8 codes has its scale already.
+      if (node.op == Op::kLinear && node.layer >= 0 &&
+          graph.value(node.inputs[0]).dtype == DType::kF32)
+        linears_[node.inputs[0]].push_back(id);
     }
   }
 

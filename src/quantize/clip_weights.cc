@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "quantize/clip_search.h"
 #include "quantize/fake_quantize.h"
+#include "quantize/kept_codes.h"
 #include "quantize/linear_weights.h"
 
 namespace tandem {
@@ -20,8 +21,9 @@ constexpr ClipGrid kGrid{.steps = 20, .count = 20, .fine = 20};
 // Tokens, at least, that errors are computed on; fewer than twice as many.
 constexpr std::int64_t kTokens = 512;
 
-bool is_quantized(const Node& node, const Recipe& recipe) {
-  return node.op == Op::kLinear && resolve(recipe, node.name).decode.weights != WeightType::kFloat;
+bool is_clipped(const Node& node, const Recipe& recipe) {
+  return node.op == Op::kLinear && !is_quantized(node) &&
+         resolve(recipe, node.name).decode.weights != WeightType::kFloat;
 }
 
 Tensor search_bounds(const Node& node, const Recipe& recipe, std::span<const float> x,
@@ -48,7 +50,7 @@ class OutputClipper : public BlockVisitor {
     std::int64_t count = 0;
     for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
       const Node& node = graph.node(id);
-      if (node.layer < 0 || !is_quantized(node, recipe)) continue;
+      if (node.layer < 0 || !is_clipped(node, recipe)) continue;
       linears_[node.inputs[0]].push_back(id);
       ++count;
     }
@@ -108,7 +110,8 @@ class OutputClipper : public BlockVisitor {
     std::map<std::string, Rows> weights;
     for (const Node& node : clipped.nodes()) {
       if (!bounds.contains(node.name)) continue;
-      const RowSource& rows = *rows_of(node);
+      const Rows source = rows_of(node);
+      const RowSource& rows = *source;
       const FakeQuantizer quantizer(resolve(recipe_, node.name).decode, rows.columns());
       weights[node.name] = stored_rows(
           Tensor::from_floats(quantizer.quantize_rows(rows, pool_), {rows.rows(), rows.columns()}));
@@ -136,7 +139,7 @@ Graph clip_weights(const Graph& graph, const Recipe& recipe, ThreadPool& pool, O
             "weights");
   NamedTensors bounds;
   for (const Node& node : graph.nodes()) {
-    if (is_quantized(node, recipe)) bounds[node.name] = search_bounds(node, recipe, {}, pool);
+    if (is_clipped(node, recipe)) bounds[node.name] = search_bounds(node, recipe, {}, pool);
     if (node.op == Op::kLinear) task.advance();
   }
   return with_bounds(graph, bounds);

@@ -10,37 +10,51 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "package/write_package.h"
+#include "quantize/kept_codes.h"
 
 namespace tandem {
 namespace {
 
 constexpr const char* kHead = "lm_head";
 
-// What the recipe makes of each Linear.
-std::vector<PackedModule> modules_of(const Graph& graph, const Recipe& recipe) {
-  std::vector<PackedModule> modules;
-  for (const Node& node : graph.nodes()) {
-    if (node.op != Op::kLinear) continue;
-    const Scheme scheme = resolve(recipe, node.name).decode;
-    if (scheme.weights == WeightType::kInt8 || scheme.weights == WeightType::kUint8)
-      fail(ErrorCode::kUnsupported, "[export] {}: 8-bit codes are not exported: expected 4 bits",
-           node.name);
-    modules.push_back({.name = node.name,
-                       .is_packed = scheme.weights != WeightType::kFloat,
-                       .is_signed = scheme.weights == WeightType::kInt4,
-                       .group = scheme.group});
-  }
-  return modules;
-}
-
-// The same, from the weights that were made.
-PackedModule module_of(const Node& node) {
+// From the weight that was made, or that the checkpoint had already. AWQ has no form of its own for
+// one scale per row.
+PackedModule module_of(const Node& node, const PackedStyle& style) {
   const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight);
   if (codes == nullptr) return {.name = node.name};
+  const bool is_row = codes->group == codes->k && style.layout == PackedStyle::Layout::kQuark;
   return {.name = node.name,
           .is_packed = true,
           .is_signed = codes->is_signed,
-          .group = codes->group == codes->k ? 0 : codes->group};
+          .group = is_row ? 0 : codes->group};
+}
+
+bool has_8_bits(const Weight& weight) {
+  const auto* codes = std::get_if<GroupCodes>(&weight);
+  return std::holds_alternative<ChannelCodes>(weight) || (codes != nullptr && codes->bits == 8);
+}
+
+// What the recipe makes of each Linear.
+std::vector<PackedModule> modules_of(const Graph& graph, const Recipe& recipe,
+                                     const PackedStyle& style) {
+  std::vector<PackedModule> modules;
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kLinear) continue;
+    const Scheme scheme = plan_of(recipe, node).decode;
+    if (scheme.weights == WeightType::kInt8 || scheme.weights == WeightType::kUint8 ||
+        has_8_bits(node.as<LinearAttributes>().weight))
+      fail(ErrorCode::kUnsupported, "[export] {}: 8-bit codes are not exported: expected 4 bits",
+           node.name);
+    if (is_quantized(node)) {
+      modules.push_back(module_of(node, style));
+    } else {
+      modules.push_back({.name = node.name,
+                         .is_packed = scheme.weights != WeightType::kFloat,
+                         .is_signed = scheme.weights == WeightType::kInt4,
+                         .group = scheme.group});
+    }
+  }
+  return modules;
 }
 
 bool is_tied(const Checkpoint& checkpoint) {
@@ -67,7 +81,7 @@ class Export {
       : checkpoint_(checkpoint), style_(style) {
     for (const Node& node : quantized.nodes()) {
       if (node.op != Op::kLinear) continue;
-      modules_.push_back(module_of(node));
+      modules_.push_back(module_of(node, style_));
       if (const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight))
         dtype_ = codes->scales.dtype();
     }
@@ -132,8 +146,8 @@ class Export {
         add_rows(node.name + ".weight", std::get<FloatWeight>(linear.weight).rows);
     } else {
       Item item;
-      for (const PackedTensor& tensor :
-           packed_tensors(module_of(node), codes->n, codes->k, codes->scales.dtype(), style_))
+      for (const PackedTensor& tensor : packed_tensors(module_of(node, style_), codes->n, codes->k,
+                                                       codes->scales.dtype(), style_))
         item.entries.push_back({node.name + tensor.suffix, tensor.dtype, tensor.shape});
       item.write = [codes = *codes, entries = item.entries,
                     style = style_](SafetensorsWriter& writer) {
@@ -171,7 +185,7 @@ class Export {
 
 void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
                   const PackedStyle& style) {
-  const std::vector<PackedModule> modules = modules_of(loaded, recipe);
+  const std::vector<PackedModule> modules = modules_of(loaded, recipe, style);
   if (const std::string objection = objection_to_style(style, modules); !objection.empty())
     fail(ErrorCode::kInvalidArgument, "[export] {}", objection);
   for (const Node& node : loaded.nodes()) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "quantize/awq.h"
+#include "quantize/kept_codes.h"
 #include "quantize/products.h"
 #include "tensor/weight.h"
 
@@ -29,8 +30,8 @@ constexpr std::int64_t kProcessBytes = 120LL << 20;
 struct Linear {
   double n = 0, k = 0;
   Scheme decode, prefill;
-  // Stored with the embedding if it stays float.
-  bool is_tied = false;
+  // Its present form is counted already.
+  bool is_counted = false;
   double weights() const { return n * k; }
   double group() const { return decode.group > 0 ? static_cast<double>(decode.group) : k; }
 };
@@ -59,11 +60,13 @@ ModelShape shape_of(const Graph& graph, const Recipe& recipe) {
     }
     if (node.op != Op::kLinear) continue;
     const Weight& weight = node.as<LinearAttributes>().weight;
-    const ModulePlan plan = resolve(recipe, node.name);
-    const Linear linear{
-        static_cast<double>(output_channels(weight)), static_cast<double>(input_channels(weight)),
-        plan.decode, plan.prefill,
-        !parts_of(weight).empty() && parts_of(weight).front().bytes().data() == embedding};
+    if (is_quantized(node)) shape.other_bytes += static_cast<double>(stored_bytes(weight));
+    const ModulePlan plan = plan_of(recipe, node);
+    const std::vector<Tensor> parts = parts_of(weight);
+    const bool is_tied = !parts.empty() && parts.front().bytes().data() == embedding;
+    const Linear linear{static_cast<double>(output_channels(weight)),
+                        static_cast<double>(input_channels(weight)), plan.decode, plan.prefill,
+                        is_tied || is_quantized(node)};
     shape.all.push_back(linear);
     if (node.layer < 0) continue;
     shape.blocks[node.layer].push_back(linear);
@@ -216,7 +219,7 @@ Forecast forecast(const Graph& graph, const Recipe& recipe, std::int64_t tokens,
   const auto add = [&](const Linear& linear, const Scheme& scheme) {
     if (scheme.weights != WeightType::kFloat)
       codes += bytes_of(linear, scheme);
-    else if (!linear.is_tied)
+    else if (!linear.is_counted)
       floats += bytes_of(linear, scheme);
   };
   bool is_static = false;

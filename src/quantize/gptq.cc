@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "quantize/kept_codes.h"
 #include "quantize/linear_weights.h"
 #include "quantize/quantize_linears.h"
 #include "tensor/half.h"
@@ -145,7 +146,7 @@ class Gptq : public BlockVisitor {
     std::int64_t count = 0;
     for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
       const Node& node = graph.node(id);
-      if (node.op != Op::kLinear || node.layer < 0 ||
+      if (node.op != Op::kLinear || node.layer < 0 || is_quantized(node) ||
           !has_groups(resolve(recipe, node.name).decode))
         continue;
       linears_[node.inputs[0]].push_back(id);
@@ -196,7 +197,8 @@ class Gptq : public BlockVisitor {
   }
   void recall(std::int32_t layer, const NamedTensors& learned) override {
     visit_layer(layer, [&](const Node& node) {
-      const RowSource& rows = *rows_of(node);
+      const Rows source = rows_of(node);
+      const RowSource& rows = *source;
       const GroupFormat format = group_format(resolve(recipe_, node.name).decode, rows.columns());
       GroupCodes codes{.n = rows.rows(),
                        .k = rows.columns(),
@@ -217,7 +219,7 @@ class Gptq : public BlockVisitor {
     std::map<std::string, Rows> weights;
     for (const Node& node : block.nodes())
       if (const auto found = chosen.find(node.name); found != chosen.end())
-        weights[node.name] = dequantized_rows(found->second);
+        weights[node.name] = rows_of(found->second);
     return with_weights(block, weights);
   }
 
@@ -230,7 +232,8 @@ class Gptq : public BlockVisitor {
   }
 
   void round(const Node& node, const GptqRounding& rounding) {
-    const RowSource& rows = *rows_of(node);
+    const Rows source = rows_of(node);
+    const RowSource& rows = *source;
     const GroupFormat format = group_format(resolve(recipe_, node.name).decode, rows.columns());
     Weight kept = sink_.keep(rounding.round(rows, format, node.name));
     chosen[node.name] = std::get<GroupCodes>(std::move(kept));

@@ -9,15 +9,20 @@ namespace {
 
 class DequantizedRows : public RowSource {
  public:
-  explicit DequantizedRows(GroupCodes codes)
-      : RowSource(codes.n, codes.k, DType::kF32), codes_(std::move(codes)) {}
+  explicit DequantizedRows(Weight weight)
+      : RowSource(output_channels(weight), input_channels(weight), DType::kF32),
+        weight_(std::move(weight)) {}
+
+  void release() const noexcept override {
+    for (const Tensor& part : parts_of(weight_)) part.release();
+  }
 
  private:
   void read_rows(std::int64_t first, std::span<float> out) const override {
-    dequantize_rows(codes_, first, out);
+    dequantize_rows(weight_, first, out);
   }
 
-  Weight codes_;
+  Weight weight_;
 };
 
 class CodedRows : public RowSource {
@@ -41,8 +46,11 @@ class CodedRows : public RowSource {
 
 }  // namespace
 
-const Rows& rows_of(const Node& linear) {
-  return std::get<FloatWeight>(linear.as<LinearAttributes>().weight).rows;
+Rows rows_of(const Node& linear) { return rows_of(linear.as<LinearAttributes>().weight); }
+
+Rows rows_of(const Weight& weight) {
+  if (const auto* real = std::get_if<FloatWeight>(&weight)) return real->rows;
+  return std::make_shared<DequantizedRows>(weight);
 }
 
 Graph with_weights(const Graph& graph, const std::map<std::string, Rows>& weights) {
@@ -58,10 +66,6 @@ Graph with_weights(const Graph& graph, const std::map<std::string, Rows>& weight
     rewriter.copy(id, std::move(linear));
   }
   return std::move(rewriter).finish();
-}
-
-Rows dequantized_rows(GroupCodes codes) {
-  return std::make_shared<DequantizedRows>(std::move(codes));
 }
 
 Rows with_codes(Rows rows, GroupCodes codes) {

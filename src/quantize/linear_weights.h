@@ -9,14 +9,13 @@
 
 namespace tandem {
 
-// Of a Linear with a float weight.
-const Rows& rows_of(const Node& linear);
+// The values of a Linear's weight: its rows, or those behind its codes, dequantized when they are
+// read.
+Rows rows_of(const Node& linear);
+Rows rows_of(const Weight& weight);
 
 // A copy of the graph with other weights of some Linears, by name.
 Graph with_weights(const Graph& graph, const std::map<std::string, Rows>& weights);
-
-// The values that codes stand for, computed when they are read.
-Rows dequantized_rows(GroupCodes codes);
 
 // Float rows for which a pass has chosen codes, better ones than rounding each weight to nearest.
 // They read as the rows do; a transformation of them knows nothing of the codes.

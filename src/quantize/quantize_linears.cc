@@ -8,21 +8,12 @@
 #include "graph/int8_nodes.h"
 #include "graph/ops.h"
 #include "graph/rewriter.h"
+#include "quantize/kept_codes.h"
 #include "quantize/linear_weights.h"
 #include "quantize/rtn.h"
 
 namespace tandem {
 namespace {
-
-const FloatWeight& float_weight(const Node& node) {
-  const Weight& weight = node.as<LinearAttributes>().weight;
-  const auto* real = std::get_if<FloatWeight>(&weight);
-  if (real == nullptr)
-    fail(ErrorCode::kUnsupported,
-         "[quantize] {}: is {} already: expected float weights, from which every form is made",
-         node.name, describe(weight));
-  return *real;
-}
 
 bool has_row_scales(const Scheme& scheme) {
   return scheme.weights == WeightType::kInt8 && scheme.activations != ActivationType::kFloat;
@@ -34,7 +25,8 @@ bool is_in(const GroupCodes& codes, const GroupFormat& format) {
 }
 
 Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
-  const RowSource& rows = *float_weight(node).rows;
+  const Rows values = rows_of(node);
+  const RowSource& rows = *values;
   if (has_row_scales(scheme)) return quantize_channel_codes(rows, node.name, pool);
   const GroupFormat format = group_format(scheme, rows.columns());
   if (const GroupCodes* chosen = chosen_codes(rows); chosen != nullptr && is_in(*chosen, format))
@@ -43,7 +35,7 @@ Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
 }
 
 void check_scheme(const Node& node, const Scheme& scheme) {
-  const std::int64_t k = float_weight(node).rows->columns();
+  const std::int64_t k = input_channels(node.as<LinearAttributes>().weight);
   if (scheme.weights != WeightType::kFloat && scheme.group > 0 && k % scheme.group != 0)
     fail(ErrorCode::kInvalidArgument,
          "[quantize] {}: K = {} is not a multiple of the group size {}: choose another group size "
@@ -74,14 +66,12 @@ void check_recipe(const Recipe& recipe, const Graph& graph) {
          (gptq + 1)->name);
   std::vector<std::string> modules;
   for (const Node& node : graph.nodes()) {
-    if (node.op != Op::kLinear) continue;
-    float_weight(node);
-    modules.push_back(node.name);
+    if (node.op == Op::kLinear) modules.push_back(node.name);
   }
   check_matches(recipe, modules);
   for (const Node& node : graph.nodes()) {
     if (node.op != Op::kLinear) continue;
-    const ModulePlan plan = resolve(recipe, node.name);
+    const ModulePlan plan = plan_of(recipe, node);
     check_scheme(node, plan.decode);
     check_scheme(node, plan.prefill);
     if (node.layer < 0 && (plan.decode.activations == ActivationType::kStatic ||
@@ -91,6 +81,7 @@ void check_recipe(const Recipe& recipe, const Graph& graph) {
            "activations other than static",
            node.name);
   }
+  require_float_weights(recipe, graph);
 }
 
 const Weight& LinearQuantizer::weight_of(const Node& node, const Scheme& scheme,
@@ -134,7 +125,7 @@ Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
       rewriter.copy(id);
       continue;
     }
-    const Scheme scheme = resolve(recipe_, node.name).*phase;
+    const Scheme scheme = plan_of(recipe_, node).*phase;
     if (scheme.weights == WeightType::kFloat) {
       rewriter.copy(id);
     } else {

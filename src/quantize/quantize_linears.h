@@ -1,4 +1,4 @@
-// The passes that quantize a float graph's Linears according to a recipe, one for each phase.
+// The passes that quantize a graph's Linears according to a recipe, one for each phase.
 #pragma once
 
 #include <map>
@@ -24,8 +24,8 @@ class LinearQuantizer {
       : recipe_(recipe), statistics_(statistics), sink_(sink) {}
 
   // Throws kInvalidArgument naming the module if a scheme does not fit it: a K that is not a
-  // multiple of the group size, a weight that is not finite or beyond the range of the scales;
-  // kUnsupported for a weight that is already quantized.
+  // multiple of the group size, a weight that is not finite or beyond the range of the scales. A
+  // weight that is quantized already stays, or int8 is made from the values behind its codes.
   Graph decode(const Graph& graph, PassContext& context);
   Graph prefill(const Graph& graph, PassContext& context);
 
@@ -50,9 +50,8 @@ class LinearQuantizer {
 // How a scheme that quantizes in groups stores the codes of a weight with `columns` input channels.
 GroupFormat group_format(const Scheme& scheme, std::int64_t columns);
 
-// Throws kUnsupported naming the module for a Linear whose weight is not float, kInvalidArgument
-// for one that the recipe's schemes don't fit and for
-// a pass after gptq. Called before any long-running work.
+// Throws kInvalidArgument naming the module that the recipe's schemes don't fit, the pass that
+// finds no float weights, or one after gptq. Called before any long-running work.
 void check_recipe(const Recipe& recipe, const Graph& graph);
 
 }  // namespace tandem

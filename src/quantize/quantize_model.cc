@@ -18,6 +18,7 @@
 #include "quantize/calibration_text.h"
 #include "quantize/export_checkpoint.h"
 #include "quantize/journal.h"
+#include "quantize/kept_codes.h"
 #include "quantize/passes.h"
 #include "quantize/quantize_linears.h"
 
@@ -30,7 +31,7 @@ constexpr const char* kPrefillPass = "quantize_prefill";
 bool has_static_inputs(const Recipe& recipe, const Graph& graph) {
   return std::ranges::any_of(graph.nodes(), [&](const Node& node) {
     if (node.op != Op::kLinear) return false;
-    const ModulePlan plan = resolve(recipe, node.name);
+    const ModulePlan plan = plan_of(recipe, node);
     return plan.decode.activations == ActivationType::kStatic ||
            plan.prefill.activations == ActivationType::kStatic;
   });
@@ -135,6 +136,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   check_recipe(options.recipe, loaded);
   if (options.export_style) check_export(checkpoint, loaded, options.recipe, *options.export_style);
   warn_of_left_out(checkpoint, weights, observer);
+  QuantizeReport report;
+  report.kept = report_kept(loaded, observer);
 
   // Before the long-running work, so that a folder that can't be written to is reported now.
   StagedFolder staged(target);
@@ -181,7 +184,6 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const Pass prefill_pass{kPrefillPass,
                           [&](const Graph& g, PassContext& c) { return quantizer.prefill(g, c); }};
   const Graph decode = run_passes(graph, {&decode_pass, 1}, context);
-  QuantizeReport report;
   report.linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
   report.calibration_tokens = text ? text->windows.tokens() : 0;
   const auto size_of_file = [&](const char* name) {

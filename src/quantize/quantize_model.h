@@ -1,4 +1,4 @@
-// From a float checkpoint to a package: rewrites the graph according to the recipe, calibrates,
+// From a checkpoint, float or quantized, to a package: rewrites the graph according to the recipe, calibrates,
 // quantizes each Linear for both phases, and writes the folder atomically.
 #pragma once
 
@@ -45,6 +45,8 @@ struct QuantizeOptions {
 
 struct QuantizeReport {
   std::int64_t linears = 0;
+  // Of them, those whose codes the checkpoint had already.
+  std::int64_t kept = 0;
   std::int64_t calibration_tokens = 0;
   // Size of decode.safetensors, or of a checkpoint's model.safetensors.
   std::int64_t decode_bytes = 0;

@@ -40,10 +40,10 @@ class Matcher {
 }  // namespace
 
 Recipe default_recipe(std::int64_t group, std::int64_t head_group) {
-  Rule all{.match = "*"};
+  Rule all{.match = "*", .keep_codes = true};
   all.decode = Scheme{WeightType::kUint4, group};
   all.prefill = Scheme{WeightType::kInt8, 0, DType::kF32, ActivationType::kStatic};
-  Rule head{.match = "lm_head", .prefill_as_decode = true};
+  Rule head{.match = "lm_head", .prefill_as_decode = true, .keep_codes = true};
   head.decode = head_group > 0 ? Scheme{WeightType::kUint4, head_group} : Scheme{};
   Recipe recipe;
   recipe.rules = {all, head};
@@ -58,12 +58,12 @@ Rule exclude(std::string match) {
 
 void check_match(const std::string& match) { Matcher{match}; }
 
-ModulePlan resolve(const Recipe& recipe, const std::string& module) {
+ModulePlan resolve(const Recipe& recipe, const std::string& module, bool is_quantized) {
   ModulePlan plan;
   bool as_decode = true;
   for (const Rule& rule : recipe.rules) {
     if (!Matcher(rule.match).matches(module)) continue;
-    if (rule.decode) plan.decode = *rule.decode;
+    if (rule.decode) plan.decode = is_quantized && rule.keep_codes ? Scheme{} : *rule.decode;
     if (rule.prefill) plan.prefill = *rule.prefill;
     if (rule.prefill || rule.prefill_as_decode) as_decode = rule.prefill_as_decode;
   }

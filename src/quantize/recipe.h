@@ -6,7 +6,8 @@
 //     "rules": [
 //       {"match": "*", "decode": {"weights": "uint4", "group": 128},
 //                      "prefill": {"weights": "int8", "activations": "static"}},
-//       {"match": "lm_head", "decode": {"weights": "uint4", "group": 32}, "prefill": "decode"},
+//       {"match": "lm_head", "decode": {"weights": "uint4", "group": 32}, "prefill": "decode",
+//        "keep_codes": true},
 //       {"match": "re:layers\\.[01]\\..*down_proj", "decode": "float", "prefill": "decode"}
 //     ],
 //     "calibration": {"samples": 128, "window": 512, "input_scale": "least_error"},
@@ -62,6 +63,8 @@ struct Rule {
   std::optional<Scheme> prefill = {};
   // The prompt is read with what answers are written with.
   bool prefill_as_decode = false;
+  // `decode` is for float modules only: one that the checkpoint holds quantized keeps its codes.
+  bool keep_codes = false;
 };
 
 // The largest |x| that a static int8 scale reaches.
@@ -98,7 +101,7 @@ struct Recipe {
 
 // Int4 in groups for decode, static int8 for prefill, the head in int4 for both (0: in float).
 Recipe default_recipe(std::int64_t group = 128, std::int64_t head_group = 32);
-// Rules that leave a module in float in both phases.
+// Rules that leave a module in float in both phases, or with the codes that it has already.
 Rule exclude(std::string match);
 
 // What a recipe says of one module.
@@ -108,8 +111,9 @@ struct ModulePlan {
 };
 // Throws kFormat for a regular expression that is malformed.
 void check_match(const std::string& match);
-// The same, of all rules.
-ModulePlan resolve(const Recipe& recipe, const std::string& module);
+// The same, of all rules. For a module that is quantized already, float stands for keeping its
+// codes.
+ModulePlan resolve(const Recipe& recipe, const std::string& module, bool is_quantized = false);
 // Throws kInvalidArgument for a rule that matches none of the modules: a slip of the pen, whose
 // result would surprise.
 void check_matches(const Recipe& recipe, const std::vector<std::string>& modules);

@@ -38,6 +38,9 @@ std::string_view name_of(const std::array<Word<T>, N>& words, T value) {
 
 constexpr std::int64_t kMaxGroup = 1 << 16;
 
+// A rule for everything says little about a module in particular: codes that are there are kept.
+bool is_general(const Rule& rule) { return rule.match == "*"; }
+
 class RecipeReader {
  public:
   RecipeReader(std::string_view text, std::string where)
@@ -150,7 +153,7 @@ class RecipeReader {
     for (std::size_t i = 0; i < rules.size(); ++i) {
       const std::string path = fmt::format("rules[{}]", i);
       require_object(rules[i], path);
-      require_keys(rules[i], path, {"match", "decode", "prefill"});
+      require_keys(rules[i], path, {"match", "decode", "prefill", "keep_codes"});
       Rule rule{.match = match(rules[i], path)};
       if (rules[i].contains("decode")) rule.decode = scheme(rules[i]["decode"], path + ".decode");
       if (rules[i].contains("prefill")) {
@@ -158,8 +161,16 @@ class RecipeReader {
         rule.prefill_as_decode = prefill == "decode";
         if (!rule.prefill_as_decode) rule.prefill = scheme(prefill, path + ".prefill");
       }
+      rule.keep_codes = keep_codes(rules[i], path, is_general(rule));
       recipe.rules.push_back(std::move(rule));
     }
+  }
+
+  bool keep_codes(const Json& rule, const std::string& path, bool fallback) const {
+    const auto found = rule.find("keep_codes");
+    if (found == rule.end()) return fallback;
+    if (!found->is_boolean()) reject(join(path, "keep_codes"), "expected true or false");
+    return found->get<bool>();
   }
 
   std::string match(const Json& rule, const std::string& path) const {
@@ -244,6 +255,7 @@ OrderedJson to_json(const Recipe& recipe) {
     if (rule.decode) json["decode"] = to_json(*rule.decode);
     if (rule.prefill_as_decode) json["prefill"] = "decode";
     if (rule.prefill) json["prefill"] = to_json(*rule.prefill);
+    if (rule.keep_codes != is_general(rule)) json["keep_codes"] = rule.keep_codes;
     rules.push_back(std::move(json));
   }
   return {{"passes", std::move(passes)},

@@ -127,6 +127,42 @@ TEST(QuantizeCommand, WritesCheckpointsInOtherToolsWords) {
   EXPECT_FALSE(fs::exists(folder / "x"));
 }
 
+// By way of a quantized checkpoint: the same decode weights as directly, and as good in prefill.
+TEST(QuantizeCommand, KeepsTheCodesOfAQuantizedCheckpoint) {
+  const ScratchFolder folder;
+  const std::string awq = (folder / "awq").string();
+  EXPECT_EQ(run_program({"quantize", demo(), "-o", awq, "--export", "awq"}).status, 0);
+  std::vector<std::string> words = quantize_words(folder / "kept");
+  words[1] = awq;
+  const Outcome outcome = run_program(words);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("kept 4-bit codes of 42 modules, group 128\n"), std::string::npos)
+      << outcome.err;
+  EXPECT_NE(outcome.out.find(": 1 weights quantized, 42 kept after 256 calibration tokens"),
+            std::string::npos)
+      << outcome.out;
+  const Json inspected = run_for_json({"inspect", (folder / "kept").string()});
+  EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 42);
+  EXPECT_EQ(inspected["linears"]["decode"]["int4 g32"]["count"], 1);
+  EXPECT_EQ(inspected["linears"]["prefill"]["int8"]["count"], 42);
+  const std::vector<std::string> prompt = {"-p", "Once upon a time", "-n", "8", "--no-cache"};
+  std::vector<std::string> run = {"-q", "run", (folder / "kept").string()};
+  run.insert(run.end(), prompt.begin(), prompt.end());
+  EXPECT_FALSE(run_program(run).out.empty());
+
+  EXPECT_EQ(run_program(quantize_words(folder / "direct")).status, 0);
+  const auto kl = [&](const char* package) {
+    return run_for_json({"eval", (folder / package).string(), "--text",
+                         demo() + "/eval_stories.txt", "--against", demo(), "--max-windows", "2",
+                         "--no-cache"})["texts"][0]["kl"]
+        .get<double>();
+  };
+  EXPECT_LT(kl("kept"), 2 * kl("direct"));
+
+  words = {"quantize", awq, "-o", (folder / "x").string(), "--algo", "awq"};
+  expect_refusal(words, {"awq: rescales float weights", "q_proj is int4 g128"});
+}
+
 TEST(QuantizeCommand, SaysWhatItMadeAndOfHowMuchText) {
   const ScratchFolder folder;
   const std::string text = (folder / "short.txt").string();

@@ -159,15 +159,5 @@ TEST(PackagedFamilies, KeepATokenizerOfAnyName) {
   EXPECT_EQ(Tokenizer::open(folder / "p").encode("abc"), (std::vector<TokenId>{0, 1, 2}));
 }
 
-TEST(PackagedFamilies, AreNotMadeOfQuantizedWeights) {
-  const ScratchFolder folder;
-  write_gguf(folder / "demo.gguf", Checkpoint::open(testing::demo_dir()), GgmlType::kQ4_0);
-  const std::string message =
-      error_of([&] { testing::quantize_quickly(folder / "demo.gguf", folder / "p"); });
-  EXPECT_NE(message.find("model.layers.0.self_attn.q_proj: is int4 g32"), std::string::npos)
-      << message;
-  EXPECT_FALSE(fs::exists(folder / "p"));
-}
-
 }  // namespace
 }  // namespace tandem

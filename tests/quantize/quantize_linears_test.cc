@@ -244,12 +244,13 @@ TEST_F(QuantizedLinears, AreCheckedBeforeAnyLongWork) {
   Recipe recipe;
   recipe.rules = {rule("lm_head", kDynamic, kDynamic), rule("*.layers.*", {}, kStatic)};
   check_recipe(recipe, graph_);
-  // Of weights that are quantized no other form is made.
+  // Weights that are quantized are kept, and no others are made of them.
   const Graph int8 = quantize(recipe).prefill;
   recipe.rules = {};
+  check_recipe(recipe, int8);
+  recipe.rules = {rule("lm_head", {WeightType::kUint4, 32}, {})};
   const std::string again = error_of([&] { check_recipe(recipe, int8); });
-  EXPECT_NE(again.find("is int8 ["), std::string::npos) << again;
-  EXPECT_NE(again.find("expected float weights"), std::string::npos) << again;
+  EXPECT_NE(again.find("lm_head: is int8 ["), std::string::npos) << again;
 }
 
 TEST_F(QuantizedLinears, NameTheModuleWhoseWeightIsNotFinite) {

@@ -164,7 +164,7 @@ TEST(Recipe, SurvivesJsonBothWays) {
             {"match": "b", "prefill": {"weights": "int8", "activations": "static"}},
             {"match": "lm_head", "decode": "float", "prefill": "decode"},
             {"match": "c", "prefill": "float"},
-            {"match": "d"}],
+            {"match": "d", "keep_codes": true}, {"match": "*", "keep_codes": false}],
           "calibration": {"samples": 5, "window": 77, "input_scale": "percentile"},
           "chunk": 4096})"};
   for (const char* text : texts) {
@@ -176,6 +176,7 @@ TEST(Recipe, SurvivesJsonBothWays) {
     for (std::size_t i = 0; i < recipe.rules.size(); ++i) {
       EXPECT_EQ(again.rules[i].match, recipe.rules[i].match);
       EXPECT_EQ(again.rules[i].decode, recipe.rules[i].decode) << i;
+      EXPECT_EQ(again.rules[i].keep_codes, recipe.rules[i].keep_codes) << i;
       EXPECT_EQ(again.rules[i].prefill, recipe.rules[i].prefill) << i;
       EXPECT_EQ(again.rules[i].prefill_as_decode, recipe.rules[i].prefill_as_decode) << i;
     }
@@ -185,6 +186,11 @@ TEST(Recipe, SurvivesJsonBothWays) {
     EXPECT_EQ(again.chunk, recipe.chunk);
     EXPECT_EQ(again.calibration.input_bound, recipe.calibration.input_bound);
   }
+  // What is said of all modules gives way to codes that are there, unless told otherwise.
+  const Recipe general = parse_recipe(texts[2], "r.json");
+  EXPECT_TRUE(general.rules[0].keep_codes);
+  EXPECT_FALSE(general.rules[1].keep_codes);
+  EXPECT_FALSE(general.rules.back().keep_codes);
   // A recipe that no file wrote: of the built-in one.
   Recipe built = default_recipe(32, 0);
   built.rules.push_back(exclude("*.down_proj"));
@@ -220,7 +226,9 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
       {"{\"rules\": [{\n\"match\": \"\"}]}", "2: rules[0].match: expected match to be a name"},
       {"{\"rules\": [{\n\"match\": [\"*\"]}]}", "2: rules[0].match: expected match to be a name"},
       {"{\"rules\": [{\"match\": \"*\"},\n{\"match\": \"*\",\n\"decod\": 1}]}",
-       "3: rules[1].decod: unknown key, expected one of match, decode, prefill"},
+       "3: rules[1].decod: unknown key, expected one of match, decode, prefill, keep_codes"},
+      {"{\"rules\": [{\"match\": \"*\",\n\"keep_codes\": 1}]}",
+       "2: rules[0].keep_codes: expected true or false"},
       {"{\"rules\": [{\"match\": \"*\",\n\"decode\": 4}]}",
        "2: rules[0].decode: expected \"float\" or an object with \"weights\""},
       {"{\"rules\": [{\"match\": \"*\",\n\"decode\": \"decode\"}]}",
