@@ -34,13 +34,29 @@ Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
   return quantize_group_codes(rows, format, node.name, pool);
 }
 
+// How a Linear of this width can be quantized after all.
+std::string ways_out(const std::string& module, std::int64_t k) {
+  std::string sizes;
+  for (const int group : {128, 64, 32})
+    if (k % group == 0) sizes += fmt::format("{}{}", sizes.empty() ? "" : " or ", group);
+  const std::string exclusion = fmt::format("--exclude \"{}\"", module);
+  if (sizes.empty())
+    return fmt::format(
+        "none of 32, 64 and 128 divides it: expected {}, or a rule with one scale per row "
+        "(\"group\": \"row\")",
+        exclusion);
+  return fmt::format(
+      "expected {} (--group-size for all modules, a rule or --group-size-per-layer for this one), "
+      "or {}",
+      sizes, exclusion);
+}
+
 void check_scheme(const Node& node, const Scheme& scheme) {
   const std::int64_t k = input_channels(node.as<LinearAttributes>().weight);
   if (scheme.weights != WeightType::kFloat && scheme.group > 0 && k % scheme.group != 0)
     fail(ErrorCode::kInvalidArgument,
-         "[quantize] {}: K = {} is not a multiple of the group size {}: choose another group size "
-         "or exclude it",
-         node.name, k, scheme.group);
+         "[quantize] {}: K = {} is not a multiple of the group size {}: {}", node.name, k,
+         scheme.group, ways_out(node.name, k));
   if (scheme.activations != ActivationType::kFloat && k > kMaxInt8K)
     fail(ErrorCode::kInvalidArgument,
          "[quantize] {}: K = {}: sums of int8 products are exact up to {}: exclude it", node.name,

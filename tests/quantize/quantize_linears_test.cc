@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <optional>
 
@@ -233,10 +234,11 @@ TEST_F(QuantizedLinears, AreCheckedBeforeAnyLongWork) {
   };
   EXPECT_EQ(objection(rule("*.down_proj", {WeightType::kInt4, 48}, {})),
             "[quantize] model.layers.0.mlp.down_proj: K = 128 is not a multiple of the group size "
-            "48: choose another group size or exclude it");
-  EXPECT_EQ(objection(rule(down_, {}, {WeightType::kUint8, 256})),
-            "[quantize] model.layers.1.mlp.down_proj: K = 128 is not a multiple of the group size "
-            "256: choose another group size or exclude it");
+            "48: expected 128 or 64 or 32 (--group-size for all modules, a rule or "
+            "--group-size-per-layer for this one), or --exclude \"model.layers.0.mlp.down_proj\"");
+  EXPECT_NE(objection(rule(down_, {}, {WeightType::kUint8, 256}))
+                .find("K = 128 is not a multiple of the group size 256: expected"),
+            std::string::npos);
   EXPECT_EQ(objection(rule("lm_head", {}, kStatic)),
             "[quantize] lm_head: stands outside the decoder blocks, which alone are calibrated: "
             "expected activations other than static");
@@ -251,6 +253,31 @@ TEST_F(QuantizedLinears, AreCheckedBeforeAnyLongWork) {
   recipe.rules = {rule("lm_head", {WeightType::kUint4, 32}, {})};
   const std::string again = error_of([&] { check_recipe(recipe, int8); });
   EXPECT_NE(again.find("lm_head: is int8 ["), std::string::npos) << again;
+}
+
+// A width that no group size divides stops before any work, and both ways out work.
+TEST(OddWidths, HaveTwoWaysOut) {
+  const ScratchFolder folder;
+  testing::write_tiny_checkpoint(folder / "c", {.intermediate = 172});
+  Recipe recipe = testing::quick_recipe(32);
+  EXPECT_EQ(
+      error_of([&] { testing::quantize_quickly(folder / "c", folder / "p", recipe); }),
+      "[quantize] model.layers.0.mlp.down_proj: K = 172 is not a multiple of the group size 32: "
+      "none of 32, 64 and 128 divides it: expected --exclude \"model.layers.0.mlp.down_proj\", or "
+      "a rule with one scale per row (\"group\": \"row\")");
+  EXPECT_FALSE(fs::exists(folder / "p"));
+  const std::vector<std::int32_t> ids = {5, 900, 17, 3000};
+  for (const bool by_row : {false, true}) {
+    recipe.rules.resize(2);
+    recipe.rules.push_back(exclude("*.down_proj"));
+    if (by_row)
+      recipe.rules.back() = {.match = "*.down_proj", .decode = Scheme{WeightType::kUint4, 0}};
+    testing::quantize_quickly(folder / "c", folder / "p", recipe);
+    ThreadPool pool(2);
+    for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
+      for (const float value : run_graph(Package::open(folder / "p", pool).graph(phase), ids))
+        ASSERT_TRUE(std::isfinite(value));
+  }
 }
 
 TEST_F(QuantizedLinears, NameTheModuleWhoseWeightIsNotFinite) {
