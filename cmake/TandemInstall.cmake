@@ -23,7 +23,8 @@ target_include_directories(tandem_library INTERFACE
   $<INSTALL_INTERFACE:${CMAKE_INSTALL_INCLUDEDIR}>)
 # The public headers need the standard library alone, so these are link dependencies only.
 target_link_libraries(tandem_library PRIVATE
-  fmt::fmt Threads::Threads PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::XXHASH PkgConfig::GMP)
+  fmt::fmt Threads::Threads PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::XXHASH PkgConfig::GMP
+  PkgConfig::ZSTD)
 
 install(TARGETS tandem_library EXPORT tandem)
 if(TARGET tandem)

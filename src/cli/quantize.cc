@@ -9,6 +9,7 @@
 #include "cli/log.h"
 #include "cli/quark_words.h"
 #include "cli/terminal_observer.h"
+#include "quantize/calibration_text.h"
 #include "quantize/quantize_model.h"
 
 namespace tandem::cli {
@@ -88,7 +89,7 @@ void quantize(const QuantizeFlags& flags) {
   Forecast expected;
   const QuantizeOptions options{.checkpoint = flags.checkpoint,
                                 .lora = flags.lora,
-                                .calibration = text.empty() || text.ends_with(".jsonl")
+                                .calibration = text.empty() || has_json_lines(text)
                                                    ? fs::path(text)
                                                    : plain_text_path("quantize", text),
                                 .target = flags.output,
@@ -166,7 +167,8 @@ void add_quantize(CLI::App& app) {
       ->required();
   command->add_option("--calib", flags->calibration,
                       "text of the kind that the model will read, for activation scales and "
-                      "searches; of NAME.jsonl each line's \"text\" or chat \"messages\" (default: "
+                      "searches; of NAME.jsonl or NAME.jsonl.zst each line's \"text\" or chat "
+                      "\"messages\" (default: "
                       "a built-in text)");
   auto* recipe = command->add_option(
       "--recipe", flags->recipe,

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/hash.h"
+#include "base/zstd_file.h"
 #include "checkpoint/checkpoint.h"
 #include "quantize/built_in_text.h"
 #include "quantize/calibration.h"
@@ -74,6 +75,11 @@ class Documents {
 
 }  // namespace
 
+bool has_json_lines(const fs::path& file) {
+  const std::string name = file.filename().string();
+  return name.ends_with(".jsonl") || name.ends_with(".jsonl.zst");
+}
+
 CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& checkpoint,
                                       const ModelInfo& info, const CalibrationSettings& settings,
                                       Observer& observer) {
@@ -82,10 +88,13 @@ CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& ch
     observer.warn(
         "[quantize] calibrating on a built-in text, the documentation of this program: text of the "
         "kind that the model will read loses less (--calib FILE)");
-  const std::string text = is_built_in ? std::string(built_in_text()) : read_text_file(file);
+  const bool is_packed = has_json_lines(file) && file.extension() == ".zst";
+  const std::string text = is_built_in ? std::string(built_in_text())
+                           : is_packed ? read_zstd_file(file)
+                                       : read_text_file(file);
   Documents documents(checkpoint, file.string());
   const std::vector<TokenId> ids =
-      file.extension() == ".jsonl" ? documents.of_lines(text) : documents.of_text(text);
+      has_json_lines(file) ? documents.of_lines(text) : documents.of_text(text);
   CalibrationText result;
   result.windows =
       cut_windows(ids, std::min(settings.window, info.longest_sequence()), settings.samples);

@@ -20,8 +20,11 @@ struct CalibrationText {
   OrderedJson source;
 };
 
+// Whether a file is JSON lines by its name: NAME.jsonl, or compressed NAME.jsonl.zst.
+bool has_json_lines(const fs::path& file);
+
 // Tokenizes the file with the checkpoint's tokenizer and cuts it into windows, of the model's
-// context at most. A file NAME.jsonl holds a JSON object on each line, with a document at "text",
+// context at most. A file of JSON lines holds a JSON object on each line, with a document at "text",
 // or with chat messages at "messages", which go through the checkpoint's chat template; documents
 // are tokenized one by one and joined. Any other file is one text. Empty: the built-in text, with a
 // warning, as there is for less than half of the tokens that the settings ask for. Throws kFormat,

@@ -69,6 +69,21 @@ TEST_F(CalibrationTexts, ConversationsGoThroughTheTemplate) {
   EXPECT_EQ(std::ranges::count(ids, tokenizer_.token_to_id("<|im_end|>").value()), 3);
 }
 
+// Compressed by the zstd program: printf '{"text": "Once upon a time"}\n{"text": "there was a
+// \\"fox\\""}\n' | zstd -o fixtures/lines.jsonl.zst
+TEST_F(CalibrationTexts, LinesMayBeCompressed) {
+  const fs::path stored = fixture("quantize/fixtures/lines.jsonl.zst");
+  const std::string packed = read_text_file(stored);
+  std::vector<std::int32_t> expected = encoded("Once upon a time");
+  const std::vector<std::int32_t> more = encoded("there was a \"fox\"");
+  expected.insert(expected.end(), more.begin(), more.end());
+  EXPECT_EQ(ids_of("a.jsonl.zst", packed, 2), cut(expected, 2));
+  EXPECT_NE(error("a.jsonl.zst", packed.substr(0, packed.size() - 1)).find("a.jsonl.zst: ends in"),
+            std::string::npos);
+  EXPECT_NE(error("a.jsonl.zst", "{\"text\": \"a\"}").find("a.jsonl.zst: expected a zstd file"),
+            std::string::npos);
+}
+
 TEST_F(CalibrationTexts, MistakesNameTheLine) {
   const std::string good = "{\"text\": \"Once upon a time\"}\n";
   EXPECT_NE(error("a.jsonl", good + "{\"text\": 7}").find("a.jsonl:2: expected an object with"),
