@@ -23,10 +23,12 @@ struct InspectFlags {
   bool json = false;
 };
 
-// Linears grouped by description: "int4 g128" -> count, parameters, bytes.
+// Linears grouped by description: "int4 g128" -> count, parameters, bytes, and how many modules of
+// each kind they are, such as down_proj.
 OrderedJson linears_json(const Graph& graph) {
   struct Sum {
     std::int64_t count = 0, parameters = 0, bytes = 0;
+    std::map<std::string, int> modules;
   };
   std::map<std::string, Sum> kinds;
   for (const Node& node : graph.nodes()) {
@@ -35,12 +37,16 @@ OrderedJson linears_json(const Graph& graph) {
     const std::string text = describe(weight);
     Sum& sum = kinds[text.substr(0, text.find(" ["))];
     ++sum.count;
+    ++sum.modules[node.name.substr(node.name.rfind('.') + 1)];
     sum.parameters += output_channels(weight) * input_channels(weight);
     sum.bytes += stored_bytes(weight);
   }
   OrderedJson json = OrderedJson::object();
   for (const auto& [kind, sum] : kinds) {
-    json[kind] = {{"count", sum.count}, {"parameters", sum.parameters}, {"bytes", sum.bytes}};
+    json[kind] = {{"count", sum.count},
+                  {"parameters", sum.parameters},
+                  {"bytes", sum.bytes},
+                  {"modules", sum.modules}};
   }
   return json;
 }
@@ -60,10 +66,13 @@ void print_text(const OrderedJson& report, bool tensors) {
   std::cout << fmt::format("  {:18} {}\n", "search", report["search"].dump());
   for (const auto& [phase, kinds] : report["linears"].items()) {
     for (const auto& [kind, sum] : kinds.items()) {
-      std::cout << fmt::format("  {:8} {:10} {:4} weights, {:.1f} M parameters, {} MB\n", phase,
+      std::string modules;
+      for (const auto& [module, count] : sum["modules"].items())
+        modules += fmt::format("{}{}", modules.empty() ? "" : ", ", module);
+      std::cout << fmt::format("  {:8} {:10} {:4} weights, {:.1f} M parameters, {} MB: {}\n", phase,
                                kind, sum["count"].get<std::int64_t>(),
                                sum["parameters"].get<double>() * 1e-6,
-                               megabytes(sum["bytes"].get<std::int64_t>()));
+                               megabytes(sum["bytes"].get<std::int64_t>()), modules);
     }
   }
   std::int64_t bytes = 0;

@@ -129,7 +129,16 @@ TEST_F(QuarkWords, Package) {
             0);
   const Json inspected = run_for_json({"inspect", (folder_ / "out").string()});
   EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 42);
-  EXPECT_EQ(inspected["linears"]["decode"]["int4 g32"]["count"], 1);
+  EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["modules"]["down_proj"], 6);
+  EXPECT_EQ(inspected["linears"]["decode"]["int4 g32"]["modules"], Json({{"lm_head", 1}}));
+  const Outcome text = run_program({"inspect", (folder_ / "out").string()});
+  EXPECT_NE(text.out.find("decode   int4 g32      1 weights, 1.0 M parameters, 0.6 MB: lm_head\n"),
+            std::string::npos)
+      << text.out;
+  const Outcome run = run_program(
+      {"-q", "run", (folder_ / "out").string(), "-p", "Once upon a time", "-n", "8", "--no-cache"});
+  EXPECT_EQ(run.status, 0) << run.err;
+  EXPECT_FALSE(run.out.empty());
 }
 
 // Each line of a code block of the page that puts their commands beside ours.
@@ -180,6 +189,9 @@ TEST_F(QuarkWords, MistakesAreNamed) {
   refuse({"--quant_scheme", "uint4_wo_128", "--dataset_path", (folder_ / "no.txt").string(),
           "--quant_algo", "awq"},
          {"no.txt"});
+  refuse({"--quant_scheme", "uint4_wo_128", "--dataset_path",
+          testing::fixture("quantize/fixtures/lines.jsonl.zst").string(), "--quant_algo", "awq"},
+         {"the text has 11 tokens, expected at least one window of 64"});
 }
 
 }  // namespace
