@@ -86,7 +86,16 @@ OrderedJson describe_job(const QuantizeOptions& options, const Checkpoint& check
   OrderedJson files = OrderedJson::object();
   for (const fs::path& path : checkpoint.weight_files())
     files[path.filename().string()] = file_stamp(path);
+  OrderedJson adapter = OrderedJson::object();
+  if (fs::is_directory(options.lora)) {
+    for (const auto& entry : fs::directory_iterator(options.lora))
+      if (entry.is_regular_file())
+        adapter[entry.path().filename().string()] = file_stamp(entry.path());
+  } else if (!options.lora.empty()) {
+    adapter[options.lora.filename().string()] = file_stamp(options.lora);
+  }
   return {{"checkpoint", std::move(files)},
+          {"adapter", std::move(adapter)},
           {"recipe", std::move(recipe)},
           {"calibration text", text.source},
           {"calibration settings", to_json(options.recipe)["calibration"]},

@@ -12,6 +12,7 @@
 #include "checkpoint/safetensors.h"
 #include "models/model.h"
 #include "package/package.h"
+#include "quantize/linear_weights.h"
 #include "quantize/quantize_model.h"
 #include "quantize/rtn.h"
 #include "quantize/tiny_checkpoint.h"
@@ -267,10 +268,10 @@ TEST_F(KeptCodesRules, ARuleForOtherCodesIsRefused) {
 
 TEST_F(KeptCodesRules, PassesThatFindNoFloatWeightsAreRefused) {
   Recipe recipe = quick_recipe();
-  for (const char* pass : {"awq", "smoothquant"}) {
+  for (const char* pass : {"awq", "smoothquant", "seqmse", "gptq"}) {
     recipe.passes = {{pass}};
     EXPECT_NE(refusal(recipe).find(fmt::format(
-                  "[quantize] {}: rescales float weights, but model.layers.0.self_attn.q_proj is "
+                  "[quantize] {}: changes float weights, but model.layers.0.self_attn.q_proj is "
                   "int4 g32 [64, 64] in the checkpoint already",
                   pass)),
               std::string::npos);
