@@ -392,51 +392,47 @@ class PackedReader {
         w.scales.push_back(scales[at]);
       }
     }
-    return dequantized(w);
+    return finish(w);
   }
 
+  // Codes of 4 and 8 bits in consecutive groups stay codes; the scales keep their type.
   Weight finish(const Unpacked& w) {
-    const std::int64_t group = int4_group(w);
-    if (group == 0 || !scales_fit(w)) return dequantized(w);
-    const std::int64_t groups = k_ / group;
-    GroupCodes result{.n = n_, .k = k_, .group = group};
-    std::byte* codes = nullptr;
-    std::byte* scales = nullptr;
-    std::byte* zeros = nullptr;
-    result.codes = Tensor::allocate(DType::kU8, {n_, k_ / 2}, &codes);
-    result.scales = Tensor::allocate(DType::kF16, {n_, groups}, &scales);
-    result.zero_points = Tensor::allocate(DType::kU8, {n_, (groups + 1) / 2}, &zeros);
-    for (std::int64_t i = 0; i < n_ * k_ / 2; ++i) {
-      const auto* pair = &w.codes[static_cast<std::size_t>(2 * i)];
-      codes[i] = static_cast<std::byte>(pair[0] | pair[1] << 4);
-    }
-    std::memset(zeros, 0, result.zero_points.bytes().size());
-    for (std::int64_t r = 0; r < n_; ++r) {
-      for (std::int64_t g = 0; g < groups; ++g) {
-        const auto from = static_cast<std::size_t>(r * w.groups + w.group_index(g * group));
-        const std::uint16_t scale = float_to_f16(w.scales[from]);
-        std::memcpy(scales + (r * groups + g) * 2, &scale, sizeof scale);
-        zeros[r * ((groups + 1) / 2) + g / 2] |=
-            static_cast<std::byte>(w.zeros[from] << (g % 2 * 4));
-      }
-    }
+    if ((scheme_.bits != 4 && scheme_.bits != 8) || !w.group_of.empty()) return dequantized(w);
+    GroupCodes result{.n = n_, .k = k_, .bits = scheme_.bits, .group = w.group()};
+    result.codes = packed_rows(w.codes, k_);
+    result.zero_points =
+        packed_rows(std::vector<std::uint8_t>(w.zeros.begin(), w.zeros.end()), w.groups);
+    const DType dtype = scales_.dtype();
+    result.scales = Tensor::from_floats(w.scales, {n_, w.groups});
+    if (dtype == DType::kF16) result.scales = result.scales.to_f16();
+    if (dtype == DType::kBF16) result.scales = to_bf16(w.scales, {n_, w.groups});
     return result;
   }
 
-  // The group size for GroupCodes: the largest supported one that divides the file's; 0 if none
-  // does.
-  std::int64_t int4_group(const Unpacked& w) const {
-    if (scheme_.bits != 4 || !w.group_of.empty()) return 0;
-    for (const std::int64_t group : {128, 64, 32})
-      if (w.group() % group == 0) return group;
-    return 0;
+  // Rows of codes, one per byte, as GroupCodes has them.
+  Tensor packed_rows(const std::vector<std::uint8_t>& codes, std::int64_t columns) const {
+    const std::int64_t bytes = scheme_.bits == 8 ? columns : (columns + 1) / 2;
+    std::byte* out = nullptr;
+    Tensor packed = Tensor::allocate(DType::kU8, {n_, bytes}, &out);
+    for (std::int64_t r = 0; r < n_; ++r) {
+      const std::uint8_t* row = &codes[static_cast<std::size_t>(r * columns)];
+      for (std::int64_t i = 0; i < bytes; ++i, ++out) {
+        if (scheme_.bits == 8) {
+          *out = std::byte{row[i]};
+        } else {
+          const int high = 2 * i + 1 < columns ? row[2 * i + 1] << 4 : 0;
+          *out = static_cast<std::byte>(row[2 * i] | high);
+        }
+      }
+    }
+    return packed;
   }
 
-  static bool scales_fit(const Unpacked& w) {
-    return std::ranges::all_of(w.scales, [](float scale) {
-      const float half = f16_to_float(float_to_f16(scale));
-      return std::isfinite(half) && (half != 0) == (scale != 0);
-    });
+  static Tensor to_bf16(const std::vector<float>& values, const Shape& shape) {
+    std::byte* out = nullptr;
+    Tensor rounded = Tensor::allocate(DType::kBF16, shape, &out);
+    std::ranges::transform(values, reinterpret_cast<std::uint16_t*>(out), float_to_bf16);
+    return rounded;
   }
 
   // To F16 if every value is within its range.

@@ -87,10 +87,10 @@ bool is_packed_part(const TensorStore& store, const std::string& name);
 Shape packed_shape(const TensorStore& store, const PackedSettings& settings,
                    const std::string& module);
 
-// The weight of a packed module, [n, k]: GroupCodes for 4-bit codes whose group size is a multiple
-// of 32 and whose scales are normal numbers in F16 (scales in BF16 or F32 are rounded to F16);
-// ChannelCodes for symmetric int8; else, and for 8-bit floats, dequantized to F16, or to F32 if F16
-// would lose the smallest or the largest values. `place` starts messages.
+// The weight of a packed module, [n, k]: GroupCodes for 4- and 8-bit codes in groups of consecutive
+// columns, unsigned with zero points, as they are stored; ChannelCodes for symmetric int8 with one
+// scale per row or tensor; else, and for 8-bit floats, dequantized to F16, or to F32 if F16 would
+// lose the smallest or the largest values. `place` starts messages.
 Weight read_packed_linear(const TensorStore& store, const PackedSettings& settings,
                           const std::string& module, std::int64_t n, std::int64_t k,
                           const std::string& place);

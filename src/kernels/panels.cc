@@ -3,6 +3,7 @@
 #include "kernels/panels.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -77,25 +78,46 @@ void pack_panel(const ChannelCodes& weight, PanelKind kind, std::int64_t first,
   std::memcpy(panel + int8_code_bytes(k), scales, sizeof(scales));
 }
 
+// The group size of int4 panels; 0 if they can't hold the weight.
+std::int64_t int4_group(const GroupCodes& weight) {
+  if (weight.bits != 4) return 0;
+  for (const std::int64_t group : {128, 64, 32})
+    if (weight.group % group == 0) return group;
+  return 0;
+}
+
+// Of rows [first, first + rows).
+std::vector<std::uint16_t> f16_scales(const GroupCodes& weight, std::int64_t first,
+                                      std::int64_t rows) {
+  const std::int64_t groups = weight.groups();
+  std::vector<float> scales(static_cast<std::size_t>(rows * groups));
+  weight.scales.copy_floats(first * groups, scales);
+  std::vector<std::uint16_t> halves(scales.size());
+  std::ranges::transform(scales, halves.begin(), float_to_f16);
+  return halves;
+}
+
 // Two's complement becomes offset binary, for codes and zero points alike; missing zero points
 // become 8.
 void pack_int4_panel(const GroupCodes& weight, std::int64_t first, std::int64_t columns,
                      std::byte* out) {
   constexpr std::uint8_t kMiddle = 8;
   const std::int64_t groups = weight.groups();
-  const std::int64_t steps = weight.group / kInt4StepK;
+  const std::int64_t group = int4_group(weight);
+  const std::int64_t steps = group / kInt4StepK;
   const std::int64_t row_bytes = weight.k / 2;
   const std::int64_t zero_bytes = (groups + 1) / 2;
   const auto flip = static_cast<std::uint8_t>(weight.is_signed ? kMiddle | kMiddle << 4 : 0);
   const std::uint8_t* codes = weight.codes.as<std::uint8_t>().data() + first * row_bytes;
-  const std::uint16_t* scales = weight.scales.as<std::uint16_t>().data() + first * groups;
+  const std::vector<std::uint16_t> scales = f16_scales(weight, first, columns);
   const std::uint8_t* zeros = weight.zero_points.as<std::uint8_t>().data();
   auto* panel = reinterpret_cast<std::uint8_t*>(out);
-  for (std::int64_t g = 0; g < groups; ++g, panel += int4_group_bytes(weight.group)) {
-    std::uint8_t* end = panel + int4_code_bytes(weight.group);
-    std::memset(panel, 0, static_cast<std::size_t>(int4_group_bytes(weight.group)));
+  for (std::int64_t begin = 0; begin < weight.k; begin += group, panel += int4_group_bytes(group)) {
+    const std::int64_t g = begin / weight.group;
+    std::uint8_t* end = panel + int4_code_bytes(group);
+    std::memset(panel, 0, static_cast<std::size_t>(int4_group_bytes(group)));
     for (std::int64_t c = 0; c < columns; ++c) {
-      const std::uint8_t* source = codes + c * row_bytes + g * weight.group / 2;
+      const std::uint8_t* source = codes + c * row_bytes + begin / 2;
       for (std::int64_t i = 0; i < steps; ++i, source += 4) {
         std::uint8_t* step = panel + i * kStepBytes + c * 4;
         step[0] = static_cast<std::uint8_t>(((source[0] & 15) | (source[2] << 4)) ^ flip);
@@ -103,7 +125,7 @@ void pack_int4_panel(const GroupCodes& weight, std::int64_t first, std::int64_t 
         step[2] = static_cast<std::uint8_t>(((source[1] & 15) | (source[3] << 4)) ^ flip);
         step[3] = static_cast<std::uint8_t>(((source[1] >> 4) | (source[3] & 0xF0)) ^ flip);
       }
-      std::memcpy(int4_scales(end) + 2 * c, scales + c * groups + g, 2);
+      std::memcpy(int4_scales(end) + 2 * c, &scales[static_cast<std::size_t>(c * groups + g)], 2);
       std::uint8_t zero = kMiddle;
       if (zeros != nullptr) {
         const int pair = zeros[(first + c) * zero_bytes + g / 2] ^ flip;
@@ -131,10 +153,21 @@ PanelKind panel_kind(const FloatWeight& weight) {
   }
 }
 
+// True if F16 has every scale, or with `times` the largest value behind it, without becoming 0 or
+// infinite.
+bool fit_f16(const GroupCodes& weight, float times) {
+  const auto fits = [&](float scale) {
+    const bool vanishes = scale != 0 && f16_to_float(float_to_f16(scale)) == 0;
+    return !vanishes && std::isfinite(f16_to_float(float_to_f16(scale * times)));
+  };
+  return std::ranges::all_of(weight.scales.to_floats(), fits);
+}
+
 PanelKind panel_kind(const GroupCodes& weight) {
-  const bool has_panel = weight.bits == 4 && weight.scales.dtype() == DType::kF16 &&
-                         (weight.group == 32 || weight.group == 64 || weight.group == 128);
-  return has_panel ? PanelKind::kInt4 : PanelKind::kF32;
+  if (int4_group(weight) > 0)
+    return weight.scales.dtype() == DType::kF16 || fit_f16(weight, 1) ? PanelKind::kInt4
+                                                                      : PanelKind::kF32;
+  return fit_f16(weight, weight.bits == 4 ? 15 : 255) ? PanelKind::kF16 : PanelKind::kF32;
 }
 
 PanelKind panel_kind(const ChannelCodes&) { return PanelKind::kInt8; }
@@ -161,7 +194,7 @@ PanelLayout panel_layout(const Weight& weight) {
   layout.kind = std::visit([](const auto& w) { return panel_kind(w); }, weight);
   layout.n = output_channels(weight);
   layout.k = input_channels(weight);
-  if (layout.kind == PanelKind::kInt4) layout.group = std::get<GroupCodes>(weight).group;
+  if (layout.kind == PanelKind::kInt4) layout.group = int4_group(std::get<GroupCodes>(weight));
   return layout;
 }
 

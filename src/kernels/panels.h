@@ -84,8 +84,10 @@ struct PanelLayout {
 
 // The kind of panels for a weight:
 //   FloatWeight   kF32, kF16 or kBF16, according to the dtype() of its rows
-//   GroupCodes    kInt4 for 4 bits in groups of 32, 64 or 128 with F16 scales, signed or not, with
-//                 zero points or not; otherwise kF32, holding the dequantized values
+//   GroupCodes    kInt4 for 4 bits in groups of a multiple of 32, signed or not, with zero points or
+//                 not; otherwise kF16, holding the dequantized values. Both round to F16, the scales
+//                 or the values; where one would become 0 or infinite, kF32 with the values. A
+//                 panel's group is the largest of 128, 64 and 32 that divides the weight's.
 //   ChannelCodes  kInt8
 PanelLayout panel_layout(const Weight& weight);
 

@@ -18,8 +18,10 @@ namespace {
 
 using testing::error_of;
 
-std::vector<float> values_of(const Weight& weight) {
+// With scales rounded to F16, as the fixtures' values have them.
+std::vector<float> values_of(Weight weight) {
   validate(weight, "w");
+  if (auto* groups = std::get_if<GroupCodes>(&weight)) groups->scales = groups->scales.to_f16();
   return dequantize_rows(weight, 0, output_channels(weight));
 }
 
@@ -65,8 +67,11 @@ TEST_F(PackedLinears, ReadsAwq) {
   EXPECT_EQ(describe(read("awq.g128", awq_)), "int4 g128 [16, 256]");
   EXPECT_EQ(describe(read("awq.g64", awq_)), "int4 g64 [8, 192]");
   EXPECT_EQ(describe(read("awq.g32", awq_)), "int4 g32 [24, 96]");
-  EXPECT_EQ(describe(read("awq.g256", awq_)), "int4 g128 [8, 512]");
-  EXPECT_EQ(describe(read("awq.g16", awq_)), "f16 [8, 64]");
+  EXPECT_EQ(describe(read("awq.g256", awq_)), "int4 g256 [8, 512]");
+  EXPECT_EQ(describe(read("awq.g16", awq_)), "int4 g16 [8, 64]");
+  // Scales keep their type.
+  EXPECT_EQ(std::get<GroupCodes>(read("awq.g32", awq_)).scales.dtype(), DType::kF32);
+  EXPECT_EQ(std::get<GroupCodes>(read("awq.g64", awq_)).scales.dtype(), DType::kF16);
 }
 
 TEST_F(PackedLinears, ReadsGptq) {
@@ -78,7 +83,10 @@ TEST_F(PackedLinears, ReadsGptq) {
           settings(fmt::format(R"({{"quant_method":"gptq","bits":{},"{}":"{}"}})", bits,
                                bits == 4 ? "format" : "checkpoint_format", format));
       const Weight weight = read(fmt::format("v{}.gptq{}", version, bits), how);
-      EXPECT_EQ(describe(weight).substr(0, 4), bits == 4 ? "int4" : "f16 ") << bits;
+      EXPECT_EQ(describe(weight).substr(0, 4), bits == 4   ? "int4"
+                                               : bits == 8 ? "int8"
+                                                           : "f16 ")
+          << bits;
       if (bits == 4) {
         EXPECT_EQ(describe(read(fmt::format("v{}.gptq4.act", version), how)), "f16 [16, 128]");
       }
@@ -193,9 +201,9 @@ TEST_F(PackedLinears, ReadsQuarksInt8) {
   validate_codes(weight, "m");
   EXPECT_EQ(values_of(weight), (std::vector<float>{0.5f, -1, 63.5f, -63.5f, 0, 2.5f}));
   codes[0] = std::byte{0x80};  // -128 is no code of ChannelCodes
-  const Weight floats = read_packed_linear(PlainStore(tensors_), how, "m", 2, 3, "file");
-  EXPECT_EQ(describe(floats), "f16 [2, 3]");
-  EXPECT_EQ(values_of(floats)[0], -64.0f);
+  const Weight groups = read_packed_linear(PlainStore(tensors_), how, "m", 2, 3, "file");
+  EXPECT_EQ(describe(groups), "int8 g3 [2, 3]");
+  EXPECT_EQ(values_of(groups), (std::vector<float>{-64, -1, 63.5f, -63.5f, 0, 2.5f}));
 }
 
 TEST_F(PackedLinears, ReadsTheScaleOfTheInput) {
@@ -225,7 +233,6 @@ TEST_F(PackedLinears, ReadsTheScaleOfTheInput) {
 }
 
 TEST_F(PackedLinears, KeepsScalesThatF16Loses) {
-  // 1e-9 rounds to 0 in F16: the values are kept in F32.
   std::byte* scales = nullptr;
   Tensor tiny = Tensor::allocate(DType::kF32, tensors_.at("awq.g128.scales").shape(), &scales);
   for (std::int64_t i = 0; i < tiny.elements(); ++i) {
@@ -234,7 +241,7 @@ TEST_F(PackedLinears, KeepsScalesThatF16Loses) {
   }
   tensors_["awq.g128.scales"] = tiny;
   const Weight weight = read_packed_linear(PlainStore(tensors_), awq_, "awq.g128", 16, 256, "file");
-  EXPECT_EQ(describe(weight), "f32 [16, 256]");
+  EXPECT_EQ(std::get<GroupCodes>(weight).scales.to_floats(), std::vector<float>(32, 1e-9F));
 }
 
 TEST_F(PackedLinears, RefusesWhatItDoesNotKnow) {

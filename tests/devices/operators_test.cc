@@ -87,9 +87,9 @@ double tolerance(const Graph& graph, const Node& node) {
       return 0;
     case Op::kLinear:
       if (graph.value(node.inputs[0]).dtype == DType::kI8) return 0;
-      // Activations are rounded to codes of 8 bits in each group.
+      // Activations are rounded to codes of 8 bits in each group, or weights to float16.
       if (const auto* groups = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight))
-        return groups->bits == 4 ? 0.02 : 1e-5;
+        return groups->bits == 4 ? 0.02 : 0x1p-11;
       return 1e-5;
     default:
       return 1e-5;

@@ -148,12 +148,32 @@ TEST(Panels, HoldTheValuesOfEveryKindOfGroup) {
             validate(weight, "w");
             SCOPED_TRACE(describe(weight) + " " + std::string(to_string(dtype)));
             const Packed packed(weight);
-            const bool as_int4 = bits == 4 && dtype == DType::kF16 && group % 32 == 0 &&
-                                 (group == 32 || group == 64 || group == 128);
-            EXPECT_EQ(packed.layout.kind, as_int4 ? PanelKind::kInt4 : PanelKind::kF32);
-            EXPECT_EQ(packed.layout.group, as_int4 ? group : 0);
-            EXPECT_EQ(values_of(packed), dequantize_rows(weight, 0, n));
+            // Scales are rounded to F16, or the values.
+            const bool as_int4 = bits == 4 && group % 32 == 0;
+            EXPECT_EQ(packed.layout.kind, as_int4 ? PanelKind::kInt4 : PanelKind::kF16);
+            EXPECT_EQ(packed.layout.group, as_int4 ? std::min(group, 128) : 0);
+            GroupCodes rounded = weight;
+            if (as_int4) rounded.scales = weight.scales.to_f16();
+            std::vector<float> expected = dequantize_rows(rounded, 0, n);
+            if (!as_int4) round_all(DType::kF16, expected);
+            EXPECT_EQ(values_of(packed), expected);
           }
+}
+
+// F16 would make zeros or infinities of these scales, or of the values behind them.
+TEST(Panels, HoldWhatF16CannotInFull) {
+  Random random(28);
+  for (const int bits : {4, 8})
+    for (const float factor : {1e-7F, 1e7F}) {
+      GroupCodes weight =
+          testing::group_weight(random, 70, 64, {bits, false, true, 32, DType::kF32});
+      std::vector<float> scales = weight.scales.to_floats();
+      for (float& scale : scales) scale *= factor;
+      weight.scales = Tensor::from_floats(scales, weight.scales.shape());
+      const Packed packed(weight);
+      EXPECT_EQ(packed.layout.kind, PanelKind::kF32);
+      EXPECT_EQ(values_of(packed), dequantize_rows(weight, 0, 70));
+    }
 }
 
 TEST(Panels, HoldTheValuesOfChannels) {

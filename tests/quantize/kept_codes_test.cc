@@ -125,6 +125,23 @@ void expect_kept(const fs::path& checkpoint, const fs::path& package, int module
   EXPECT_EQ(kept, modules);
 }
 
+// The scales of a package are the numbers that are in Quark's file, in their type.
+void expect_scales_of_quark(const std::string& name, const std::map<std::string, Weight>& weights) {
+  const auto file = SafetensorsFile::open(shared_data() / "quark" / name / "model.safetensors");
+  for (const auto& [tensor, stored] : file.tensors) {
+    const auto found = weights.find(tensor.substr(0, tensor.rfind('.')));
+    if (!tensor.ends_with("scale") || found == weights.end()) continue;
+    const auto& codes = std::get<GroupCodes>(found->second);
+    EXPECT_EQ(codes.scales.dtype(), stored.dtype()) << tensor;
+    const std::vector<float> scales = codes.scales.to_floats(), expected = stored.to_floats();
+    ASSERT_EQ(scales.size(), expected.size()) << tensor;
+    for (std::int64_t i = 0; i < codes.scales.elements(); ++i)
+      ASSERT_EQ(
+          scales[static_cast<std::size_t>(i)],
+          expected[static_cast<std::size_t>(i % codes.groups() * codes.n + i / codes.groups())]);
+  }
+}
+
 // By way of a checkpoint in the words of either tool, a package has the decode weights that it has
 // when it is made directly.
 TEST(KeptCodes, AreThoseOfThePackageMadeDirectly) {
@@ -165,12 +182,17 @@ TEST(KeptCodes, OfQuarksOwnExports) {
                                       {"rtn_g128_float16_head", 1},
                                       {"rtn_g128_float16_order", 1},
                                       {"rtn_g64_float16", 5},
+                                      {"rtn_g32_bfloat16", 5},
+                                      {"rtn_g128_float32", 5},
+                                      {"awq_g128_bfloat16", 4},
+                                      {"awq_g32_float32", 11},
                                       {"rtn_int4_g128_float16", 1},
                                       {"rtn_per_channel_float16", 1}}) {
     const fs::path checkpoint = folder / name;
     write_with_modules_of_quark(name, checkpoint);
     quantize_quickly(checkpoint, folder / "p");
     expect_kept(checkpoint, folder / "p", modules);
+    expect_scales_of_quark(name, weights_of(folder / "p", Phase::kDecode));
   }
 }
 
