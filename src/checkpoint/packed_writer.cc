@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <map>
 #include <span>
+#include <tuple>
 #include <utility>
 
 #include "base/error.h"
@@ -59,7 +60,7 @@ Tensor words_of(std::int64_t rows, std::int64_t columns, const PackedStyle& styl
   return tensor;
 }
 
-// [rows, columns] of 16- or 32-bit elements as [columns, rows].
+// [rows, columns] of elements of type T as [columns, rows].
 template <typename T>
 void transpose(std::span<const std::byte> from, std::byte* to, std::int64_t rows,
                std::int64_t columns) {
@@ -70,20 +71,56 @@ void transpose(std::span<const std::byte> from, std::byte* to, std::int64_t rows
       target[column * rows + row] = source[row * columns + column];
 }
 
+// [rows, columns] as [columns, rows].
+Tensor transposed(const Tensor& matrix) {
+  const std::int64_t rows = matrix.dim(0), columns = matrix.dim(1);
+  std::byte* data = nullptr;
+  Tensor result = Tensor::allocate(matrix.dtype(), {columns, rows}, &data);
+  switch (size_of(matrix.dtype())) {
+    case 1:
+      transpose<std::uint8_t>(matrix.bytes(), data, rows, columns);
+      break;
+    case 2:
+      transpose<std::uint16_t>(matrix.bytes(), data, rows, columns);
+      break;
+    default:
+      transpose<float>(matrix.bytes(), data, rows, columns);
+  }
+  return result;
+}
+
+// Quark's bytes: as they are for one scale per row, else transposed. Without stored zero points: 0 of
+// signed codes, the middle of others.
+std::vector<Tensor> pack_bytes(const GroupCodes& codes) {
+  Tensor zeros = codes.zero_points;
+  if (zeros.empty()) {
+    std::byte* data = nullptr;
+    zeros = Tensor::allocate(codes.codes.dtype(), {codes.n, codes.groups()}, &data);
+    std::ranges::fill(std::span(data, zeros.bytes().size()),
+                      std::byte{codes.is_signed ? std::uint8_t{0} : std::uint8_t{128}});
+  }
+  if (codes.is_signed) zeros = zeros.view_as(DType::kI8, zeros.shape());
+  if (codes.group != codes.k)
+    return {transposed(codes.codes), transposed(zeros), transposed(codes.scales)};
+  return {codes.codes, zeros.view_as(zeros.dtype(), {codes.n}),
+          codes.scales.view_as(codes.scales.dtype(), {codes.n})};
+}
+
 const PackedModule& commonest(const std::vector<PackedModule>& modules) {
-  std::map<std::pair<bool, std::int64_t>, int> counts;
+  std::map<std::tuple<int, bool, std::int64_t>, int> counts;
+  const auto form_of = [](const PackedModule& module) {
+    return std::tuple(module.bits, module.is_signed, module.group);
+  };
   const PackedModule* best = nullptr;
   for (const PackedModule& module : modules) {
     if (!module.is_packed) continue;
-    ++counts[{module.is_signed, module.group}];
+    ++counts[form_of(module)];
     if (best == nullptr) best = &module;
   }
   if (best == nullptr)
     fail(ErrorCode::kInvalidArgument, "[export] no module is packed: expected at least one");
   for (const PackedModule& module : modules)
-    if (module.is_packed &&
-        counts[{module.is_signed, module.group}] > counts[{best->is_signed, best->group}])
-      best = &module;
+    if (module.is_packed && counts[form_of(module)] > counts[form_of(*best)]) best = &module;
   return *best;
 }
 
@@ -97,7 +134,7 @@ OrderedJson float_names(const std::vector<PackedModule>& modules) {
 OrderedJson quark_scheme(const PackedModule& module) {
   const bool is_row = module.group == 0;
   return {{"weight",
-           {{"dtype", module.is_signed ? "int4" : "uint4"},
+           {{"dtype", fmt::format("{}int{}", module.is_signed ? "" : "u", module.bits)},
             {"qscheme", is_row ? "per_channel" : "per_group"},
             {"ch_axis", is_row ? 0 : -1},
             {"group_size", is_row ? OrderedJson() : OrderedJson(module.group)},
@@ -153,8 +190,8 @@ std::string objection_to_style(const PackedStyle& style, const std::vector<Packe
   const PackedModule& usual = commonest(modules);
   for (const PackedModule& module : modules) {
     if (!module.is_packed) continue;
-    if (module.is_signed || module.group == 0)
-      return fmt::format("{}: AWQ holds asymmetric codes in groups only", module.name);
+    if (module.is_signed || module.group == 0 || module.bits != 4)
+      return fmt::format("{}: AWQ holds asymmetric 4-bit codes in groups only", module.name);
     if (module.group != usual.group)
       return fmt::format("{}: AWQ has one group size for all, got {} beside {}", module.name,
                          module.group, usual.group);
@@ -164,6 +201,13 @@ std::string objection_to_style(const PackedStyle& style, const std::vector<Packe
 
 std::vector<PackedTensor> packed_tensors(const PackedModule& module, std::int64_t n, std::int64_t k,
                                          DType scales, const PackedStyle& style) {
+  if (module.bits == 8) {
+    const DType dtype = module.is_signed ? DType::kI8 : DType::kU8;
+    const Shape per_scale = module.group == 0 ? Shape{n} : Shape{k / module.group, n};
+    return {{".weight", dtype, module.group == 0 ? Shape{n, k} : Shape{k, n}},
+            {".weight_zero_point", dtype, per_scale},
+            {".weight_scale", scales, per_scale}};
+  }
   const std::int64_t words = words_for(n);
   if (module.group == 0)
     return {{".weight", DType::kI32, {n, words_for(k)}},
@@ -177,8 +221,7 @@ std::vector<PackedTensor> packed_tensors(const PackedModule& module, std::int64_
 }
 
 std::vector<Tensor> pack(const GroupCodes& codes, const PackedStyle& style) {
-  if (codes.bits != 4)
-    fail(ErrorCode::kInvalidArgument, "[export] expected 4-bit codes, got {}", codes.bits);
+  if (codes.bits == 8) return pack_bytes(codes);
   const std::int64_t n = codes.n, k = codes.k, groups = codes.groups();
   const Nibbles values(codes.codes, k);
   // Without stored zero points: 0 of signed codes, the middle of others.
@@ -196,18 +239,11 @@ std::vector<Tensor> pack(const GroupCodes& codes, const PackedStyle& style) {
                      [&](std::int64_t, std::int64_t row) { return zero(row, 0); }),
             codes.scales.view_as(codes.scales.dtype(), {n})};
   }
-  std::byte* data = nullptr;
-  Tensor scales = Tensor::allocate(codes.scales.dtype(), {groups, n}, &data);
-  if (size_of(codes.scales.dtype()) == 2) {
-    transpose<std::uint16_t>(codes.scales.bytes(), data, n, groups);
-  } else {
-    transpose<float>(codes.scales.bytes(), data, n, groups);
-  }
   return {words_of(k, n, style, {k, words_for(n)},
                    [&](std::int64_t column, std::int64_t row) { return values.at(row, column); }),
           words_of(groups, n, style, {groups, words_for(n)},
                    [&](std::int64_t group, std::int64_t row) { return zero(row, group); }),
-          std::move(scales)};
+          transposed(codes.scales)};
 }
 
 OrderedJson packed_config(const PackedStyle& style, const std::vector<PackedModule>& modules) {

@@ -1,4 +1,4 @@
-// The reverse of packed_linears.h: 4-bit weights in the words of AWQ and AMD Quark, and the
+// The reverse of packed_linears.h: 4- and 8-bit weights in the words of AWQ and AMD Quark, and the
 // quantization_config that says how to read them.
 #pragma once
 
@@ -16,8 +16,8 @@ struct PackedStyle {
   enum class Layout : std::uint8_t {
     // AutoAWQ's "gemm": qweight, qzeros and scales; asymmetric codes in groups of one size.
     kAwq,
-    // Quark 0.8 to 0.13: weight, weight_zero_point and weight_scale; also symmetric codes, one
-    // scale per row, and other groups for some modules.
+    // Quark 0.8 to 0.13: weight, weight_zero_point and weight_scale; also symmetric codes, 8 bits,
+    // one scale per row, and other groups for some modules.
     kQuark,
   };
   Layout layout = Layout::kQuark;
@@ -31,12 +31,14 @@ struct PackedModule {
   std::string name;
   // False: it stays float.
   bool is_packed = false;
-  // Of a packed one: symmetric codes in two's complement; input channels per scale, 0 for the row.
+  // Of a packed one: symmetric codes in two's complement; input channels per scale, 0 for the row; 4
+  // or 8 bits.
   bool is_signed = false;
   std::int64_t group = 0;
+  int bits = 4;
 
   bool has_form_of(const PackedModule& other) const {
-    return is_signed == other.is_signed && group == other.group;
+    return bits == other.bits && is_signed == other.is_signed && group == other.group;
   }
 };
 
@@ -52,8 +54,8 @@ struct PackedTensor {
 // Of a Linear [n, k] with scales of `scales`, in the order of pack().
 std::vector<PackedTensor> packed_tensors(const PackedModule& module, std::int64_t n, std::int64_t k,
                                          DType scales, const PackedStyle& style);
-// The codes, zero points and scales of 4-bit codes; rows of zeros fill the last word. Throws
-// kInvalidArgument for 8-bit codes, and for one scale per row unless k is a multiple of 8.
+// The codes, zero points and scales; zeros fill the last word of 4-bit codes. Throws
+// kInvalidArgument for 4-bit codes with one scale per row unless k is a multiple of 8.
 std::vector<Tensor> pack(const GroupCodes& codes, const PackedStyle& style);
 
 // For config.json. Modules that share the commonest form are described once.

@@ -26,12 +26,8 @@ PackedModule module_of(const Node& node, const PackedStyle& style) {
   return {.name = node.name,
           .is_packed = true,
           .is_signed = codes->is_signed,
-          .group = is_row ? 0 : codes->group};
-}
-
-bool has_8_bits(const Weight& weight) {
-  const auto* codes = std::get_if<GroupCodes>(&weight);
-  return std::holds_alternative<ChannelCodes>(weight) || (codes != nullptr && codes->bits == 8);
+          .group = is_row ? 0 : codes->group,
+          .bits = codes->bits};
 }
 
 // What the recipe makes of each Linear.
@@ -41,17 +37,22 @@ std::vector<PackedModule> modules_of(const Graph& graph, const Recipe& recipe,
   for (const Node& node : graph.nodes()) {
     if (node.op != Op::kLinear) continue;
     const Scheme scheme = plan_of(recipe, node).decode;
-    if (scheme.weights == WeightType::kInt8 || scheme.weights == WeightType::kUint8 ||
-        has_8_bits(node.as<LinearAttributes>().weight))
-      fail(ErrorCode::kUnsupported, "[export] {}: 8-bit codes are not exported: expected 4 bits",
+    if (scheme.activations != ActivationType::kFloat ||
+        std::holds_alternative<ChannelCodes>(node.as<LinearAttributes>().weight))
+      fail(ErrorCode::kUnsupported,
+           "[export] {}: int8 with int8 activations is not exported: expected codes in groups",
            node.name);
+    const bool has_4_bits =
+        scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4;
     if (is_quantized(node)) {
       modules.push_back(module_of(node, style));
     } else {
-      modules.push_back({.name = node.name,
-                         .is_packed = scheme.weights != WeightType::kFloat,
-                         .is_signed = scheme.weights == WeightType::kInt4,
-                         .group = scheme.group});
+      modules.push_back(
+          {.name = node.name,
+           .is_packed = scheme.weights != WeightType::kFloat,
+           .is_signed = scheme.weights == WeightType::kInt4 || scheme.weights == WeightType::kInt8,
+           .group = scheme.group,
+           .bits = has_4_bits ? 4 : 8});
     }
   }
   return modules;

@@ -12,8 +12,8 @@ namespace tandem {
 
 class Checkpoint;
 
-// Throws kUnsupported or kInvalidArgument, naming the module, for what cannot be exported: 8-bit
-// codes, what the style has no words for, and families whose tensors have other names than the
+// Throws kUnsupported or kInvalidArgument, naming the module, for what cannot be exported: int8 with
+// int8 activations, what the style has no words for, and families whose tensors have other names than the
 // graph's modules. Called before any long-running work; `loaded` is the checkpoint's own graph.
 void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
                   const PackedStyle& style);

@@ -21,7 +21,7 @@ constexpr PackedStyle kInOrder{PackedStyle::Layout::kQuark, false};
 
 // Random codes with everything that a group can have.
 GroupCodes random_codes(std::int64_t n, std::int64_t k, std::int64_t group, bool is_signed,
-                        DType scales = DType::kF16) {
+                        DType scales = DType::kF16, int bits = 4) {
   std::mt19937 random(5);
   const auto bytes = [&](DType dtype, Shape shape, int mask) {
     std::byte* data = nullptr;
@@ -30,18 +30,19 @@ GroupCodes random_codes(std::int64_t n, std::int64_t k, std::int64_t group, bool
       data[i] = static_cast<std::byte>(random() & static_cast<unsigned>(mask));
     return tensor;
   };
+  const auto packed = [&](std::int64_t count) { return bits == 8 ? count : (count + 1) / 2; };
   GroupCodes codes{.n = n,
                    .k = k,
-                   .bits = 4,
+                   .bits = bits,
                    .is_signed = is_signed,
                    .group = group,
                    .codes = {},
                    .scales = {},
                    .zero_points = {}};
-  codes.codes = bytes(DType::kU8, {n, (k + 1) / 2}, 255);
+  codes.codes = bytes(bits == 8 && is_signed ? DType::kI8 : DType::kU8, {n, packed(k)}, 255);
   // Positive normal numbers of each type.
   codes.scales = bytes(scales, {n, k / group}, 0x2F);
-  if (!is_signed) codes.zero_points = bytes(DType::kU8, {n, (k / group + 1) / 2}, 255);
+  if (!is_signed) codes.zero_points = bytes(DType::kU8, {n, packed(k / group)}, 255);
   return codes;
 }
 
@@ -147,29 +148,38 @@ INSTANTIATE_TEST_SUITE_P(Cases, QuarkWords,
 TEST(PackedWriter, IsReadBackBitForBit) {
   const testing::ScratchFolder scratch;
   int count = 0;
+  const auto check = [&](const PackedStyle& style, const GroupCodes& codes) {
+    const std::int64_t n = codes.n;
+    const PackedModule module{"m", true, codes.is_signed, codes.group == 96 ? 0 : codes.group,
+                              codes.bits};
+    const std::vector<Tensor> tensors = pack(codes, style);
+    std::map<std::string, Tensor> named;
+    const auto entries = packed_tensors(module, n, 96, codes.scales.dtype(), style);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      EXPECT_EQ(tensors[i].shape(), entries[i].shape);
+      EXPECT_EQ(tensors[i].dtype(), entries[i].dtype);
+      named["m" + entries[i].suffix] = tensors[i];
+    }
+    const fs::path folder = scratch / fmt::format("{}", count++);
+    fs::create_directory(folder);
+    write_safetensors(folder / "model.safetensors", named);
+    const OrderedJson config = {{"model_type", "llama"},
+                                {"quantization_config", packed_config(style, {module})}};
+    write_text_file(folder / "config.json", config.dump());
+    const Weight read = Checkpoint::open(folder).linear("m", n, 96);
+    EXPECT_EQ(dequantize_rows(read, 0, n), dequantize_rows(codes, 0, n))
+        << to_string(style.layout) << codes.is_signed << n << codes.bits;
+  };
   for (const PackedStyle& style : {kAwq, kQuark, kInOrder})
     for (const bool is_signed : {false, true})
       for (const std::int64_t n : {24, 13}) {
         if (is_signed && style.layout == PackedStyle::Layout::kAwq) continue;
-        const GroupCodes codes = random_codes(n, 96, 32, is_signed);
-        const PackedModule module{"m", true, is_signed, 32};
-        const std::vector<Tensor> tensors = pack(codes, style);
-        std::map<std::string, Tensor> named;
-        const auto entries = packed_tensors(module, n, 96, DType::kF16, style);
-        for (std::size_t i = 0; i < tensors.size(); ++i) {
-          EXPECT_EQ(tensors[i].shape(), entries[i].shape);
-          named["m" + entries[i].suffix] = tensors[i];
-        }
-        const fs::path folder = scratch / fmt::format("{}", count++);
-        fs::create_directory(folder);
-        write_safetensors(folder / "model.safetensors", named);
-        const OrderedJson config = {{"model_type", "llama"},
-                                    {"quantization_config", packed_config(style, {module})}};
-        write_text_file(folder / "config.json", config.dump());
-        const Weight read = Checkpoint::open(folder).linear("m", n, 96);
-        EXPECT_EQ(dequantize_rows(read, 0, n), dequantize_rows(codes, 0, n))
-            << to_string(style.layout) << is_signed << n;
+        check(style, random_codes(n, 96, 32, is_signed));
       }
+  for (const bool is_signed : {false, true})
+    for (const std::int64_t group : {32, 96})
+      for (const DType scales : {DType::kF16, DType::kBF16, DType::kF32})
+        check(kQuark, random_codes(13, 96, group, is_signed, scales, 8));
 }
 
 TEST(PackedWriter, RefusesWhatAStyleHasNoWordsFor) {
@@ -180,13 +190,13 @@ TEST(PackedWriter, RefusesWhatAStyleHasNoWordsFor) {
   EXPECT_EQ(objection_to_style(kQuark, {plain}), "every module stays float");
   EXPECT_EQ(objection_to_style(kAwq, {usual, usual, other}),
             "b: AWQ has one group size for all, got 32 beside 128");
-  EXPECT_EQ(objection_to_style(kAwq, {symmetric}), "s: AWQ holds asymmetric codes in groups only");
-  EXPECT_EQ(objection_to_style(kAwq, {row}), "r: AWQ holds asymmetric codes in groups only");
+  EXPECT_EQ(objection_to_style(kAwq, {symmetric}),
+            "s: AWQ holds asymmetric 4-bit codes in groups only");
+  EXPECT_EQ(objection_to_style(kAwq, {row}), "r: AWQ holds asymmetric 4-bit codes in groups only");
   EXPECT_EQ(objection_to_style({PackedStyle::Layout::kAwq, false}, {usual}),
             "AWQ's words hold their columns in AWQ's order only");
-  GroupCodes eight = random_codes(8, 32, 32, false);
-  eight.bits = 8;
-  EXPECT_EQ(error_of([&] { pack(eight, kQuark); }), "[export] expected 4-bit codes, got 8");
+  EXPECT_EQ(objection_to_style(kAwq, {{"e", true, false, 128, 8}}),
+            "e: AWQ holds asymmetric 4-bit codes in groups only");
   EXPECT_EQ(error_of([&] { pack(random_codes(8, 12, 12, false), kQuark); }),
             "[export] K = 12: expected a multiple of 8");
   EXPECT_EQ(error_of([&] { packed_config(kQuark, {plain}); }),

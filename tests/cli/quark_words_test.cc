@@ -121,6 +121,32 @@ TEST_F(QuarkWords, SchemesAndExclusionsByPattern) {
   EXPECT_EQ(settings["export"]["pack_method"], "order");
 }
 
+// 8 bits for some modules, in the scales' type of all, through a checkpoint and its package.
+TEST_F(QuarkWords, EightBitsByPattern) {
+  const Json settings =
+      config_after("out", {"--quant_scheme", "uint4_wo_128", "--layer_quant_scheme", "*.down_proj",
+                           "w_int8_per_group_sym", "--layer_quant_scheme", "*.up_proj",
+                           "w_uint8_per_group_asym", "--group_size", "64", "--data_type", "float32",
+                           "--model_export", "hf_format"})["quantization_config"];
+  const Json& down = settings["layer_quant_config"]["model.layers.5.mlp.down_proj"]["weight"];
+  EXPECT_EQ(down["dtype"], "int8");
+  EXPECT_EQ(down["group_size"], 64);
+  const std::string file = (folder_ / "out").string(), package = (folder_ / "package").string();
+  EXPECT_EQ(run_program({"quantize", file, "-o", package, "--calib",
+                         (folder_ / "text.txt").string(), "--seq-len", "64"})
+                .status,
+            0);
+  const Json inspected = run_for_json({"inspect", package});
+  EXPECT_EQ(inspected["linears"]["decode"]["int8 g64"]["count"], 12);
+  EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 30);
+  for (const std::string& model : {file, package}) {
+    const Outcome run =
+        run_program({"-q", "run", model, "-p", "Once upon a time", "-n", "8", "--no-cache"});
+    EXPECT_EQ(run.status, 0) << run.err;
+    EXPECT_FALSE(run.out.empty());
+  }
+}
+
 // Without an export the same rules make a package.
 TEST_F(QuarkWords, Package) {
   EXPECT_EQ(run_program(command("out", {"--quant_scheme", "uint4_wo_128", "--exclude_layers",

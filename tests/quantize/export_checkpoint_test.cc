@@ -7,6 +7,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "models/model.h"
+#include "package/package.h"
 #include "quantize/quantize_model.h"
 #include "quantize/tiny_checkpoint.h"
 #include "support.h"
@@ -116,6 +117,39 @@ TEST(ExportedCheckpoint, IsReadBack) {
             dequantize_rows(quark.linear(module, 256, 768), 0, 256));
 }
 
+// From each module's own scheme to a file, and from there to a package, whose tensors are those of a
+// package that is made directly.
+TEST(ExportedCheckpoint, SchemesOfModulesReachAPackage) {
+  for (const DType type : {DType::kF16, DType::kBF16, DType::kF32}) {
+    const ScratchFolder folder;
+    Recipe recipe = recipe_of(uint4(128, type));
+    recipe.rules.push_back({.match = "*.down_proj", .decode = Scheme{WeightType::kInt8, 64, type}});
+    recipe.rules.push_back({.match = "*.up_proj", .decode = Scheme{WeightType::kUint8, 32, type}});
+    recipe.rules.push_back({.match = "*.k_proj", .decode = Scheme{WeightType::kInt4, 32, type}});
+    recipe.rules.push_back({.match = "*.v_proj", .decode = Scheme{WeightType::kUint8, 0, type}});
+    quantize(demo_dir(), folder / "file", recipe, kQuark);
+    quantize_quickly(demo_dir(), folder / "direct", recipe);
+    quantize_quickly(folder / "file", folder / "package");
+    ThreadPool pool(1);
+    const Graph direct = Package::open(folder / "direct", pool).graph(Phase::kDecode);
+    const Graph package = Package::open(folder / "package", pool).graph(Phase::kDecode);
+    ASSERT_EQ(direct.nodes().size(), package.nodes().size());
+    int compared = 0;
+    for (std::size_t i = 0; i < direct.nodes().size(); ++i) {
+      if (direct.nodes()[i].op != Op::kLinear || direct.nodes()[i].name == "lm_head") continue;
+      const auto& want = std::get<GroupCodes>(direct.nodes()[i].as<LinearAttributes>().weight);
+      const auto& got = std::get<GroupCodes>(package.nodes()[i].as<LinearAttributes>().weight);
+      EXPECT_EQ(got.group, want.group);
+      EXPECT_EQ(got.bits, want.bits);
+      EXPECT_EQ(got.scales.dtype(), type);
+      EXPECT_TRUE(std::ranges::equal(got.scales.bytes(), want.scales.bytes()));
+      EXPECT_EQ(dequantize_rows(got, 0, got.n), dequantize_rows(want, 0, want.n));
+      ++compared;
+    }
+    EXPECT_EQ(compared, 42);
+  }
+}
+
 TEST(ExportedCheckpoint, UntiesAHeadThatIsPacked) {
   const ScratchFolder folder;
   Recipe recipe = recipe_of(uint4(128, DType::kF16), true);
@@ -167,9 +201,10 @@ TEST(ExportedCheckpoint, RefusesBeforeAnyWork) {
     EXPECT_FALSE(fs::exists(folder / "out"));
     return message;
   };
-  EXPECT_EQ(refused(recipe_of({.weights = WeightType::kInt8}), kQuark),
-            "[export] model.layers.0.self_attn.q_proj: 8-bit codes are not exported: expected 4 "
-            "bits");
+  const Scheme with_inputs{WeightType::kInt8, 0, DType::kF32, ActivationType::kDynamic};
+  EXPECT_EQ(refused(recipe_of(with_inputs), kQuark),
+            "[export] model.layers.0.self_attn.q_proj: int8 with int8 activations is not exported: "
+            "expected codes in groups");
   Recipe two = recipe_of(uint4(128, DType::kF16), true);
   two.rules.push_back({.match = "lm_head", .decode = uint4(32, DType::kF16)});
   EXPECT_EQ(refused(two, kAwq),
