@@ -30,6 +30,17 @@ EvaluationProgress advance(Observer& observer) {
   };
 }
 
+void add_comparison(const TextScore& score, OrderedJson& result) {
+  result["reference_perplexity"] = score.reference_perplexity;
+  result["log_perplexity_ratio"] = score.log_ratio;
+  result["log_perplexity_ratio_error"] = score.log_ratio_error;
+  result["kl"] = score.kl;
+  result["kl_error"] = score.kl_error;
+  result["kl_p99"] = score.kl_p99;
+  result["kl_max"] = score.kl_max;
+  result["percent_same_top"] = 100 * score.agreement;
+}
+
 OrderedJson evaluate_text(const EvalFlags& flags, LocalModel& model, LocalModel* reference,
                           const std::string& file, const fs::path& path, Observer& observer) {
   const TextWindows cut = read_windows(model, path, flags.window, flags.max_windows);
@@ -47,7 +58,7 @@ OrderedJson evaluate_text(const EvalFlags& flags, LocalModel& model, LocalModel*
     result["windows"] = score.windows;
     result["perplexity"] = score.perplexity;
     result["perplexity_error"] = score.perplexity_error;
-    if (reference != nullptr) result["kl"] = score.kl;
+    if (reference != nullptr) add_comparison(score, result);
   }
   if (flags.handover && !observer.cancelled()) {
     Task task(observer, fs::path(file).filename().string() + " (hand-over)", windows, "windows");
@@ -57,6 +68,47 @@ OrderedJson evaluate_text(const EvalFlags& flags, LocalModel& model, LocalModel*
     result["perplexity_handover_error"] = score.perplexity_error;
   }
   return result;
+}
+
+OrderedJson evaluate_questions(LocalModel& model, LocalModel* reference,
+                               const std::vector<Question>& questions, Observer& observer) {
+  const auto count = static_cast<std::int64_t>(questions.size());
+  const auto ask = [&](LocalModel& asked, const char* task) {
+    Task progress(observer, task, count, "questions");
+    return ask_questions(asked, questions, advance(observer));
+  };
+  const QuestionScore score = ask(model, "questions");
+  OrderedJson result = {{"right", score.right}, {"total", score.total}};
+  // After Ctrl-C the two would not have answered the same questions.
+  if (reference == nullptr || observer.cancelled()) return result;
+  const QuestionScore expected = ask(*reference, "questions (reference)");
+  if (expected.total == score.total) result["reference_right"] = expected.right;
+  return result;
+}
+
+// The second line of a text: the reference, and what sets the two apart.
+void print_comparison(const OrderedJson& text, const std::string& reference) {
+  const auto figure = [&](const char* key) { return text[key].get<double>(); };
+  std::cout << fmt::format(
+      "  {}: perplexity {:.4f}, ln ratio {:+.5f} ± {:.5f}; same top token {:.2f} %; KL of 99 % of "
+      "tokens at most {:.4f}, of all {:.4f}",
+      reference, figure("reference_perplexity"), figure("log_perplexity_ratio"),
+      figure("log_perplexity_ratio_error"), figure("percent_same_top"), figure("kl_p99"),
+      figure("kl_max"));
+}
+
+void print_questions(const OrderedJson& questions) {
+  const auto total = questions["total"].get<std::int64_t>();
+  const auto share = [&](const char* key) {
+    const auto right = questions[key].get<std::int64_t>();
+    return fmt::format(
+        "{} of {} right ({:.1f} %)", right, total,
+        total == 0 ? 0.0 : 100.0 * static_cast<double>(right) / static_cast<double>(total));
+  };
+  std::cout << "questions: " << share("right");
+  if (questions.contains("reference_right"))
+    std::cout << ", of the reference " << share("reference_right");
+  std::cout << '\n';
 }
 
 void print_text(const OrderedJson& report) {
@@ -70,18 +122,14 @@ void print_text(const OrderedJson& report) {
                                text["perplexity_handover"].get<double>(),
                                text["perplexity_handover_error"].get<double>());
     }
-    if (text.contains("kl"))
-      std::cout << fmt::format(", KL {:.5f} nats/token", text["kl"].get<double>());
+    if (text.contains("kl")) {
+      std::cout << fmt::format(", KL {:.5f} ± {:.5f} nats/token\n", text["kl"].get<double>(),
+                               text["kl_error"].get<double>());
+      print_comparison(text, report["against"].get<std::string>());
+    }
     std::cout << '\n';
   }
-  if (report.contains("questions")) {
-    const auto& questions = report["questions"];
-    const auto right = questions["right"].get<std::int64_t>();
-    const auto total = questions["total"].get<std::int64_t>();
-    std::cout << fmt::format(
-        "questions: {} of {} right ({:.1f} %)\n", right, total,
-        total == 0 ? 0.0 : 100.0 * static_cast<double>(right) / static_cast<double>(total));
-  }
+  if (report.contains("questions")) print_questions(report["questions"]);
 }
 
 void eval(const EvalFlags& flags) {
@@ -102,15 +150,13 @@ void eval(const EvalFlags& flags) {
   }
   OrderedJson report = {{"model", flags.model.model}, {"mode", model->engine.plan().name}};
   report["cpu"] = detect_cpu_features().model;
+  if (reference != nullptr) report["against"] = flags.against;
   report["texts"] = OrderedJson::array();
   for (std::size_t i = 0; i < flags.texts.size() && !observer.cancelled(); ++i)
     report["texts"].push_back(
         evaluate_text(flags, *model, reference.get(), flags.texts[i], paths[i], observer));
-  if (!questions.empty() && !observer.cancelled()) {
-    Task task(observer, "questions", static_cast<std::int64_t>(questions.size()), "questions");
-    const QuestionScore score = ask_questions(*model, questions, advance(observer));
-    report["questions"] = {{"right", score.right}, {"total", score.total}};
-  }
+  if (!questions.empty() && !observer.cancelled())
+    report["questions"] = evaluate_questions(*model, reference.get(), questions, observer);
   if (flags.json) {
     print_json(report);
   } else {
@@ -137,7 +183,9 @@ void add_eval(CLI::App& app) {
                       "JSON array of {question, answer}, asked through the chat template");
   command->add_option(
       "--against", flags->against,
-      "model, usually the float checkpoint: adds the KL divergence from it, nats per token");
+      "model, usually the float checkpoint: adds what sets the two apart: KL divergence in nats "
+      "per "
+      "token, ln of the ratio of perplexities, same likeliest token, questions right");
   command->add_flag(
       "--handover", flags->handover,
       "also read half of each window and score the rest token by token on the decode device");

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "base/error.h"
+#include "base/logits.h"
 #include "runtime/generator.h"
 
 namespace tandem {
@@ -17,29 +18,6 @@ constexpr std::int64_t kBatch = 16;
 // Short windows are read together, up to this many tokens: enough to fill runs, few enough that a
 // reference's logits for them stay at a few hundred MB.
 constexpr std::int64_t kGroupTokens = 512;
-
-// log of the sum of exponentials, in double.
-double log_sum_exp(std::span<const float> logits) {
-  const double max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const float logit : logits) sum += std::exp(logit - max);
-  return max + std::log(sum);
-}
-
-double negative_log_likelihood(std::span<const float> logits, TokenId token) {
-  return log_sum_exp(logits) - logits[static_cast<std::size_t>(token)];
-}
-
-double divergence(std::span<const float> reference, std::span<const float> logits) {
-  const double reference_sum = log_sum_exp(reference);
-  const double sum = log_sum_exp(logits);
-  double kl = 0;
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    const double log_p = reference[i] - reference_sum;
-    kl += std::exp(log_p) * (log_p - (logits[i] - sum));
-  }
-  return kl;
-}
 
 std::int64_t count_windows(std::span<const TokenId> ids, std::int64_t window) {
   if (window < 2)
@@ -102,8 +80,88 @@ void finish(TextScore& score, const Losses& losses) {
   const double variance = losses.squares / count - mean * mean;
   if (score.tokens > 1 && variance > 0)
     score.perplexity_error = score.perplexity * std::sqrt(variance / (count - 1));
-  score.kl /= count;
 }
+
+// The logits of windows, [windows, window, vocabulary].
+std::vector<float> logits_of(LocalModel& model, const Windows& windows) {
+  std::vector<float> logits;
+  SequenceBatch sequences(model, windows.size());
+  model.engine.prefill_batch_all(sequences.pointers(), windows.all(),
+                                 [&](std::size_t, std::int64_t, std::span<const float> rows) {
+                                   logits.insert(logits.end(), rows.begin(), rows.end());
+                                 });
+  return logits;
+}
+
+// How a model, and a reference, do at one token.
+struct TokenScore {
+  double loss = 0;
+  double reference_loss = 0;
+  Disagreement from_reference;
+};
+
+// Of the tokens but the last of each of `windows`, [windows, window - 1]. `expected`: the
+// reference's logits, or none.
+std::vector<TokenScore> score_tokens(LocalModel& model, const Windows& windows,
+                                     std::span<const float> expected) {
+  const auto vocabulary = static_cast<std::size_t>(model.info().vocabulary);
+  const std::size_t window = windows.all()[0].size();
+  std::vector<TokenScore> scores(windows.size() * (window - 1));
+  SequenceBatch sequences(model, windows.size());
+  model.engine.prefill_batch_all(
+      sequences.pointers(), windows.all(),
+      [&](std::size_t s, std::int64_t first, std::span<const float> rows) {
+        const auto count = static_cast<std::int64_t>(rows.size() / vocabulary);
+        model.engine.pool().parallel_for(count, 1, [&](Range range) {
+          for (std::int64_t r = range.begin; r < range.end; ++r) {
+            const auto token = static_cast<std::size_t>(first + r);
+            // Nothing follows the last token.
+            if (token + 1 >= window) continue;
+            const auto next = static_cast<std::size_t>(windows.all()[s][token + 1]);
+            const auto row = rows.subspan(static_cast<std::size_t>(r) * vocabulary, vocabulary);
+            TokenScore& score = scores[s * (window - 1) + token];
+            score.loss = negative_log_likelihood(row, next);
+            if (expected.empty()) continue;
+            const auto reference = expected.subspan((s * window + token) * vocabulary, vocabulary);
+            score.reference_loss = negative_log_likelihood(reference, next);
+            score.from_reference = compare_logits(reference, row);
+          }
+        });
+      });
+  return scores;
+}
+
+// Sums of scores, window by window.
+class Comparison {
+ public:
+  void add(std::span<const TokenScore> window) {
+    std::vector<double> losses, ratios, divergences;
+    for (const TokenScore& score : window) {
+      losses.push_back(score.reference_loss);
+      ratios.push_back(score.loss - score.reference_loss);
+      divergences.push_back(score.from_reference.kl);
+      agreeing_ += score.from_reference.same_top ? 1 : 0;
+    }
+    losses_.add(losses);
+    ratios_.add(ratios);
+    divergences_.add(divergences);
+  }
+
+  void write_to(TextScore& score) const {
+    score.reference_perplexity = std::exp(losses_.mean());
+    score.log_ratio = ratios_.mean();
+    score.log_ratio_error = ratios_.error();
+    score.kl = divergences_.mean();
+    score.kl_error = divergences_.error();
+    score.kl_p99 = divergences_.quantile(0.99);
+    score.kl_max = divergences_.quantile(1);
+    score.agreement = static_cast<double>(agreeing_) / static_cast<double>(score.tokens);
+  }
+
+ private:
+  WindowMean losses_, ratios_, divergences_;
+  std::int64_t agreeing_ = 0;
+};
 
 }  // namespace
 
@@ -121,59 +179,32 @@ TextScore score_text(LocalModel& model, LocalModel* reference, std::span<const T
                      std::int64_t window, const EvaluationProgress& progress) {
   TextScore score;
   const std::int64_t total = count_windows(ids, window);
-  const auto vocabulary = static_cast<std::size_t>(model.info().vocabulary);
   if (reference != nullptr && reference->info().vocabulary != model.info().vocabulary) {
     fail(ErrorCode::kInvalidArgument,
          "[eval] the reference has a vocabulary of {}, the model of {}",
          reference->info().vocabulary, model.info().vocabulary);
   }
   Losses sum;
+  Comparison comparison;
   const std::int64_t group = std::max<std::int64_t>(1, kGroupTokens / window);
+  const auto scored = static_cast<std::size_t>(window - 1);
   bool more = true;
   for (std::int64_t w = 0; w < total && more; w += group) {
     const Windows windows(ids, window, w, std::min(group, total - w));
-    // The reference's logits, [windows, window, vocabulary].
     std::vector<float> expected;
-    if (reference != nullptr) {
-      SequenceBatch sequences(*reference, windows.size());
-      reference->engine.prefill_batch_all(
-          sequences.pointers(), windows.all(),
-          [&](std::size_t, std::int64_t, std::span<const float> rows) {
-            expected.insert(expected.end(), rows.begin(), rows.end());
-          });
-    }
-    SequenceBatch sequences(model, windows.size());
-    model.engine.prefill_batch_all(
-        sequences.pointers(), windows.all(),
-        [&](std::size_t s, std::int64_t first, std::span<const float> rows) {
-          const std::span<const TokenId> tokens = windows.all()[s];
-          const auto count = static_cast<std::int64_t>(rows.size() / vocabulary);
-          std::vector<double> losses(static_cast<std::size_t>(count));
-          std::vector<double> divergences(static_cast<std::size_t>(count));
-          model.engine.pool().parallel_for(count, 1, [&](Range range) {
-            for (std::int64_t r = range.begin; r < range.end; ++r) {
-              const auto token = static_cast<std::size_t>(first + r);
-              // Nothing follows the last token.
-              if (token + 1 >= tokens.size()) continue;
-              const auto row = rows.subspan(static_cast<std::size_t>(r) * vocabulary, vocabulary);
-              losses[static_cast<std::size_t>(r)] = negative_log_likelihood(row, tokens[token + 1]);
-              if (reference != nullptr) {
-                const std::size_t at = (s * tokens.size() + token) * vocabulary;
-                divergences[static_cast<std::size_t>(r)] =
-                    divergence(std::span(expected).subspan(at, vocabulary), row);
-              }
-            }
-          });
-          for (const double loss : losses) sum.add(loss);
-          for (const double kl : divergences) score.kl += kl;
-        });
+    if (reference != nullptr) expected = logits_of(*reference, windows);
+    const std::vector<TokenScore> scores = score_tokens(model, windows, expected);
     for (std::size_t i = 0; i < windows.size(); ++i) {
+      const auto tokens = std::span(scores).subspan(i * scored, scored);
+      for (const TokenScore& token : tokens) sum.add(token.loss);
+      if (reference != nullptr) comparison.add(tokens);
       score.tokens += window - 1;
       ++score.windows;
       if (progress) more = progress(score.windows, total) && more;
     }
   }
   finish(score, sum);
+  if (reference != nullptr) comparison.write_to(score);
   return score;
 }
 
@@ -198,8 +229,8 @@ TextScore score_handover(LocalModel& model, std::span<const TokenId> ids, std::i
     for (std::size_t t = half; t < static_cast<std::size_t>(window); ++t) {
       for (std::size_t i = 0; i < windows.size(); ++i) {
         next[i] = windows.all()[i][t];
-        losses[i].push_back(
-            negative_log_likelihood(logits.subspan(i * vocabulary, vocabulary), next[i]));
+        losses[i].push_back(negative_log_likelihood(logits.subspan(i * vocabulary, vocabulary),
+                                                    static_cast<std::size_t>(next[i])));
       }
       if (t + 1 < static_cast<std::size_t>(window))
         logits = model.engine.decode_batch(sequences.pointers(), next);

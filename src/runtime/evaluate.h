@@ -21,9 +21,19 @@ struct TextScore {
   // Its standard error: perplexity times the standard error of that mean, as llama.cpp's perplexity
   // tool states it.
   double perplexity_error = 0;
-  // Mean KL divergence of this model from the reference, in nats per scored token; 0 without a
-  // reference.
+  // What follows is 0 without a reference.
+  double reference_perplexity = 0;
+  // ln(perplexity / reference's perplexity): the mean over tokens of the reference's log-likelihood
+  // minus this model's, paired token by token, so that what makes a text hard for both cancels out.
+  double log_ratio = 0;
+  double log_ratio_error = 0;
+  // Mean KL divergence of this model from the reference, in nats per scored token.
   double kl = 0;
+  double kl_error = 0;
+  double kl_p99 = 0;
+  double kl_max = 0;
+  // Share of tokens at which both find the same token the likeliest, in [0, 1].
+  double agreement = 0;
 };
 
 struct QuestionScore {
@@ -49,9 +59,9 @@ TextWindows read_windows(LocalModel& model, const fs::path& text, std::int64_t w
 using EvaluationProgress = std::function<bool(std::int64_t, std::int64_t)>;
 
 // The text is split into windows (the tail is dropped); all tokens of a window but the first are
-// scored, on the prefill devices. With `reference` (a model with the same vocabulary) also computes
-// the KL divergence, sum p log(p / q) with p from the reference. Throws kInvalidArgument if the
-// text is shorter than one window.
+// scored, on the prefill devices. With `reference` (a model with the same vocabulary) also compares
+// the two (base/logits.h has the formulas, also of the standard errors of log_ratio and kl). Throws
+// kInvalidArgument if the text is shorter than one window.
 TextScore score_text(LocalModel& model, LocalModel* reference, std::span<const TokenId> ids,
                      std::int64_t window, const EvaluationProgress& progress = {});
 

@@ -1,6 +1,8 @@
 // tandem eval, compare, bench and devices: the fields documented in docs/json.md.
 #include <gtest/gtest.h>
 
+#include <cmath>
+
 #include "cli/program.h"
 
 namespace tandem {
@@ -55,6 +57,35 @@ TEST(EvalCommand, ReportsTextsAndQuestions) {
   EXPECT_FALSE(plain.contains("questions"));
   const Outcome lines = run_program({"eval", demo(), "--text", stories(), "--max-windows", "1"});
   EXPECT_NE(lines.out.find("511 tokens, perplexity 1."), std::string::npos) << lines.out;
+}
+
+TEST(EvalCommand, ComparesWithTheReference) {
+  const ScratchFolder folder;
+  const Words words = {"eval",        demo_package(),       "--text", stories(),       "--window",
+                       "64",          "--against",          demo(),   "--max-windows", "4",
+                       "--questions", few_questions(folder)};
+  const Json report = run_for_json(words);
+  EXPECT_EQ(report["against"], demo());
+  const Json& text = report["texts"][0];
+  for (const char* key : {"reference_perplexity", "log_perplexity_ratio_error", "kl", "kl_error",
+                          "kl_p99", "kl_max", "percent_same_top"})
+    EXPECT_GT(text[key].get<double>(), 0) << key;
+  EXPECT_NEAR(
+      text["log_perplexity_ratio"].get<double>(),
+      std::log(text["perplexity"].get<double>() / text["reference_perplexity"].get<double>()),
+      1e-9);
+  EXPECT_LE(text["percent_same_top"].get<double>(), 100);
+  EXPECT_GE(report["questions"]["reference_right"].get<int>(), 3);
+  const Outcome lines = run_program(words);
+  EXPECT_NE(lines.out.find("same top token "), std::string::npos) << lines.out;
+  EXPECT_NE(lines.out.find(" right (100.0 %), of the reference "), std::string::npos) << lines.out;
+
+  // A float model and itself.
+  const Json same = run_for_json(
+      {"eval", demo(), "--text", stories(), "--max-windows", "1", "--against", demo()});
+  EXPECT_EQ(same["texts"][0]["kl"], 0.0);
+  EXPECT_EQ(same["texts"][0]["log_perplexity_ratio"], 0.0);
+  EXPECT_EQ(same["texts"][0]["percent_same_top"], 100.0);
 }
 
 TEST(EvalCommand, RefusesTextsAndQuestionsThatDoNotFit) {

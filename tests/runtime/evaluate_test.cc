@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "runtime/benchmark.h"
@@ -80,27 +81,64 @@ TEST(ScoreText, FindsNoDivergenceFromItself) {
   const auto model = open_demo(Mode::kFloat);
   const auto twin = open_demo(Mode::kFloat, {.chunk = 50});
   const auto ids = demo_ids(*model, "eval_stories.txt", 256);
-  EXPECT_EQ(score_text(*model, model.get(), ids, 128).kl, 0);
-  EXPECT_EQ(score_text(*model, twin.get(), ids, 128).kl, 0);
+  for (LocalModel* reference : {model.get(), twin.get()}) {
+    const TextScore score = score_text(*model, reference, ids, 128);
+    EXPECT_EQ(score.kl, 0);
+    EXPECT_EQ(score.kl_max, 0);
+    EXPECT_EQ(score.log_ratio, 0);
+    EXPECT_EQ(score.log_ratio_error, 0);
+    EXPECT_EQ(score.agreement, 1);
+    EXPECT_EQ(score.reference_perplexity, score.perplexity);
+  }
 }
 
-TEST(ScoreText, MeasuresTheDivergenceFromTheReference) {
+TEST(ScoreText, ComparesWithTheReferenceTokenByToken) {
   const auto model = open_demo(Mode::kCpu);
   const auto reference = open_demo(Mode::kFloat);
-  const auto ids = demo_ids(*model, "eval_stories.txt", 32);
-  const auto q = all_logits(*model, ids);
-  const auto p = all_logits(*reference, ids);
+  const std::size_t window = 16, windows = 3;
+  const auto ids = demo_ids(*model, "eval_stories.txt", window * windows);
   const auto vocabulary = static_cast<std::size_t>(model->info().vocabulary);
-  double kl = 0;
-  // The last has nothing to predict.
-  for (std::size_t t = 0; t < 31; ++t)
-    for (std::size_t i = 0; i < vocabulary; ++i) {
-      const auto token = static_cast<TokenId>(i);
-      const double log_p = -loss(std::span(p).subspan(t * vocabulary, vocabulary), token);
-      const double log_q = -loss(std::span(q).subspan(t * vocabulary, vocabulary), token);
-      kl += std::exp(log_p) * (log_p - log_q);
+  double kl = 0, largest = 0, p_loss = 0, q_loss = 0, same = 0;
+  std::vector<double> ratios(windows);
+  for (std::size_t w = 0; w < windows; ++w) {
+    const auto part = std::span(ids).subspan(w * window, window);
+    const auto q = all_logits(*model, part);
+    const auto p = all_logits(*reference, part);
+    // The last has nothing to predict.
+    for (std::size_t t = 0; t + 1 < window; ++t) {
+      const auto p_row = std::span(p).subspan(t * vocabulary, vocabulary);
+      const auto q_row = std::span(q).subspan(t * vocabulary, vocabulary);
+      double sum = 0;
+      const double p_norm = loss(p_row, 0) + p_row[0], q_norm = loss(q_row, 0) + q_row[0];
+      for (std::size_t i = 0; i < vocabulary; ++i) {
+        const double log_p = p_row[i] - p_norm;
+        sum += std::exp(log_p) * (log_p - (q_row[i] - q_norm));
+      }
+      kl += sum;
+      largest = std::max(largest, sum);
+      p_loss += loss(p_row, part[t + 1]);
+      q_loss += loss(q_row, part[t + 1]);
+      ratios[w] += (loss(q_row, part[t + 1]) - loss(p_row, part[t + 1])) / (window - 1);
+      same += std::ranges::max_element(p_row) - p_row.begin() ==
+                      std::ranges::max_element(q_row) - q_row.begin()
+                  ? 1
+                  : 0;
     }
-  EXPECT_NEAR(score_text(*model, reference.get(), ids, 32).kl, kl / 31, 1e-9);
+  }
+  const double tokens = windows * (window - 1);
+  const double ratio = (q_loss - p_loss) / tokens;
+  double squares = 0;
+  for (const double each : ratios) squares += (each - ratio) * (each - ratio);
+  const TextScore score = score_text(*model, reference.get(), ids, window);
+  EXPECT_NEAR(score.kl, kl / tokens, 1e-9);
+  EXPECT_NEAR(score.kl_max, largest, 1e-9);
+  EXPECT_LE(score.kl_p99, score.kl_max);
+  EXPECT_GT(score.kl_error, 0);
+  EXPECT_NEAR(score.reference_perplexity, std::exp(p_loss / tokens), 1e-9);
+  EXPECT_NEAR(score.log_ratio, ratio, 1e-9);
+  EXPECT_NEAR(score.log_ratio, std::log(score.perplexity / score.reference_perplexity), 1e-9);
+  EXPECT_NEAR(score.log_ratio_error, std::sqrt(squares / 6), 1e-9);
+  EXPECT_NEAR(score.agreement, same / tokens, 1e-12);
 }
 
 TEST(ScoreText, NeedsAReferenceOfTheSameVocabulary) {
