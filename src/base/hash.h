@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/files.h"
 #include "base/thread_pool.h"
 
 namespace tandem {
@@ -19,5 +20,7 @@ std::string content_hash(std::string_view text);
 // is taken. Differs from content_hash() of the same bytes; does not depend on the number of
 // threads.
 std::string content_hash_tree(std::span<const std::byte> bytes, ThreadPool& pool);
+// The same of a mapped file, whose memory is released piece by piece.
+std::string content_hash_tree(const MappedFile& file, ThreadPool& pool);
 
 }  // namespace tandem

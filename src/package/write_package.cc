@@ -100,7 +100,7 @@ OrderedJson file_list(const fs::path& folder, ThreadPool& pool) {
   for (const fs::path& path : paths) {
     const auto file = MappedFile::open(path);
     files[path.filename().string()] = {{"bytes", file->bytes().size()},
-                                       {"hash", content_hash_tree(file->bytes(), pool)}};
+                                       {"hash", content_hash_tree(*file, pool)}};
   }
   return files;
 }

@@ -33,6 +33,12 @@ TEST(ContentHash, TreeDoesNotDependOnTheNumberOfThreads) {
   const std::string hash = content_hash_tree(bytes, one);
   EXPECT_EQ(hash, content_hash_tree(bytes, three));
   EXPECT_NE(hash, content_hash(bytes));
+  // Of a file, before and after its memory is released.
+  const testing::ScratchFolder folder;
+  write_text_file(folder / "file", {reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  const auto file = MappedFile::open(folder / "file");
+  EXPECT_EQ(hash, content_hash_tree(*file, three));
+  EXPECT_TRUE(std::ranges::equal(file->bytes(), bytes));
   bytes.back() ^= std::byte{1};
   EXPECT_NE(hash, content_hash_tree(bytes, one));
   EXPECT_NE(content_hash_tree({}, one), content_hash(""));
