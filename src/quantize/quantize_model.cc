@@ -2,6 +2,7 @@
 #include "quantize/quantize_model.h"
 
 #include <algorithm>
+#include <array>
 #include <deque>
 #include <map>
 #include <optional>
@@ -117,6 +118,30 @@ fs::path journal_folder(const fs::path& target) {
   return name.string() + ".resume";
 }
 
+// True for a module whose stored form is neither plain floats nor codes that are kept.
+bool is_rounded_again(const Checkpoint& checkpoint, const Recipe& recipe, const Node& linear) {
+  const std::string name = linear.name + ".weight";
+  if (is_quantized(linear) || !checkpoint.has(name)) return false;
+  if (plan_of(recipe, linear).decode.weights == WeightType::kFloat) return false;
+  const auto stored = checkpoint.tensors().find(name);
+  constexpr std::array kPlain = {"F32", "F16", "BF16", "F64"};
+  return stored == checkpoint.tensors().end() ||
+         std::ranges::find(kPlain, stored->second.type) == kPlain.end();
+}
+
+void warn_of_second_rounding(const Checkpoint& checkpoint, const Recipe& recipe, const Graph& graph,
+                             Observer& observer) {
+  std::vector<std::string> modules;
+  for (const Node& node : graph.nodes())
+    if (node.op == Op::kLinear && is_rounded_again(checkpoint, recipe, node))
+      modules.push_back(node.name);
+  if (modules.empty()) return;
+  observer.warn(
+      fmt::format("[quantize] {}: {} of its modules are quantized in a form that no package has, "
+                  "and are rounded a second time (--exclude leaves them as they are): {}",
+                  checkpoint.path().string(), modules.size(), first_of(modules)));
+}
+
 }  // namespace
 
 QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
@@ -145,6 +170,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   check_recipe(options.recipe, loaded);
   if (options.export_style) check_export(checkpoint, loaded, options.recipe, *options.export_style);
   warn_of_left_out(checkpoint, weights, observer);
+  warn_of_second_rounding(checkpoint, options.recipe, loaded, observer);
   QuantizeReport report;
   report.kept = report_kept(loaded, observer);
 

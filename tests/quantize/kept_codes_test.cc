@@ -242,6 +242,64 @@ TEST(KeptCodes, OfGguf) {
   EXPECT_EQ(describe(decode.at("lm_head")), "int4 g32 [4096, 256]");
 }
 
+// The tiny model's down projections in GPTQ's words, with a column order or without.
+void write_gptq(const fs::path& source, const fs::path& folder, bool in_order) {
+  fs::copy(source, folder);
+  const auto file = SafetensorsFile::open(source / "model.safetensors");
+  Tensors tensors = file.tensors;
+  for (const char* layer : {"model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"}) {
+    const std::string module = layer;
+    tensors.erase(module + ".weight");
+    const auto add = [&](const char* part, Shape shape, const auto& value) {
+      std::byte* data = nullptr;
+      Tensor tensor = Tensor::allocate(DType::kI32, std::move(shape), &data);
+      auto* words = reinterpret_cast<std::uint32_t*>(data);
+      for (std::int64_t i = 0; i < tensor.elements(); ++i) words[i] = value(i);
+      tensors[module + part] = tensor;
+    };
+    // [64, 128] in groups of 32: eight codes in a word along k, zero points along n.
+    add(".qweight", {16, 64}, [](std::int64_t i) { return std::uint32_t(i) * 2654435761U; });
+    add(".qzeros", {4, 8}, [](std::int64_t i) { return std::uint32_t(i) * 2246822519U; });
+    add(".g_idx", {128}, [&](std::int64_t i) { return std::uint32_t(in_order ? i / 32 : i % 4); });
+    tensors[module + ".scales"] =
+        Tensor::from_floats(std::vector<float>(4 * 64, 0.01F), {4, 64}).to_f16();
+  }
+  write_safetensors(folder / "packed.safetensors", tensors);
+  fs::rename(folder / "packed.safetensors", folder / "model.safetensors");
+  Json config = read_json_file(source / "config.json");
+  config["quantization_config"] = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 32}};
+  write_text_file(folder / "config.json", config.dump());
+}
+
+class Warnings : public Observer {
+ public:
+  void warn(std::string_view message) override { text += std::string(message) + "\n"; }
+  std::string text;
+};
+
+// Columns in another order have no form as codes: said, and rounded a second time.
+TEST(KeptCodes, OfGptqUnlessColumnsHaveAnOrder) {
+  const ScratchFolder folder;
+  testing::write_tiny_checkpoint(folder / "float");
+  for (const bool in_order : {true, false}) {
+    const std::string name = in_order ? "plain" : "ordered";
+    write_gptq(folder / "float", folder / name, in_order);
+    Warnings warnings;
+    ThreadPool pool(2);
+    const QuantizeReport report = quantize_model({.checkpoint = folder / name,
+                                                  .calibration = demo_dir() / "calibration.txt",
+                                                  .target = folder / (name + ".package"),
+                                                  .recipe = quick_recipe(64)},
+                                                 pool, warnings);
+    EXPECT_EQ(report.kept, in_order ? 2 : 0);
+    expect_kept(folder / name, folder / (name + ".package"), in_order ? 2 : 0);
+    EXPECT_EQ(warnings.text.find("2 of its modules are quantized in a form that no package has") !=
+                  std::string::npos,
+              !in_order)
+        << warnings.text;
+  }
+}
+
 class KeptCodesRules : public ::testing::Test {
  protected:
   KeptCodesRules() {
