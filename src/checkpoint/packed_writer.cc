@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <map>
+#include <regex>
 #include <span>
 #include <tuple>
 #include <utility>
@@ -18,8 +19,9 @@ constexpr std::int64_t kCodesInWord = 8;
 
 // Which of eight columns each nibble of a word holds.
 std::array<std::int64_t, 8> order_of(const PackedStyle& style) {
-  if (!style.reordered && style.layout == PackedStyle::Layout::kQuark)
-    return {0, 1, 2, 3, 4, 5, 6, 7};
+  const bool is_plain = style.layout == PackedStyle::Layout::kGptq ||
+                        (style.layout == PackedStyle::Layout::kQuark && !style.reordered);
+  if (is_plain) return {0, 1, 2, 3, 4, 5, 6, 7};
   return {0, 2, 4, 6, 1, 3, 5, 7};
 }
 
@@ -106,6 +108,15 @@ std::vector<Tensor> pack_bytes(const GroupCodes& codes) {
           codes.scales.view_as(codes.scales.dtype(), {codes.n})};
 }
 
+// The group of each of k input channels.
+Tensor group_index(std::int64_t k, std::int64_t group) {
+  std::byte* data = nullptr;
+  Tensor index = Tensor::allocate(DType::kI32, {k}, &data);
+  for (std::int64_t channel = 0; channel < k; ++channel)
+    reinterpret_cast<std::int32_t*>(data)[channel] = static_cast<std::int32_t>(channel / group);
+  return index;
+}
+
 const PackedModule& commonest(const std::vector<PackedModule>& modules) {
   std::map<std::tuple<int, bool, std::int64_t>, int> counts;
   const auto form_of = [](const PackedModule& module) {
@@ -177,19 +188,52 @@ OrderedJson quark_config(const PackedStyle& style, const std::vector<PackedModul
             {"weight_merge_groups", nullptr}}}};
 }
 
+OrderedJson gptq_config(const std::vector<PackedModule>& modules) {
+  const PackedModule& usual = commonest(modules);
+  const bool packs_head = std::ranges::any_of(modules, [](const PackedModule& module) {
+    return module.is_packed && module.name == "lm_head";
+  });
+  // GPTQModel's way to leave modules out: expressions that begin with "-:".
+  OrderedJson rules = OrderedJson::object();
+  for (const PackedModule& module : modules)
+    if (!module.is_packed && module.name != "lm_head")
+      rules["-:" + std::regex_replace(module.name, std::regex("\\."), "\\.")] =
+          OrderedJson::object();
+  return {{"quant_method", "gptq"},
+          {"bits", 4},
+          {"group_size", usual.group == 0 ? -1 : usual.group},
+          {"desc_act", false},
+          {"sym", usual.is_signed},
+          {"lm_head", packs_head},
+          {"checkpoint_format", "gptq"},
+          {"dynamic", std::move(rules)}};
+}
+
 }  // namespace
 
 std::string_view to_string(PackedStyle::Layout layout) noexcept {
-  return layout == PackedStyle::Layout::kAwq ? "awq" : "quark";
+  switch (layout) {
+    case PackedStyle::Layout::kAwq:
+      return "awq";
+    case PackedStyle::Layout::kGptq:
+      return "gptq";
+    default:
+      return "quark";
+  }
 }
 
 std::string objection_to_style(const PackedStyle& style, const std::vector<PackedModule>& modules) {
   if (std::ranges::none_of(modules, &PackedModule::is_packed)) return "every module stays float";
   if (style.layout == PackedStyle::Layout::kQuark) return {};
-  if (!style.reordered) return "AWQ's words hold their columns in AWQ's order only";
+  const bool is_gptq = style.layout == PackedStyle::Layout::kGptq;
+  if (!is_gptq && !style.reordered) return "AWQ's words hold their columns in AWQ's order only";
   const PackedModule& usual = commonest(modules);
   for (const PackedModule& module : modules) {
     if (!module.is_packed) continue;
+    if (is_gptq) {
+      if (module.bits == 4 && module.has_form_of(usual)) continue;
+      return fmt::format("{}: GPTQ holds 4-bit codes of one kind and group size only", module.name);
+    }
     if (module.is_signed || module.group == 0 || module.bits != 4)
       return fmt::format("{}: AWQ holds asymmetric 4-bit codes in groups only", module.name);
     if (module.group != usual.group)
@@ -209,6 +253,13 @@ std::vector<PackedTensor> packed_tensors(const PackedModule& module, std::int64_
             {".weight_scale", scales, per_scale}};
   }
   const std::int64_t words = words_for(n);
+  if (style.layout == PackedStyle::Layout::kGptq) {
+    const std::int64_t groups = module.group == 0 ? 1 : k / module.group;
+    return {{".qweight", DType::kI32, {words_for(k), n}},
+            {".qzeros", DType::kI32, {groups, words}},
+            {".scales", scales, {groups, n}},
+            {".g_idx", DType::kI32, {k}}};
+  }
   if (module.group == 0)
     return {{".weight", DType::kI32, {n, words_for(k)}},
             {".weight_zero_point", DType::kI32, {words}},
@@ -230,9 +281,24 @@ std::vector<Tensor> pack(const GroupCodes& codes, const PackedStyle& style) {
     if (!codes.zero_points.empty()) return zeros.at(row, group);
     return codes.is_signed ? 0U : 8U;
   };
-  if (codes.group == k && style.layout == PackedStyle::Layout::kQuark) {
-    if (k % kCodesInWord != 0)
-      fail(ErrorCode::kInvalidArgument, "[export] K = {}: expected a multiple of 8", k);
+  const bool is_gptq = style.layout == PackedStyle::Layout::kGptq;
+  const bool is_row = codes.group == k && style.layout == PackedStyle::Layout::kQuark;
+  if ((is_gptq || is_row) && k % kCodesInWord != 0)
+    fail(ErrorCode::kInvalidArgument, "[export] K = {}: expected a multiple of 8", k);
+  if (is_gptq) {
+    // Signed codes count from -8 there.
+    const std::uint32_t sign = codes.is_signed ? 8 : 0;
+    return {transposed(words_of(n, k, style, {n, words_for(k)},
+                                [&](std::int64_t row, std::int64_t column) {
+                                  return values.at(row, column) ^ sign;
+                                })),
+            words_of(groups, n, style, {groups, words_for(n)},
+                     [&](std::int64_t group, std::int64_t row) {
+                       return ((zero(row, group) ^ sign) - 1U) & 15U;
+                     }),
+            transposed(codes.scales), group_index(k, codes.group)};
+  }
+  if (is_row) {
     return {words_of(n, k, style, {n, words_for(k)},
                      [&](std::int64_t row, std::int64_t column) { return values.at(row, column); }),
             words_of(1, n, style, {words_for(n)},
@@ -248,6 +314,7 @@ std::vector<Tensor> pack(const GroupCodes& codes, const PackedStyle& style) {
 
 OrderedJson packed_config(const PackedStyle& style, const std::vector<PackedModule>& modules) {
   if (style.layout == PackedStyle::Layout::kQuark) return quark_config(style, modules);
+  if (style.layout == PackedStyle::Layout::kGptq) return gptq_config(modules);
   return {{"quant_method", "awq"},
           {"bits", 4},
           {"group_size", commonest(modules).group},

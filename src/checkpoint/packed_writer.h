@@ -1,5 +1,5 @@
-// The reverse of packed_linears.h: 4- and 8-bit weights in the words of AWQ and AMD Quark, and the
-// quantization_config that says how to read them.
+// The reverse of packed_linears.h: 4- and 8-bit weights in the words of AWQ, GPTQ and AMD Quark, and
+// the quantization_config that says how to read them.
 #pragma once
 
 #include <cstdint>
@@ -19,9 +19,12 @@ struct PackedStyle {
     // Quark 0.8 to 0.13: weight, weight_zero_point and weight_scale; also symmetric codes, 8 bits,
     // one scale per row, and other groups for some modules.
     kQuark,
+    // AutoGPTQ's: qweight packed along k, qzeros less 1, scales and g_idx; 4-bit codes of one form.
+    kGptq,
   };
   Layout layout = Layout::kQuark;
-  // The eight codes of a word hold columns 0 2 4 6 1 3 5 7 (as AWQ's always do), else 0 to 7.
+  // The eight codes of a word hold columns 0 2 4 6 1 3 5 7 (as AWQ's always do), else 0 to 7 (as
+  // GPTQ's always do).
   bool reordered = true;
 };
 std::string_view to_string(PackedStyle::Layout layout) noexcept;

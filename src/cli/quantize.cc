@@ -24,7 +24,8 @@ struct QuantizeFlags {
   std::vector<std::string> algorithms;
   std::string compat;
   std::string format = "package";
-  std::string pack_method = "reorder";
+  std::optional<std::string> pack_method;
+  std::int64_t shard_bytes = kShardBytes;
   std::int64_t group_size = 128;
   std::optional<std::string> lm_head;
   std::vector<std::string> exclude;
@@ -65,11 +66,15 @@ Recipe make_recipe(const QuantizeFlags& flags) {
 }
 
 std::optional<PackedStyle> export_style(const QuantizeFlags& flags) {
-  if (flags.quark.given()) return flags.quark.style(flags.pack_method == "reorder");
-  if (flags.format == "package") return std::nullopt;
-  return PackedStyle{
-      flags.format == "awq" ? PackedStyle::Layout::kAwq : PackedStyle::Layout::kQuark,
-      flags.pack_method == "reorder"};
+  using Layout = PackedStyle::Layout;
+  const bool reordered = flags.pack_method != "order";
+  if (flags.quark.given()) return flags.quark.style(reordered);
+  if (flags.pack_method && flags.format != "quark")
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] --pack-method: expected with --export quark, got --export {}", flags.format);
+  for (const Layout layout : {Layout::kAwq, Layout::kGptq, Layout::kQuark})
+    if (flags.format == to_string(layout)) return PackedStyle{layout, reordered};
+  return std::nullopt;
 }
 
 std::string spell_cost(const Forecast& cost) {
@@ -95,6 +100,7 @@ void quantize(const QuantizeFlags& flags) {
                                 .target = flags.output,
                                 .resume = flags.resume,
                                 .export_style = export_style(flags),
+                                .shard_bytes = flags.shard_bytes,
                                 .recipe = make_recipe(flags),
                                 .dump_after = flags.dump_after,
                                 .dump = [](const Graph& graph) { std::cerr << dump(graph); },
@@ -192,14 +198,18 @@ void add_quantize(CLI::App& app) {
   command
       ->add_option("--export", flags->format,
                    "what to write: a package, or the int4 weights alone as a checkpoint in the "
-                   "words of AutoAWQ or AMD Quark")
+                   "words of AutoAWQ, AutoGPTQ or AMD Quark")
       ->capture_default_str()
-      ->check(CLI::IsMember({"package", "awq", "quark"}));
+      ->check(CLI::IsMember({"package", "awq", "gptq", "quark"}));
   command
       ->add_option("--pack-method", flags->pack_method,
-                   "with --export quark: the order of the codes in a word")
-      ->capture_default_str()
+                   "with --export quark: the order of the codes in a word (default: reorder)")
       ->check(CLI::IsMember({"reorder", "order"}));
+  command
+      ->add_option(
+          "--max-shard-size", flags->shard_bytes,
+          "with --export: bytes of a safetensors file, at most, such as 500MB (default: 5GB)")
+      ->transform(CLI::AsSizeValue(true));
   command
       ->add_option("--group-size", flags->group_size,
                    "weights that share an int4 scale: 32, 64 or 128")

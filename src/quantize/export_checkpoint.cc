@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -22,7 +23,7 @@ constexpr const char* kHead = "lm_head";
 PackedModule module_of(const Node& node, const PackedStyle& style) {
   const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight);
   if (codes == nullptr) return {.name = node.name};
-  const bool is_row = codes->group == codes->k && style.layout == PackedStyle::Layout::kQuark;
+  const bool is_row = codes->group == codes->k && style.layout != PackedStyle::Layout::kAwq;
   return {.name = node.name,
           .is_packed = true,
           .is_signed = codes->is_signed,
@@ -94,17 +95,34 @@ class Export {
     }
   }
 
-  void write(const fs::path& folder, Observer& observer) const {
-    std::vector<SafetensorsWriter::Entry> entries;
-    for (const Item& item : items_)
-      entries.insert(entries.end(), item.entries.begin(), item.entries.end());
-    SafetensorsWriter writer(folder / "model.safetensors", entries, {{"format", "pt"}});
+  void write(const fs::path& folder, std::int64_t shard_bytes, Observer& observer) const {
+    const std::vector<std::span<const Item>> shards = cut_shards(shard_bytes);
     Task task(observer, "write", static_cast<std::int64_t>(items_.size()), "modules");
-    for (const Item& item : items_) {
-      item.write(writer);
-      task.advance();
+    OrderedJson places = OrderedJson::object();
+    std::int64_t total = 0;
+    for (std::size_t i = 0; i < shards.size(); ++i) {
+      const std::string name = shards.size() == 1 ? "model.safetensors"
+                                                  : fmt::format("model-{:05}-of-{:05}.safetensors",
+                                                                i + 1, shards.size());
+      std::vector<SafetensorsWriter::Entry> entries;
+      for (const Item& item : shards[i]) {
+        entries.insert(entries.end(), item.entries.begin(), item.entries.end());
+        total += item.bytes();
+      }
+      for (const auto& entry : entries) places[entry.name] = name;
+      SafetensorsWriter writer(folder / name, entries, {{"format", "pt"}});
+      for (const Item& item : shards[i]) {
+        item.write(writer);
+        task.advance();
+      }
+      writer.finish();
     }
-    writer.finish();
+    if (shards.size() > 1)
+      write_text_file(
+          folder / "model.safetensors.index.json",
+          OrderedJson{{"metadata", {{"total_size", total}}}, {"weight_map", std::move(places)}}
+                  .dump(2) +
+              "\n");
     write_text_file(folder / "config.json", config().dump(2) + "\n");
   }
 
@@ -113,7 +131,31 @@ class Export {
   struct Item {
     std::vector<SafetensorsWriter::Entry> entries;
     std::function<void(SafetensorsWriter&)> write;
+
+    std::int64_t bytes() const {
+      std::int64_t sum = 0;
+      for (const auto& entry : entries)
+        sum += element_count(entry.shape) * static_cast<std::int64_t>(size_of(entry.dtype));
+      return sum;
+    }
   };
+
+  // Consecutive items, of at most that many bytes together unless one alone has more.
+  std::vector<std::span<const Item>> cut_shards(std::int64_t shard_bytes) const {
+    std::vector<std::span<const Item>> shards;
+    std::size_t first = 0;
+    std::int64_t bytes = 0;
+    for (std::size_t i = 0; i < items_.size(); ++i) {
+      if (i > first && bytes + items_[i].bytes() > shard_bytes) {
+        shards.push_back(std::span(items_).subspan(first, i - first));
+        first = i;
+        bytes = 0;
+      }
+      bytes += items_[i].bytes();
+    }
+    shards.push_back(std::span(items_).subspan(first));
+    return shards;
+  }
 
   void add_rows(const std::string& name, const Rows& rows) {
     const Rows typed = round_rows(rows, dtype_);
@@ -203,9 +245,10 @@ void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recip
 }
 
 void export_checkpoint(const fs::path& folder, const Checkpoint& checkpoint, const Graph& loaded,
-                       const Graph& quantized, const PackedStyle& style, Observer& observer) {
+                       const Graph& quantized, const PackedStyle& style, std::int64_t shard_bytes,
+                       Observer& observer) {
   write_texts(checkpoint, folder, observer);
-  Export(checkpoint, loaded, quantized, style).write(folder, observer);
+  Export(checkpoint, loaded, quantized, style).write(folder, shard_bytes, observer);
 }
 
 }  // namespace tandem

@@ -1,5 +1,5 @@
-// A quantized model as a checkpoint for other tools: config.json, model.safetensors with packed
-// Linears, and the files beside them.
+// A quantized model as a checkpoint for other tools: config.json, model.safetensors (or several and
+// their index) with packed Linears, and the files beside them.
 #pragma once
 
 #include "base/files.h"
@@ -18,9 +18,13 @@ class Checkpoint;
 void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
                   const PackedStyle& style);
 
+// Tensors beyond this go to the next of several files, with an index, as transformers has it.
+inline constexpr std::int64_t kShardBytes = 5'000'000'000;
+
 // Fills an empty folder. `quantized` is what the recipe made of `loaded`; what stays float is
 // written in the type of the scales. A tied head that is packed is no longer tied.
 void export_checkpoint(const fs::path& folder, const Checkpoint& checkpoint, const Graph& loaded,
-                       const Graph& quantized, const PackedStyle& style, Observer& observer);
+                       const Graph& quantized, const PackedStyle& style, std::int64_t shard_bytes,
+                       Observer& observer);
 
 }  // namespace tandem

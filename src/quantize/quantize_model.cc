@@ -221,12 +221,17 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const Graph decode = run_passes(graph, {&decode_pass, 1}, context);
   report.linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
   report.calibration_tokens = text ? text->windows.tokens() : 0;
-  const auto size_of_file = [&](const char* name) {
-    return static_cast<std::int64_t>(fs::file_size(staged.path() / name));
+  const auto size_of_files = [&](std::string_view ending) {
+    std::int64_t size = 0;
+    for (const auto& entry : fs::directory_iterator(staged.path()))
+      if (entry.path().filename().string().ends_with(ending))
+        size += static_cast<std::int64_t>(entry.file_size());
+    return size;
   };
   if (options.export_style) {
-    export_checkpoint(staged.path(), checkpoint, loaded, decode, *options.export_style, observer);
-    report.decode_bytes = size_of_file("model.safetensors");
+    export_checkpoint(staged.path(), checkpoint, loaded, decode, *options.export_style,
+                      options.shard_bytes, observer);
+    report.decode_bytes = size_of_files(".safetensors");
   } else {
     const Graph prefill = run_passes(graph, {&prefill_pass, 1}, context);
     OrderedJson recipe = to_json(options.recipe);
@@ -234,8 +239,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     write_texts(checkpoint, staged.path(), observer);
     write_package(staged.path(), {info, generation, prefill, decode, std::move(recipe)}, pool,
                   observer);
-    report.decode_bytes = size_of_file(kDecodeFile);
-    report.prefill_bytes = size_of_file(kPrefillFile);
+    report.decode_bytes = size_of_files(kDecodeFile);
+    report.prefill_bytes = size_of_files(kPrefillFile);
   }
   report.passes = std::move(context.timings);
   // Checked again: something may have been put there in the meantime.

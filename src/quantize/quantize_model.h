@@ -14,6 +14,7 @@
 #include "base/thread_pool.h"
 #include "checkpoint/packed_writer.h"
 #include "graph/pass.h"
+#include "quantize/export_checkpoint.h"
 #include "quantize/forecast.h"
 #include "quantize/recipe.h"
 
@@ -34,6 +35,8 @@ struct QuantizeOptions {
   std::chrono::milliseconds journal_interval{10'000};
   // Instead of a package: a checkpoint that holds the decode weights in another tool's words.
   std::optional<PackedStyle> export_style = {};
+  // Of each of its files, at most.
+  std::int64_t shard_bytes = kShardBytes;
   Recipe recipe = default_recipe();
   // `dump` receives the graph after this pass: a structural pass of the recipe, "quantize_decode"
   // or "quantize_prefill".
@@ -48,7 +51,7 @@ struct QuantizeReport {
   // Of them, those whose codes the checkpoint had already.
   std::int64_t kept = 0;
   std::int64_t calibration_tokens = 0;
-  // Size of decode.safetensors, or of a checkpoint's model.safetensors.
+  // Size of decode.safetensors, or of a checkpoint's safetensors files.
   std::int64_t decode_bytes = 0;
   std::int64_t prefill_bytes = 0;
   std::vector<PassContext::Timing> passes;

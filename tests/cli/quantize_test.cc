@@ -102,9 +102,11 @@ TEST(QuantizeCommand, GoesOnOrBeginsWithResume) {
 
 TEST(QuantizeCommand, WritesCheckpointsInOtherToolsWords) {
   const ScratchFolder folder;
-  for (const std::string format : {"awq", "quark"}) {
+  for (const std::string format : {"awq", "gptq", "quark"}) {
     const std::string target = (folder / format).string();
-    const Outcome outcome = run_program({"quantize", demo(), "-o", target, "--export", format});
+    const Outcome outcome = run_program(
+        {"quantize", demo(), "-o", target, "--export", format, "--max-shard-size", "2MB"});
+    EXPECT_TRUE(fs::exists(folder / format / "model.safetensors.index.json"));
     EXPECT_EQ(outcome.status, 0) << outcome.err;
     const Json inspected = run_for_json({"inspect", target});
     EXPECT_EQ(inspected["linears"]["float"]["int4 g128"]["count"], 42) << inspected.dump();
@@ -120,7 +122,11 @@ TEST(QuantizeCommand, WritesCheckpointsInOtherToolsWords) {
   }
   expect_refusal({"quantize", demo(), "-o", (folder / "x").string(), "--export", "awq",
                   "--pack-method", "order"},
-                 {"AWQ's order only"});
+                 {"--pack-method: expected with --export quark, got --export awq"});
+  expect_refusal({"quantize", demo(), "-o", (folder / "x").string(), "--pack-method", "order"},
+                 {"--pack-method: expected with --export quark, got --export package"});
+  expect_refusal({"quantize", demo(), "-o", (folder / "x").string(), "--max-shard-size", "2XB"},
+                 {"--max-shard-size"});
   expect_refusal(
       {"quantize", demo(), "-o", (folder / "x").string(), "--export", "awq", "--lm-head", "32"},
       {"lm_head: AWQ has one group size"});

@@ -4,6 +4,9 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <set>
+
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "models/model.h"
@@ -17,6 +20,7 @@ namespace {
 
 constexpr PackedStyle kAwq{PackedStyle::Layout::kAwq};
 constexpr PackedStyle kQuark{PackedStyle::Layout::kQuark};
+constexpr PackedStyle kGptq{PackedStyle::Layout::kGptq};
 
 // All modules but the head in one scheme.
 Recipe recipe_of(const Scheme& scheme, bool with_head = false) {
@@ -27,12 +31,13 @@ Recipe recipe_of(const Scheme& scheme, bool with_head = false) {
 }
 
 void quantize(const fs::path& checkpoint, const fs::path& target, const Recipe& recipe,
-              const PackedStyle& style) {
+              const PackedStyle& style, std::int64_t shard_bytes = kShardBytes) {
   ThreadPool pool(2);
   quantize_model({.checkpoint = checkpoint,
                   .calibration = {},
                   .target = target,
                   .export_style = style,
+                  .shard_bytes = shard_bytes,
                   .recipe = recipe},
                  pool, silent());
 }
@@ -150,6 +155,78 @@ TEST(ExportedCheckpoint, SchemesOfModulesReachAPackage) {
   }
 }
 
+// AutoGPTQ's formula for a weight: (code - (zero point + 1)) * scale of the column's group.
+std::vector<float> unpack_gptq(const SafetensorsFile& file, const std::string& module,
+                               std::int64_t n, std::int64_t k) {
+  const auto codes = file.tensors.at(module + ".qweight").as<std::uint32_t>();
+  const auto zeros = file.tensors.at(module + ".qzeros").as<std::uint32_t>();
+  const auto groups = file.tensors.at(module + ".g_idx").as<std::int32_t>();
+  const std::vector<float> scales = file.tensors.at(module + ".scales").to_floats();
+  const auto at = [](std::int64_t i) { return static_cast<std::size_t>(i); };
+  std::vector<float> values;
+  for (std::int64_t row = 0; row < n; ++row)
+    for (std::int64_t c = 0; c < k; ++c) {
+      const std::int64_t g = groups[at(c)];
+      const std::uint32_t code = codes[at(c / 8 * n + row)] >> (c % 8 * 4) & 15;
+      const std::uint32_t zero = zeros[at(g * (n / 8) + row / 8)] >> (row % 8 * 4) & 15;
+      values.push_back(
+          static_cast<float>(static_cast<int>(code) - static_cast<int>((zero + 1) & 15)) *
+          scales[at(g * n + row)]);
+    }
+  return values;
+}
+
+TEST(ExportedCheckpoint, HoldsWhatGptqsFormulaReads) {
+  const std::string module = "model.layers.3.mlp.down_proj";
+  for (const Scheme& scheme : {uint4(64, DType::kF16), uint4(0, DType::kF16),
+                               Scheme{WeightType::kInt4, 32, DType::kF32}}) {
+    const ScratchFolder folder;
+    quantize(demo_dir(), folder / "gptq", recipe_of(scheme), kGptq);
+    quantize(demo_dir(), folder / "quark", recipe_of(scheme), kQuark);
+    const Checkpoint gptq = Checkpoint::open(folder / "gptq");
+    const std::vector<float> expected =
+        dequantize_rows(Checkpoint::open(folder / "quark").linear(module, 256, 768), 0, 256);
+    EXPECT_EQ(dequantize_rows(gptq.linear(module, 256, 768), 0, 256), expected);
+    EXPECT_EQ(
+        unpack_gptq(SafetensorsFile::open(folder / "gptq/model.safetensors"), module, 256, 768),
+        expected);
+    const Json config = gptq.config().at("quantization_config");
+    EXPECT_EQ(config.at("group_size"), scheme.group == 0 ? -1 : scheme.group);
+    EXPECT_EQ(config.at("sym"), scheme.weights == WeightType::kInt4);
+    EXPECT_EQ(config.at("lm_head"), false);
+  }
+}
+
+TEST(ExportedCheckpoint, IsCutIntoShards) {
+  const ScratchFolder folder;
+  const Recipe recipe = recipe_of(uint4(128, DType::kF16));
+  quantize(demo_dir(), folder / "one", recipe, kAwq);
+  quantize(demo_dir(), folder / "many", recipe, kAwq, 1'000'000);
+  EXPECT_FALSE(fs::exists(folder / "many/model.safetensors"));
+  const fs::path path = folder / "many/model.safetensors.index.json";
+  const Json index = read_json_file(path);
+  const auto one = SafetensorsFile::open(folder / "one/model.safetensors").tensors;
+  EXPECT_EQ(index.at("weight_map").size(), one.size());
+  std::int64_t total = 0;
+  std::set<std::string> files;
+  for (const auto& [name, file] : index.at("weight_map").items()) {
+    files.insert(file);
+    const Tensor& whole = one.at(name);
+    const Tensor part =
+        SafetensorsFile::open(folder / "many" / file.get<std::string>()).tensors.at(name);
+    EXPECT_TRUE(std::ranges::equal(part.bytes(), whole.bytes())) << name;
+    total += static_cast<std::int64_t>(whole.bytes().size());
+  }
+  EXPECT_EQ(index.at("metadata").at("total_size"), total);
+  // The embedding is larger than a shard, and has one alone.
+  EXPECT_EQ(*files.begin(), fmt::format("model-00001-of-{:05}.safetensors", files.size()));
+  EXPECT_GE(files.size(), 4U);
+  for (const std::string& file : files) EXPECT_LT(fs::file_size(folder / "many" / file), 2'200'000);
+  const Checkpoint checkpoint = Checkpoint::open(folder / "many");
+  EXPECT_EQ(describe(checkpoint.linear("model.layers.5.mlp.up_proj", 768, 256)),
+            "int4 g128 [768, 256]");
+}
+
 TEST(ExportedCheckpoint, UntiesAHeadThatIsPacked) {
   const ScratchFolder folder;
   Recipe recipe = recipe_of(uint4(128, DType::kF16), true);
@@ -210,6 +287,8 @@ TEST(ExportedCheckpoint, RefusesBeforeAnyWork) {
   EXPECT_EQ(refused(two, kAwq),
             "[export] lm_head: AWQ has one group size for all, got 32 beside "
             "128");
+  EXPECT_EQ(refused(two, kGptq),
+            "[export] lm_head: GPTQ holds 4-bit codes of one kind and group size only");
   EXPECT_EQ(refused(recipe_of({}), kAwq), "[export] every module stays float");
   EXPECT_NE(
       refused(recipe_of(uint4(4, DType::kF16)), kQuark, fixture("models/fixtures/phi3_longrope"))
