@@ -166,7 +166,7 @@ TEST(QuantizeCommand, KeepsTheCodesOfAQuantizedCheckpoint) {
   EXPECT_LT(kl("kept"), 2 * kl("direct"));
 
   words = {"quantize", awq, "-o", (folder / "x").string(), "--algo", "awq"};
-  expect_refusal(words, {"awq: rescales float weights", "q_proj is int4 g128"});
+  expect_refusal(words, {"awq: changes float weights", "q_proj is int4 g128"});
 }
 
 TEST(QuantizeCommand, SaysWhatItMadeAndOfHowMuchText) {
