@@ -182,6 +182,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   if (is_static || std::ranges::any_of(steps, needs_text))
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
                                  observer);
+  const CalibrationWindows* const windows = text ? &text->windows : nullptr;
   FileSink sink(staged.path());
   std::optional<Journal> journal;
   if (text)
@@ -190,7 +191,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
                                      .resume = options.resume,
                                      .interval = options.journal_interval},
                     observer);
-  const Forecast expected = forecast(loaded, options.recipe, text ? text->windows.tokens() : 0,
+  const Forecast expected = forecast(loaded, options.recipe, text ? windows->tokens() : 0,
                                      options.export_style ? 1 : 2, pool);
   if (options.forecast) options.forecast(expected);
   warn_of_little_room(target, expected, observer);
@@ -202,15 +203,15 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   };
   std::vector<Pass> passes;
   for (const PassStep& step : steps)
-    passes.push_back(needs_text(step) ? make_pass(step, options.recipe,
-                                                  {&text->windows, sink, part_of(step.name)})
-                                      : make_pass(step, options.recipe, {nullptr, sink}));
+    passes.push_back(needs_text(step)
+                         ? make_pass(step, options.recipe, {windows, sink, part_of(step.name)})
+                         : make_pass(step, options.recipe, {nullptr, sink}));
   const Graph graph = run_passes(loaded, passes, context);
   std::map<std::string, InputStatistics> statistics;
-  if (is_static) {
+  if (is_static && windows != nullptr) {
     Task task(observer, "calibrate", graph.layers(), "blocks");
-    statistics = calibrate(
-        graph, text->windows, pool, [&](int, int) { task.advance(); }, part_of("calibrate"));
+    statistics =
+        calibrate(graph, *windows, pool, [&](int, int) { task.advance(); }, part_of("calibrate"));
   }
 
   LinearQuantizer quantizer(options.recipe, statistics, sink);
