@@ -6,6 +6,7 @@
 
 #include <charconv>
 #include <limits>
+#include <stdexcept>
 #include <string>
 #include <system_error>
 #include <type_traits>
@@ -32,6 +33,12 @@ void add_synth(CLI::App& app);
 void add_convert(CLI::App& app);
 // `app` is the whole program, whose commands are described.
 void add_completion(CLI::App& app);
+
+// A command did its work, and the result is not as good as was asked for: exit status 3.
+class NotGoodEnough : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
 
 // The options of every command that loads a model: --mode, -t, --chunk, --kernels, --cache,
 // --no-cache, --verify.

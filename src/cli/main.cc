@@ -20,7 +20,8 @@ namespace {
 
 constexpr const char* kFooter =
     "Status: 0 success; 1 the system refused an operation, or a bug in tandem; 2 an error that you "
-    "can fix: arguments, files, an unsupported model; 130 after Ctrl-C, 143 after SIGTERM.\n"
+    "can fix: arguments, files, an unsupported model; 3 quantize --max-kl: not good enough; 130 "
+    "after Ctrl-C, 143 after SIGTERM.\n"
     "In flags \"_\" is the same as \"-\"; the usual flags of llama.cpp and Hugging Face are known "
     "too. "
     "A file called - is standard input. Every command takes -q (no progress) and -v (more about "
@@ -148,6 +149,9 @@ int main(int argc, char** argv) {
     if (error.get_exit_code() == 0) return app.exit(error) == 0 && std::cout.flush() ? 0 : 1;
     spdlog::error("{}", tandem::cli::describe_parse_error(error.what(), line.command));
     return 2;
+  } catch (const tandem::cli::NotGoodEnough& error) {
+    spdlog::error("{}", error.what());
+    return 3;
   } catch (const tandem::Error& error) {
     const bool missing = error.code() == tandem::ErrorCode::kNotFound;
     const std::string message = tandem::cli::name_standard_input(error.what());

@@ -6,6 +6,7 @@
 
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/doctor_text.h"
 #include "cli/log.h"
 #include "cli/quark_words.h"
 #include "cli/terminal_observer.h"
@@ -34,6 +35,9 @@ struct QuantizeFlags {
   std::optional<std::int64_t> window;
   std::optional<std::int64_t> chunk;
   bool resume = false;
+  std::optional<double> max_kl;
+  std::string max_kl_text;
+  double max_size_increase = GateOptions{}.max_size_increase_percent;
   std::string dump_after;
   int threads = 0;
   bool json = false;
@@ -85,6 +89,45 @@ std::string spell_cost(const Forecast& cost) {
   return text;
 }
 
+std::optional<GateOptions> gate(const QuantizeFlags& flags) {
+  if (!flags.max_kl) return std::nullopt;
+  const std::string& text = flags.max_kl_text;
+  return GateOptions{
+      *flags.max_kl,
+      text.empty() || has_json_lines(text) ? fs::path(text) : plain_text_path("quantize", text),
+      flags.max_size_increase};
+}
+
+void add_gate(CLI::App& command, QuantizeFlags& flags) {
+  auto* limit =
+      command
+          .add_option("--max-kl", flags.max_kl,
+                      "the KL divergence from the checkpoint, nats per token in each phase, that "
+                      "must not be exceeded: Linears that lose most get more precision, or else "
+                      "nothing is written and the status is 3")
+          ->check(CLI::NonNegativeNumber);
+  command
+      .add_option("--max-kl-text", flags.max_kl_text,
+                  "text to measure that on (default: windows of the calibration text that are "
+                  "held back from calibration)")
+      ->needs(limit);
+  command
+      .add_option("--max-size-increase", flags.max_size_increase,
+                  "percent that repairs may add to what Linears' weights take in both phases")
+      ->capture_default_str()
+      ->check(CLI::Range(0.0, 1000.0))
+      ->needs(limit);
+}
+
+[[noreturn]] void fail_gate(const QuantizeFlags& flags, const GateReport& report) {
+  if (flags.json) {
+    print_json({{"output", nullptr}, {"gate", to_json(report)}});
+  } else {
+    std::cout << table_of(report.slots, 20) << repairs_of(report.slots);
+  }
+  throw NotGoodEnough(failure_of(report));
+}
+
 void quantize(const QuantizeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   refuse_standard_stream(flags.checkpoint, "checkpoint", "a model is mapped into memory");
@@ -102,6 +145,7 @@ void quantize(const QuantizeFlags& flags) {
                                 .export_style = export_style(flags),
                                 .shard_bytes = flags.shard_bytes,
                                 .recipe = make_recipe(flags),
+                                .gate = gate(flags),
                                 .dump_after = flags.dump_after,
                                 .dump = [](const Graph& graph) { std::cerr << dump(graph); },
                                 .forecast =
@@ -115,6 +159,7 @@ void quantize(const QuantizeFlags& flags) {
   const QuantizeReport report = quantize_model(options, pool, observer);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (report.gate && !report.gate->passed()) fail_gate(flags, *report.gate);
   if (flags.json) {
     OrderedJson passes = OrderedJson::array();
     for (const auto& [pass, time] : report.passes)
@@ -125,16 +170,18 @@ void quantize(const QuantizeFlags& flags) {
                          {"disk_bytes", of.disk_bytes},
                          {"scratch_bytes", of.scratch_bytes}};
     };
-    print_json({{"output", flags.output},
-                {"linears", report.linears},
-                {"kept", report.kept},
-                {"calibration_tokens", report.calibration_tokens},
-                {"decode_bytes", report.decode_bytes},
-                {"prefill_bytes", report.prefill_bytes},
-                {"passes", std::move(passes)},
-                {"forecast", cost(expected)},
-                {"memory_bytes", peak_memory_bytes()},
-                {"seconds", seconds}});
+    OrderedJson made = {{"output", flags.output},
+                        {"linears", report.linears},
+                        {"kept", report.kept},
+                        {"calibration_tokens", report.calibration_tokens},
+                        {"decode_bytes", report.decode_bytes},
+                        {"prefill_bytes", report.prefill_bytes},
+                        {"passes", std::move(passes)},
+                        {"forecast", cost(expected)},
+                        {"memory_bytes", peak_memory_bytes()},
+                        {"seconds", seconds}};
+    if (report.gate) made["gate"] = to_json(*report.gate);
+    print_json(made);
     return;
   }
   const std::string sizes =
@@ -146,6 +193,7 @@ void quantize(const QuantizeFlags& flags) {
       "{}: {} weights quantized{} after {} calibration tokens in {:.1f} s; {}\n", flags.output,
       report.linears - report.kept, report.kept > 0 ? fmt::format(", {} kept", report.kept) : "",
       report.calibration_tokens, seconds, sizes);
+  if (report.gate) std::cout << text_of(*report.gate);
   const Written made = written(flags.output);
   spdlog::info("{} -> {}: {} files, {} MB", flags.checkpoint, flags.output, made.files,
                megabytes(made.bytes));
@@ -242,6 +290,7 @@ void add_quantize(CLI::App& app) {
   command->add_flag("--resume", flags->resume,
                     "go on from the blocks that an interrupted run of the same command finished "
                     "and left in OUTPUT.resume");
+  add_gate(*command, *flags);
   command->add_option("--dump-after", flags->dump_after,
                       "print the graph after this pass on standard error: one of the recipe's "
                       "passes, quantize_decode or quantize_prefill");

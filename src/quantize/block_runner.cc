@@ -23,6 +23,35 @@ std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 }  // namespace
 
+std::vector<Block> cut_blocks(const Graph& graph, const std::vector<ValueId>& wanted) {
+  const Uses uses(graph);
+  // What precedes the blocks, each of them, the head.
+  std::vector<std::vector<NodeId>> nodes(index(graph.layers()) + 2);
+  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
+    const Node& node = graph.node(id);
+    // Nodes outside layers are part of the head if they depend on anything a layer writes.
+    const bool is_head =
+        node.layer < 0 && std::ranges::any_of(
+                              node.inputs,
+                              [&](ValueId input) {
+                                const NodeId producer = uses.producer(input);
+                                return producer >= 0 &&
+                                       std::ranges::find(nodes[0], producer) == nodes[0].end();
+                              });
+    (is_head ? nodes.back() : nodes[index(std::int64_t{node.layer} + 1)]).push_back(id);
+  }
+  std::vector<Block> blocks;
+  for (std::size_t i = 0; i < nodes.size(); ++i) {
+    std::vector<ValueId> here;
+    for (const ValueId value : wanted)
+      if (std::ranges::find(nodes[i], uses.producer(value)) != nodes[i].end())
+        here.push_back(value);
+    const std::int32_t layer = i + 1 < nodes.size() ? static_cast<std::int32_t>(i) - 1 : -1;
+    blocks.push_back({layer, extract(graph, nodes[i], here)});
+  }
+  return blocks;
+}
+
 BlockRunner::BlockRunner(const Graph& graph, const CalibrationWindows& windows,
                          std::vector<ValueId> wanted, ThreadPool& pool)
     : graph_(graph),
@@ -36,7 +65,8 @@ BlockRunner::BlockRunner(const Graph& graph, const CalibrationWindows& windows,
       kept_(graph.values().size()),
       batch_outputs_(graph.values().size()) {
   require_windows();
-  blocks_ = cut_blocks(wanted);
+  blocks_ = cut_blocks(graph, wanted);
+  blocks_.pop_back();
   for (std::size_t b = 0; b < blocks_.size(); ++b)
     for (const ValueId input : blocks_[b].part.inputs)
       last_reader_[index(input)] = static_cast<int>(b);
@@ -56,35 +86,6 @@ void BlockRunner::require_windows() const {
            "[calibrate] token {} has id {}, expected 0 to {}: was the text tokenized for another "
            "model?",
            i, windows_.ids[i], vocabulary - 1);
-}
-
-// The nodes of each layer in order; what follows the last one, the head, is left out.
-std::vector<BlockRunner::Block> BlockRunner::cut_blocks(const std::vector<ValueId>& wanted) const {
-  const Uses uses(graph_);
-  std::vector<std::vector<NodeId>> nodes(index(graph_.layers()) + 1);
-  for (NodeId id = 0; id < static_cast<NodeId>(graph_.nodes().size()); ++id) {
-    const Node& node = graph_.node(id);
-    // Nodes outside layers are part of the first block if they do not depend on anything a layer
-    // writes.
-    const bool is_head =
-        node.layer < 0 && std::ranges::any_of(
-                              node.inputs,
-                              [&](ValueId input) {
-                                const NodeId producer = uses.producer(input);
-                                return producer >= 0 &&
-                                       std::ranges::find(nodes[0], producer) == nodes[0].end();
-                              });
-    if (!is_head) nodes[index(std::int64_t{node.layer} + 1)].push_back(id);
-  }
-  std::vector<Block> blocks;
-  for (std::size_t i = 0; i < nodes.size(); ++i) {
-    std::vector<ValueId> here;
-    for (const ValueId value : wanted)
-      if (std::ranges::find(nodes[i], uses.producer(value)) != nodes[i].end())
-        here.push_back(value);
-    blocks.push_back({static_cast<std::int32_t>(i) - 1, extract(graph_, nodes[i], here)});
-  }
-  return blocks;
 }
 
 void BlockRunner::run(BlockVisitor& visitor, const std::function<void(int, int)>& progress,

@@ -25,6 +25,16 @@ struct CalibrationWindows {
   std::int64_t tokens() const { return static_cast<std::int64_t>(ids.size()); }
 };
 
+// A part of a decoder as a graph of its own: what precedes the first decoder block (layer -1), one
+// of those, or the head that follows them.
+struct Block {
+  std::int32_t layer = -1;
+  Extracted part;
+};
+// In their order; a part without nodes stays. `wanted`: values that are outputs of their block
+// besides those that are read outside.
+std::vector<Block> cut_blocks(const Graph& graph, const std::vector<ValueId>& wanted);
+
 class BlockRunner;
 
 class BlockVisitor {
@@ -71,11 +81,6 @@ class BlockRunner {
   const float* rows_of(ValueId value, std::int64_t first) const;
 
  private:
-  // One decoder block, or what precedes the first (layer -1), as a graph of its own.
-  struct Block {
-    std::int32_t layer = -1;
-    Extracted part;
-  };
   // The rows of a value that a later block reads, for all tokens.
   struct Kept {
     Tensor memory;
@@ -84,7 +89,6 @@ class BlockRunner {
   };
 
   void require_windows() const;
-  std::vector<Block> cut_blocks(const std::vector<ValueId>& wanted) const;
   // Returns the last layer that is finished, with the values that the next one begins with.
   std::int32_t take_up(BlockVisitor& visitor, const BlockJournal& journal);
   NamedTensors kept_values() const;
@@ -98,6 +102,7 @@ class BlockRunner {
   const CalibrationWindows& windows_;
   ThreadPool& pool_;
   std::int64_t batch_rows_;
+  // Without the head.
   std::vector<Block> blocks_;
   // By value of the graph: the last block that reads it, and its rows.
   std::vector<int> last_reader_;

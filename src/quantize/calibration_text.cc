@@ -73,6 +73,35 @@ class Documents {
   OrderedJson context_;
 };
 
+std::string text_of(const fs::path& file) {
+  if (file.empty()) return std::string(built_in_text());
+  const bool is_packed = has_json_lines(file) && file.extension() == ".zst";
+  return is_packed ? read_zstd_file(file) : read_text_file(file);
+}
+
+std::vector<TokenId> tokenize(const std::string& text, const fs::path& file,
+                              const Checkpoint& checkpoint) {
+  Documents documents(checkpoint, file.string());
+  return has_json_lines(file) ? documents.of_lines(text) : documents.of_text(text);
+}
+
+// Moves the windows behind the first `samples`, or the last eighth, out of `windows`.
+CalibrationWindows split_off(CalibrationWindows& windows, std::int64_t samples,
+                             std::int64_t held_out) {
+  const std::int64_t count = windows.tokens() / windows.window;
+  if (count < 2)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] the text has {} tokens, expected two windows of {}: one to calibrate on, one "
+         "to measure on",
+         windows.tokens(), windows.window);
+  const std::int64_t least = std::min(held_out, std::max<std::int64_t>(1, count / 8));
+  const std::int64_t kept = std::min(samples, count - least);
+  const auto end = windows.ids.begin() + kept * windows.window;
+  CalibrationWindows rest{{end, windows.ids.end()}, windows.window};
+  windows.ids.erase(end, windows.ids.end());
+  return rest;
+}
+
 }  // namespace
 
 bool has_json_lines(const fs::path& file) {
@@ -80,24 +109,24 @@ bool has_json_lines(const fs::path& file) {
   return name.ends_with(".jsonl") || name.ends_with(".jsonl.zst");
 }
 
+std::vector<std::int32_t> tokenize_text(const fs::path& file, const Checkpoint& checkpoint) {
+  return tokenize(text_of(file), file, checkpoint);
+}
+
 CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& checkpoint,
                                       const ModelInfo& info, const CalibrationSettings& settings,
-                                      Observer& observer) {
+                                      Observer& observer, std::int64_t held_out) {
   const bool is_built_in = file.empty();
   if (is_built_in)
     observer.warn(
         "[quantize] calibrating on a built-in text, the documentation of this program: text of the "
         "kind that the model will read loses less (--calib FILE)");
-  const bool is_packed = has_json_lines(file) && file.extension() == ".zst";
-  const std::string text = is_built_in ? std::string(built_in_text())
-                           : is_packed ? read_zstd_file(file)
-                                       : read_text_file(file);
-  Documents documents(checkpoint, file.string());
-  const std::vector<TokenId> ids =
-      has_json_lines(file) ? documents.of_lines(text) : documents.of_text(text);
+  const std::string text = text_of(file);
   CalibrationText result;
   result.windows =
-      cut_windows(ids, std::min(settings.window, info.longest_sequence()), settings.samples);
+      cut_windows(tokenize(text, file, checkpoint),
+                  std::min(settings.window, info.longest_sequence()), settings.samples + held_out);
+  if (held_out > 0) result.held_out = split_off(result.windows, settings.samples, held_out);
   const std::int64_t tokens = result.windows.tokens(), window = result.windows.window;
   // Statistics change little with the last windows of a text, and much with its first.
   const bool is_short = tokens < settings.samples * settings.window / 2;

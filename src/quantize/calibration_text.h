@@ -1,7 +1,8 @@
 // The text that scales and passes are calibrated on: from a file, or the built-in one.
 #pragma once
 
-#include <string>
+#include <cstdint>
+#include <vector>
 
 #include "base/files.h"
 #include "base/json.h"
@@ -14,8 +15,14 @@ namespace tandem {
 
 class Checkpoint;
 
+// The tokens of a text, of every document in it; empty: of the built-in text. Throws as
+// read_calibration_text().
+std::vector<std::int32_t> tokenize_text(const fs::path& file, const Checkpoint& checkpoint);
+
 struct CalibrationText {
   CalibrationWindows windows;
+  // Windows behind those, for measuring on what nothing was calibrated on.
+  CalibrationWindows held_out;
   // What a package says of it: file, hash, windows, window_tokens.
   OrderedJson source;
 };
@@ -28,9 +35,11 @@ bool has_json_lines(const fs::path& file);
 // or with chat messages at "messages", which go through the checkpoint's chat template; documents
 // are tokenized one by one and joined. Any other file is one text. Empty: the built-in text, with a
 // warning, as there is for less than half of the tokens that the settings ask for. Throws kFormat,
-// naming file and line, and kInvalidArgument for less than a window.
+// naming file and line, and kInvalidArgument for less than a window. `held_out`: windows to be held
+// back, taken from the end of a text that is too short for all, an eighth of it at most but one
+// window at least.
 CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& checkpoint,
                                       const ModelInfo& info, const CalibrationSettings& settings,
-                                      Observer& observer);
+                                      Observer& observer, std::int64_t held_out = 0);
 
 }  // namespace tandem

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/merge_sort.h"
 #include "quantize/kept_codes.h"
 #include "quantize/linear_weights.h"
 #include "quantize/quantize_linears.h"
@@ -266,7 +267,7 @@ GptqRounding::GptqRounding(GramMatrix gram, const GptqSettings& settings, const 
            "[gptq] {}: its input is not finite in channel {}: expected finite values", name, c);
   std::iota(order_.rbegin(), order_.rend(), 0);
   if (settings.act_order)
-    std::ranges::stable_sort(order_, {}, [&](std::int64_t c) { return diagonal(c); });
+    merge_sort(order_, [&](std::int64_t a, std::int64_t b) { return diagonal(a) < diagonal(b); });
   // A text that leaves channels without input needs more.
   for (double damping = settings.damping; !factorize(sums, damping); damping *= 10)
     if (damping > kMostDamping)

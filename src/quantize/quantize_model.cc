@@ -142,6 +142,29 @@ void warn_of_second_rounding(const Checkpoint& checkpoint, const Recipe& recipe,
                   checkpoint.path().string(), modules.size(), first_of(modules)));
 }
 
+std::int64_t windows_to_hold_out(const QuantizeOptions& options) {
+  return options.gate && options.gate->text.empty() ? kGateWindows : 0;
+}
+
+// What a gate measures on, and that in words.
+struct GateText {
+  CalibrationWindows windows;
+  std::string source;
+};
+
+GateText gate_text(const QuantizeOptions& options, const Checkpoint& checkpoint,
+                   const ModelInfo& info, const std::optional<CalibrationText>& text) {
+  const auto name = [](const fs::path& file) {
+    return file.empty() ? std::string("the built-in text") : file.filename().string();
+  };
+  if (options.gate->text.empty() && text)
+    return {text->held_out, name(options.calibration) + ", held back from calibration"};
+  // Nothing is calibrated, or a text was given.
+  const fs::path& file = options.gate->text.empty() ? options.calibration : options.gate->text;
+  const std::int64_t window = std::min(options.recipe.calibration.window, info.longest_sequence());
+  return {cut_windows(tokenize_text(file, checkpoint), window, kGateWindows), name(file)};
+}
+
 }  // namespace
 
 QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
@@ -181,7 +204,9 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   std::optional<CalibrationText> text;
   if (is_static || std::ranges::any_of(steps, needs_text))
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
-                                 observer);
+                                 observer, windows_to_hold_out(options));
+  std::optional<GateText> gate_on;
+  if (options.gate) gate_on = gate_text(options, checkpoint, info, text);
   const CalibrationWindows* const windows = text ? &text->windows : nullptr;
   FileSink sink(staged.path());
   std::optional<Journal> journal;
@@ -214,11 +239,20 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
         calibrate(graph, *windows, pool, [&](int, int) { task.advance(); }, part_of("calibrate"));
   }
 
-  LinearQuantizer quantizer(options.recipe, statistics, sink);
+  Recipe recipe = options.recipe;
+  LinearQuantizer quantizer(recipe, statistics, sink);
   const Pass decode_pass{kDecodePass,
                          [&](const Graph& g, PassContext& c) { return quantizer.decode(g, c); }};
   const Pass prefill_pass{kPrefillPass,
                           [&](const Graph& g, PassContext& c) { return quantizer.prefill(g, c); }};
+  if (options.gate) {
+    report.gate = pass_gate(
+        *options.gate,
+        {loaded, graph, statistics, !options.export_style, options.export_style.has_value()},
+        gate_on->windows, recipe, quantizer, pool, observer);
+    report.gate->text = gate_on->source;
+    if (!report.gate->passed()) return report;
+  }
   const Graph decode = run_passes(graph, {&decode_pass, 1}, context);
   report.linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
   report.calibration_tokens = text ? text->windows.tokens() : 0;
@@ -235,10 +269,10 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     report.decode_bytes = size_of_files(".safetensors");
   } else {
     const Graph prefill = run_passes(graph, {&prefill_pass, 1}, context);
-    OrderedJson recipe = to_json(options.recipe);
-    if (text) recipe["calibration"].update(text->source);
+    OrderedJson written = to_json(recipe);
+    if (text) written["calibration"].update(text->source);
     write_texts(checkpoint, staged.path(), observer);
-    write_package(staged.path(), {info, generation, prefill, decode, std::move(recipe)}, pool,
+    write_package(staged.path(), {info, generation, prefill, decode, std::move(written)}, pool,
                   observer);
     report.decode_bytes = size_of_files(kDecodeFile);
     report.prefill_bytes = size_of_files(kPrefillFile);

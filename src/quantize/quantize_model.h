@@ -16,6 +16,7 @@
 #include "graph/pass.h"
 #include "quantize/export_checkpoint.h"
 #include "quantize/forecast.h"
+#include "quantize/quality_gate.h"
 #include "quantize/recipe.h"
 
 namespace tandem {
@@ -38,6 +39,8 @@ struct QuantizeOptions {
   // Of each of its files, at most.
   std::int64_t shard_bytes = kShardBytes;
   Recipe recipe = default_recipe();
+  // A limit to what the model may lose, and what may be done to keep to it.
+  std::optional<GateOptions> gate = {};
   // `dump` receives the graph after this pass: a structural pass of the recipe, "quantize_decode"
   // or "quantize_prefill".
   std::string dump_after = {};
@@ -55,6 +58,8 @@ struct QuantizeReport {
   std::int64_t decode_bytes = 0;
   std::int64_t prefill_bytes = 0;
   std::vector<PassContext::Timing> passes;
+  // With a gate. If it was not passed, the target is unchanged, and sizes are 0.
+  std::optional<GateReport> gate;
 };
 
 // Throws kInvalidArgument, naming the module, for a recipe that doesn't fit the model, and

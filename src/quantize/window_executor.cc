@@ -13,9 +13,9 @@ WindowExecutor::WindowExecutor(const Graph& graph, std::int64_t window, std::int
       row_spaces_(graph.row_spaces().size()),
       device_(select_kernels(detect_cpu_features())),
       threads_{&device_, &pool} {
-  const std::vector<std::int64_t> no_rows(row_spaces_ - 1, 0);
+  const std::vector<std::int64_t> others(row_spaces_ - 1, rows);
   executor_ = std::make_unique<Executor>(graph, PhaseSpec{Phase::kPrefill, rows},
-                                         std::span(&threads_, 1), panels_, no_rows);
+                                         std::span(&threads_, 1), panels_, others);
   arena_ = executor_->make_arena();
   const auto attention = std::ranges::find(graph.nodes(), Op::kGroupQueryAttention, &Node::op);
   if (attention == graph.nodes().end()) return;
@@ -38,8 +38,7 @@ void WindowExecutor::run(std::span<const void* const> inputs, std::int64_t rows)
     }
     slices.push_back(slice);
   }
-  std::vector<std::int64_t> counts(row_spaces_, 0);
-  counts[kTokens] = rows;
+  const std::vector<std::int64_t> counts(row_spaces_, rows);
   executor_->run({inputs, counts, slices}, arena_);
 }
 

@@ -19,7 +19,8 @@ namespace tandem {
 class WindowExecutor {
  public:
   // Packs the graph's weights. `rows`: the most in a run; they are whole windows of `window`
-  // tokens, each a sequence of its own. The graph has at most one layer with attention.
+  // tokens, each a sequence of its own. The graph has at most one layer with attention. Other row
+  // spaces than tokens have as many rows.
   WindowExecutor(const Graph& graph, std::int64_t window, std::int64_t rows, ThreadPool& pool);
   WindowExecutor(const WindowExecutor&) = delete;
   WindowExecutor& operator=(const WindowExecutor&) = delete;

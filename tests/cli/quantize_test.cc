@@ -57,6 +57,43 @@ TEST(QuantizeCommand, ReportsWhatItWrote) {
   EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 36);
 }
 
+TEST(QuantizeCommand, HoldsToALimitOrWritesNothing) {
+  const ScratchFolder folder;
+  const auto words = [&](const char* name, const char* limit) {
+    std::vector<std::string> all = quantize_words(folder / name);
+    all.insert(all.end(), {"--max-kl", limit});
+    return all;
+  };
+  const Json good = run_for_json(words("good", "1"));
+  EXPECT_EQ(good["gate"]["passed"], true);
+  EXPECT_EQ(good["gate"]["windows"], 8);
+  EXPECT_TRUE(good["gate"]["repairs"].empty());
+  EXPECT_LT(good["gate"]["decode"]["kl"].get<double>(), 1);
+
+  std::vector<std::string> beyond = words("bad", "0");
+  beyond.insert(beyond.end(), {"--seq-len", "16", "--max-size-increase", "2"});
+  const Outcome bad = run_program(beyond);
+  EXPECT_EQ(bad.status, 3);
+  EXPECT_NE(bad.err.find("tandem: error: [quantize] not good enough, and nothing was written"),
+            std::string::npos)
+      << bad.err;
+  // The ranking, and what was tried.
+  EXPECT_NE(bad.out.find("SQNR dB"), std::string::npos) << bad.out;
+  EXPECT_NE(bad.out.find("down_proj (prefill): int8 static -> "), std::string::npos) << bad.out;
+  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"good"});
+
+  expect_refusal(words("bad", "-1"), {"--max-kl"});
+  beyond = quantize_words(folder / "bad");
+  beyond.insert(beyond.end(), {"--max-size-increase", "5"});
+  expect_refusal(beyond, {"--max-kl"});
+  std::vector<std::string> missing = words("bad", "1");
+  missing.insert(missing.end(), {"-q", "--max-kl-text", (folder / "none.txt").string()});
+  expect_refusal(missing, {"none.txt"});
+  write_bytes(folder / "short.txt", "Once.");
+  missing.back() = (folder / "short.txt").string();
+  expect_refusal(missing, {"tokens", "window"});
+}
+
 TEST(QuantizeCommand, SearchesWithAwq) {
   const ScratchFolder folder;
   std::vector<std::string> words = quantize_words(folder / "p");

@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
+#include <span>
+
 #include "checkpoint/checkpoint.h"
 #include "models/model.h"
 #include "support.h"
@@ -81,6 +85,32 @@ TEST_F(CalibrationTexts, LinesMayBeCompressed) {
   EXPECT_NE(error("a.jsonl.zst", packed.substr(0, packed.size() - 1)).find("a.jsonl.zst: ends in"),
             std::string::npos);
   EXPECT_NE(error("a.jsonl.zst", "{\"text\": \"a\"}").find("a.jsonl.zst: expected a zstd file"),
+            std::string::npos);
+}
+
+TEST_F(CalibrationTexts, HoldsBackTheLastWindows) {
+  std::string text;
+  while (encoded(text).size() < 80) text += "Once upon a time there was a fox. ";
+  std::vector<std::int32_t> ids = encoded(text);
+  ids.resize(80);
+  write_text_file(folder_ / "a.txt", tokenizer_.decode(ids));
+  const auto read = [&](std::int64_t samples, std::int64_t window, std::int64_t held_out) {
+    return read_calibration_text(folder_ / "a.txt", checkpoint_, info_,
+                                 {.samples = samples, .window = window}, silent(), held_out);
+  };
+  // What is behind the samples, or an eighth of a text that has no more.
+  for (const auto& [samples, calibrated, held] :
+       {std::array{10, 10, 8}, std::array{100, 18, 2}, std::array{19, 18, 2}}) {
+    const CalibrationText split = read(samples, 4, 8);
+    EXPECT_EQ(split.windows.tokens(), calibrated * 4) << samples;
+    EXPECT_EQ(split.held_out.tokens(), held * 4) << samples;
+    EXPECT_EQ(split.source["windows"], calibrated);
+    std::vector<std::int32_t> joined = split.windows.ids;
+    joined.insert(joined.end(), split.held_out.ids.begin(), split.held_out.ids.end());
+    EXPECT_TRUE(std::ranges::equal(joined, std::span(ids).first(joined.size())));
+  }
+  EXPECT_EQ(read(100, 4, 0).held_out.tokens(), 0);
+  EXPECT_NE(error_of([&] { read(1, 60, 8); }).find("expected two windows of 60"),
             std::string::npos);
 }
 
