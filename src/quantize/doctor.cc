@@ -8,6 +8,7 @@
 
 #include "base/error.h"
 #include "graph/ops.h"
+#include "quantize/kept_codes.h"
 
 namespace tandem {
 namespace {
@@ -151,12 +152,13 @@ const Node& Doctor::node_of(const std::string& module) const {
 Variant Doctor::alone(const Key& key) {
   const int block = sweep_.block_of(key.module);
   const auto rewrite = [this, key](const Graph& part) {
-    const Recipe recipe{.rules = {{.match = key.module, .decode = key.scheme}},
+    // Prefill, since codes that a checkpoint has already are kept in decode.
+    const Recipe recipe{.rules = {{.match = key.module, .prefill = key.scheme}},
                         .calibration = recipe_.calibration};
     MemorySink sink;
     LinearQuantizer quantizer(recipe, statistics_, sink);
     PassContext context{pool_, silent()};
-    return quantizer.decode(part, context);
+    return quantizer.prefill(part, context);
   };
   return {block, block, rewrite, key.module};
 }
@@ -204,7 +206,7 @@ std::vector<Slot> Doctor::slots(bool with_prefill, Observer& observer) {
   };
   for (const Node& node : graph_.nodes()) {
     if (node.op != Op::kLinear) continue;
-    const ModulePlan plan = resolve(recipe_, node.name);
+    const ModulePlan plan = plan_of(recipe_, node);
     const bool is_shared = with_prefill && plan.decode == plan.prefill;
     add(node, is_shared ? SlotPhase::kBoth : SlotPhase::kDecode, plan.decode);
     if (with_prefill && !is_shared) add(node, SlotPhase::kPrefill, plan.prefill);
@@ -235,7 +237,7 @@ void Doctor::add_alternatives(std::vector<Slot>& slots, bool only_float, Observe
     const Scheme now = slot->form().scheme;
     const std::int64_t k = input_channels(node.as<LinearAttributes>().weight);
     if (slot->phase == SlotPhase::kPrefill)
-      options.push_back({slot, {slot->module, resolve(recipe_, slot->module).decode}});
+      options.push_back({slot, {slot->module, plan_of(recipe_, node).decode}});
     else if (now.weights == WeightType::kUint4 && now.group != 32 && k % 32 == 0)
       options.push_back({slot, {slot->module, kFinerGroups}});
     if (k <= kMaxInt8K) options.push_back({slot, {slot->module, kDynamicInt8}});

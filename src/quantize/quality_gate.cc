@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "quantize/kept_codes.h"
+
 namespace tandem {
 namespace {
 
@@ -28,7 +30,7 @@ CalibrationWindows some_of(const CalibrationWindows& windows, std::int64_t count
 bool has_other_prefill(const Graph& graph, const Recipe& recipe) {
   return std::ranges::any_of(graph.nodes(), [&](const Node& node) {
     if (node.op != Op::kLinear) return false;
-    const ModulePlan plan = resolve(recipe, node.name);
+    const ModulePlan plan = plan_of(recipe, node);
     return plan.decode != plan.prefill;
   });
 }

@@ -42,7 +42,7 @@ TEST(DeployPage, EveryCommandWorks) {
     EXPECT_EQ(outcome.status, 0) << line << '\n' << outcome.err;
     ++commands;
   }
-  EXPECT_EQ(commands, 14);
+  EXPECT_EQ(commands, 15);
 }
 
 }  // namespace

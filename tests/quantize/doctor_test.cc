@@ -296,5 +296,31 @@ TEST(QualityGate, HoldsExportsToo) {
   EXPECT_TRUE(fs::exists(folder / "e/config.json"));
 }
 
+// The codes of a checkpoint that is quantized already lose nothing more; its int8 prompts do.
+TEST(QualityGate, HoldsWhatIsQuantizedAlready) {
+  const ScratchFolder folder;
+  ThreadPool pool(2);
+  QuantizeOptions options{.checkpoint = demo_dir(),
+                          .calibration = demo_dir() / "calibration.txt",
+                          .target = folder / "awq",
+                          .export_style = PackedStyle{PackedStyle::Layout::kAwq},
+                          .recipe = default_recipe(128, 0)};
+  quantize_model(options, pool, silent());
+  options.checkpoint = folder / "awq";
+  options.target = folder / "package";
+  options.export_style.reset();
+  options.recipe.calibration = {.samples = 8, .window = 64};
+  options.gate = GateOptions{.max_kl = 100};
+  const auto plain = quantize_model(options, pool, silent()).gate;
+  ASSERT_TRUE(plain && plain->prefill);
+  EXPECT_LT(std::abs(plain->decode.kl), 1e-6);
+  options.gate->max_kl = plain->prefill->kl / 2;
+  options.gate->max_size_increase_percent = 50;
+  const auto repaired = quantize_model(options, pool, silent()).gate;
+  ASSERT_TRUE(repaired);
+  EXPECT_TRUE(repaired->passed()) << repaired->prefill->kl << " of " << plain->prefill->kl;
+  for (const Slot& slot : repaired->slots) EXPECT_EQ(slot.phase, SlotPhase::kPrefill);
+}
+
 }  // namespace
 }  // namespace tandem::testing
