@@ -152,15 +152,16 @@ struct GateText {
   std::string source;
 };
 
-GateText gate_text(const QuantizeOptions& options, const Checkpoint& checkpoint,
-                   const ModelInfo& info, const std::optional<CalibrationText>& text) {
+GateText gate_text(const GateOptions& gate, const QuantizeOptions& options,
+                   const Checkpoint& checkpoint, const ModelInfo& info,
+                   const std::optional<CalibrationText>& text) {
   const auto name = [](const fs::path& file) {
     return file.empty() ? std::string("the built-in text") : file.filename().string();
   };
-  if (options.gate->text.empty() && text)
+  if (gate.text.empty() && text)
     return {text->held_out, name(options.calibration) + ", held back from calibration"};
   // Nothing is calibrated, or a text was given.
-  const fs::path& file = options.gate->text.empty() ? options.calibration : options.gate->text;
+  const fs::path& file = gate.text.empty() ? options.calibration : gate.text;
   const std::int64_t window = std::min(options.recipe.calibration.window, info.longest_sequence());
   return {cut_windows(tokenize_text(file, checkpoint), window, kGateWindows), name(file)};
 }
@@ -206,7 +207,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
                                  observer, windows_to_hold_out(options));
   std::optional<GateText> gate_on;
-  if (options.gate) gate_on = gate_text(options, checkpoint, info, text);
+  if (options.gate) gate_on = gate_text(*options.gate, options, checkpoint, info, text);
   const CalibrationWindows* const windows = text ? &text->windows : nullptr;
   FileSink sink(staged.path());
   std::optional<Journal> journal;
@@ -245,7 +246,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
                          [&](const Graph& g, PassContext& c) { return quantizer.decode(g, c); }};
   const Pass prefill_pass{kPrefillPass,
                           [&](const Graph& g, PassContext& c) { return quantizer.prefill(g, c); }};
-  if (options.gate) {
+  if (options.gate && gate_on) {
     report.gate = pass_gate(
         *options.gate,
         {loaded, graph, statistics, !options.export_style, options.export_style.has_value()},
