@@ -114,7 +114,8 @@ void VariantSweep::forget(int b, State& state) const {
 
 std::vector<VariantLoss> VariantSweep::run_some(std::span<const Variant> variants, Task& progress) {
   std::vector<ValueId> judged;
-  for (const Variant& variant : variants) judged.push_back(output_of(graph_, variant.judged));
+  for (const Variant& variant : variants)
+    if (!variant.judged.empty()) judged.push_back(output_of(graph_, variant.judged));
   blocks_ = cut_blocks(graph_, judged);
   std::vector<VariantLoss> losses(variants.size());
   State base;
