@@ -3,22 +3,13 @@
 
 #include <zstd.h>
 
-#include <memory>
-
+#include "base/c_handle.h"
 #include "base/error.h"
 
 namespace tandem {
-namespace {
-
-struct FreeStream {
-  void operator()(ZSTD_DStream* stream) const noexcept { ZSTD_freeDStream(stream); }
-};
-
-}  // namespace
-
 std::string read_zstd_file(const fs::path& path, std::size_t max_bytes) {
   const std::string packed = read_text_file(path);
-  const std::unique_ptr<ZSTD_DStream, FreeStream> stream(ZSTD_createDStream());
+  const CHandle<ZSTD_DStream, ZSTD_freeDStream> stream(ZSTD_createDStream());
   std::string content;
   std::size_t used = 0;
   ZSTD_inBuffer in{packed.data(), packed.size(), 0};

@@ -7,6 +7,7 @@
 #include <cmath>
 #include <memory>
 
+#include "base/c_handle.h"
 #include "base/error.h"
 #include "base/printable.h"
 
@@ -20,16 +21,9 @@ constexpr std::size_t kMaxPatternBytes = 4096;
 constexpr std::uint32_t kMatchLimit = 100'000;
 constexpr std::uint32_t kHeapLimitKib = 8 << 10;
 
-template <auto kFree>
-struct Freer {
-  template <typename T>
-  void operator()(T* object) const {
-    kFree(object);
-  }
-};
-using Code = std::unique_ptr<pcre2_code, Freer<pcre2_code_free>>;
-using MatchData = std::unique_ptr<pcre2_match_data, Freer<pcre2_match_data_free>>;
-using MatchContext = std::unique_ptr<pcre2_match_context, Freer<pcre2_match_context_free>>;
+using Code = CHandle<pcre2_code, pcre2_code_free>;
+using MatchData = CHandle<pcre2_match_data, pcre2_match_data_free>;
+using MatchContext = CHandle<pcre2_match_context, pcre2_match_context_free>;
 
 [[noreturn]] void fail_pattern(const std::string& place, int error) {
   PCRE2_UCHAR text[256] = {};

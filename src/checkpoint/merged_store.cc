@@ -3,7 +3,6 @@
 #include "checkpoint/merged_store.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/error.h"
@@ -19,16 +18,8 @@ Tensor compute(const RowSource& rows, DType dtype) {
   std::byte* out = nullptr;
   Tensor tensor = Tensor::allocate(dtype, {rows.rows(), rows.columns()}, &out);
   visit_rows(rows, 0, rows.rows(), [&](std::int64_t, std::span<const float> values) {
-    if (dtype == DType::kF32) {
-      std::memcpy(out, values.data(), values.size_bytes());
-      out += values.size_bytes();
-      return;
-    }
-    for (const float value : values) {
-      const std::uint16_t half = dtype == DType::kF16 ? float_to_f16(value) : float_to_bf16(value);
-      std::memcpy(out, &half, sizeof half);
-      out += sizeof half;
-    }
+    encode_floats(values, dtype, out);
+    out += values.size() * size_of(dtype);
   });
   rows.release();
   return tensor;

@@ -10,14 +10,20 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "tensor/half.h"
+#include "tensor/packed_codes.h"
 
 namespace tandem {
 namespace {
 
 using Method = PackedScheme::Method;
 
-// Column 8c + j of a reordered word is in nibble kReordered[j].
-constexpr std::array<int, 8> kReordered = {0, 4, 1, 5, 2, 6, 3, 7};
+// The nibble of a reordered word that holds column 8c + j.
+constexpr std::array<int, 8> kReordered = [] {
+  std::array<int, 8> nibbles{};
+  for (std::size_t i = 0; i < nibbles.size(); ++i)
+    nibbles[static_cast<std::size_t>(kAwqColumns[i])] = static_cast<int>(i);
+  return nibbles;
+}();
 // The names that writers use for the scales.
 constexpr std::initializer_list<const char*> kScales = {".scales", ".qscales", ".weight_scale",
                                                         ".weight_scale_inv"};
@@ -402,37 +408,23 @@ class PackedReader {
     result.codes = packed_rows(w.codes, k_);
     result.zero_points =
         packed_rows(std::vector<std::uint8_t>(w.zeros.begin(), w.zeros.end()), w.groups);
-    const DType dtype = scales_.dtype();
-    result.scales = Tensor::from_floats(w.scales, {n_, w.groups});
-    if (dtype == DType::kF16) result.scales = result.scales.to_f16();
-    if (dtype == DType::kBF16) result.scales = to_bf16(w.scales, {n_, w.groups});
+    std::byte* scales = nullptr;
+    result.scales = Tensor::allocate(scales_.dtype(), {n_, w.groups}, &scales);
+    encode_floats(w.scales, scales_.dtype(), scales);
     return result;
   }
 
   // Rows of codes, one per byte, as GroupCodes has them.
   Tensor packed_rows(const std::vector<std::uint8_t>& codes, std::int64_t columns) const {
-    const std::int64_t bytes = scheme_.bits == 8 ? columns : (columns + 1) / 2;
+    const std::int64_t bytes = packed_bytes(columns, scheme_.bits);
     std::byte* out = nullptr;
     Tensor packed = Tensor::allocate(DType::kU8, {n_, bytes}, &out);
-    for (std::int64_t r = 0; r < n_; ++r) {
-      const std::uint8_t* row = &codes[static_cast<std::size_t>(r * columns)];
-      for (std::int64_t i = 0; i < bytes; ++i, ++out) {
-        if (scheme_.bits == 8) {
-          *out = std::byte{row[i]};
-        } else {
-          const int high = 2 * i + 1 < columns ? row[2 * i + 1] << 4 : 0;
-          *out = static_cast<std::byte>(row[2 * i] | high);
-        }
-      }
-    }
+    const std::span<const std::uint8_t> all(codes);
+    for (std::int64_t r = 0; r < n_; ++r)
+      pack_codes(
+          all.subspan(static_cast<std::size_t>(r * columns), static_cast<std::size_t>(columns)),
+          scheme_.bits, out + r * bytes);
     return packed;
-  }
-
-  static Tensor to_bf16(const std::vector<float>& values, const Shape& shape) {
-    std::byte* out = nullptr;
-    Tensor rounded = Tensor::allocate(DType::kBF16, shape, &out);
-    std::ranges::transform(values, reinterpret_cast<std::uint16_t*>(out), float_to_bf16);
-    return rounded;
   }
 
   // To F16 if every value is within its range.

@@ -16,6 +16,9 @@
 
 namespace tandem {
 
+// Column of eight that each nibble of a word of AutoAWQ's holds.
+inline constexpr std::array<std::int64_t, 8> kAwqColumns = {0, 2, 4, 6, 1, 3, 5, 7};
+
 // How a Linear is packed, as far as its tensors don't show it.
 struct PackedScheme {
   enum class Method { kNone, kAwq, kGptq, kQuark, kF8 };

@@ -11,6 +11,8 @@
 #include <utility>
 
 #include "base/error.h"
+#include "checkpoint/packed_linears.h"
+#include "tensor/packed_codes.h"
 
 namespace tandem {
 namespace {
@@ -22,20 +24,18 @@ std::array<std::int64_t, 8> order_of(const PackedStyle& style) {
   const bool is_plain = style.layout == PackedStyle::Layout::kGptq ||
                         (style.layout == PackedStyle::Layout::kQuark && !style.reordered);
   if (is_plain) return {0, 1, 2, 3, 4, 5, 6, 7};
-  return {0, 2, 4, 6, 1, 3, 5, 7};
+  return kAwqColumns;
 }
 
 std::int64_t words_for(std::int64_t codes) { return (codes + kCodesInWord - 1) / kCodesInWord; }
 
-// Two codes per byte along a row, the lower index in the low nibble.
+// Four-bit codes [rows, columns] as GroupCodes has them.
 class Nibbles {
  public:
   Nibbles(const Tensor& tensor, std::int64_t columns)
-      : bytes_(tensor.bytes()), row_bytes_((columns + 1) / 2) {}
+      : bytes_(tensor.bytes()), row_bytes_(packed_bytes(columns, 4)) {}
   std::uint32_t at(std::int64_t row, std::int64_t column) const {
-    const auto byte =
-        static_cast<std::uint32_t>(bytes_[static_cast<std::size_t>(row * row_bytes_ + column / 2)]);
-    return (byte >> (column % 2 * 4)) & 15U;
+    return packed_code(bytes_.data() + row * row_bytes_, 4, column);
   }
 
  private:

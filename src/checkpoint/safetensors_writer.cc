@@ -32,13 +32,7 @@ constexpr std::int64_t kPieceFloats = 1 << 20;
 
 std::vector<std::byte> encode(std::span<const float> values, DType dtype) {
   std::vector<std::byte> bytes(values.size() * size_of(dtype));
-  if (dtype == DType::kF32) {
-    std::ranges::copy(std::as_bytes(values), bytes.begin());
-    return bytes;
-  }
-  auto* out = reinterpret_cast<std::uint16_t*>(bytes.data());
-  for (std::size_t i = 0; i < values.size(); ++i)
-    out[i] = dtype == DType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
+  encode_floats(values, dtype, bytes.data());
   return bytes;
 }
 

@@ -184,8 +184,7 @@ void add_eval(CLI::App& app) {
   command->add_option(
       "--against", flags->against,
       "model, usually the float checkpoint: adds what sets the two apart: KL divergence in nats "
-      "per "
-      "token, ln of the ratio of perplexities, same likeliest token, questions right");
+      "per token, ln of the ratio of perplexities, same likeliest token, questions right");
   command->add_flag(
       "--handover", flags->handover,
       "also read half of each window and score the rest token by token on the decode device");

@@ -26,7 +26,7 @@ struct QuantizeFlags {
   std::string compat;
   std::string format = "package";
   std::optional<std::string> pack_method;
-  std::int64_t shard_bytes = kShardBytes;
+  std::optional<std::int64_t> shard_bytes;
   std::int64_t group_size = 128;
   std::optional<std::string> lm_head;
   std::vector<std::string> exclude;
@@ -76,6 +76,10 @@ std::optional<PackedStyle> export_style(const QuantizeFlags& flags) {
   if (flags.pack_method && flags.format != "quark")
     fail(ErrorCode::kInvalidArgument,
          "[quantize] --pack-method: expected with --export quark, got --export {}", flags.format);
+  if (flags.shard_bytes && flags.format == "package")
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] --max-shard-size: expected with --export awq, gptq or quark, got --export "
+         "package");
   for (const Layout layout : {Layout::kAwq, Layout::kGptq, Layout::kQuark})
     if (flags.format == to_string(layout)) return PackedStyle{layout, reordered};
   return std::nullopt;
@@ -143,7 +147,7 @@ void quantize(const QuantizeFlags& flags) {
                                 .target = flags.output,
                                 .resume = flags.resume,
                                 .export_style = export_style(flags),
-                                .shard_bytes = flags.shard_bytes,
+                                .shard_bytes = flags.shard_bytes.value_or(kShardBytes),
                                 .recipe = make_recipe(flags),
                                 .gate = gate(flags),
                                 .dump_after = flags.dump_after,

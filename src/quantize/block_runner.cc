@@ -14,11 +14,6 @@
 namespace tandem {
 namespace {
 
-// Rows that a program runs at a time: enough to amortise reading its weights, few enough that the
-// widest values of a block stay small compared to its weights. Several shorter windows run
-// together.
-constexpr std::int64_t kBatchRows = 512;
-
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 }  // namespace
@@ -52,15 +47,18 @@ std::vector<Block> cut_blocks(const Graph& graph, const std::vector<ValueId>& wa
   return blocks;
 }
 
+std::int64_t batch_rows(const CalibrationWindows& windows) {
+  constexpr std::int64_t kRows = 512;
+  const std::int64_t window = std::max<std::int64_t>(1, windows.window);
+  return std::min(windows.tokens(), std::max<std::int64_t>(1, kRows / window) * windows.window);
+}
+
 BlockRunner::BlockRunner(const Graph& graph, const CalibrationWindows& windows,
                          std::vector<ValueId> wanted, ThreadPool& pool)
     : graph_(graph),
       windows_(windows),
       pool_(pool),
-      batch_rows_(std::min(
-          windows.tokens(),
-          std::max<std::int64_t>(1, kBatchRows / std::max<std::int64_t>(1, windows.window)) *
-              windows.window)),
+      batch_rows_(batch_rows(windows)),
       last_reader_(graph.values().size(), -1),
       kept_(graph.values().size()),
       batch_outputs_(graph.values().size()) {

@@ -35,6 +35,10 @@ struct Block {
 // besides those that are read outside.
 std::vector<Block> cut_blocks(const Graph& graph, const std::vector<ValueId>& wanted);
 
+// Rows that a program runs at a time: whole windows, enough to amortise reading its weights, few
+// enough that the widest values of a block stay small compared to its weights.
+std::int64_t batch_rows(const CalibrationWindows& windows);
+
 class BlockRunner;
 
 class BlockVisitor {

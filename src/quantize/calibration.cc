@@ -6,27 +6,22 @@
 
 #include "base/error.h"
 #include "quantize/activation_recorder.h"
+#include "quantize/linear_weights.h"
 
 namespace tandem {
 namespace {
 
 class Recorders : public BlockVisitor {
  public:
-  Recorders(const Graph& graph, ThreadPool& pool) : graph_(graph), pool_(pool) {
-    for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
-      const Node& node = graph.node(id);
-      // What reads int8 codes has its scale already.
-      if (node.op == Op::kLinear && node.layer >= 0 &&
-          graph.value(node.inputs[0]).dtype == DType::kF32)
-        linears_[node.inputs[0]].push_back(id);
-    }
-  }
+  Recorders(const Graph& graph, ThreadPool& pool)
+      : graph_(graph),
+        pool_(pool),
+        // What reads int8 codes has its scale already.
+        linears_(linears_by_input(graph, [&](const Node& node) {
+          return graph.value(node.inputs[0]).dtype == DType::kF32;
+        })) {}
 
-  std::vector<ValueId> wanted() const {
-    std::vector<ValueId> values;
-    for (const auto& [value, linears] : linears_) values.push_back(value);
-    return values;
-  }
+  std::vector<ValueId> wanted() const { return inputs_of(linears_); }
   std::map<std::string, InputStatistics> result;
 
   void begin(std::int32_t layer) override {
@@ -87,8 +82,7 @@ class Recorders : public BlockVisitor {
 
   const Graph& graph_;
   ThreadPool& pool_;
-  // By the value that they read.
-  std::map<ValueId, std::vector<NodeId>> linears_;
+  const LinearsByInput linears_;
   // Of the block that runs.
   std::map<ValueId, ActivationRecorder> recorders_;
   std::int32_t layer_ = -1;

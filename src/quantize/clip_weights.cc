@@ -46,22 +46,15 @@ class OutputClipper : public BlockVisitor {
       : graph_(graph),
         recipe_(recipe),
         pool_(pool),
-        stride_(std::max<std::int64_t>(1, windows.tokens() / kTokens)) {
+        stride_(std::max<std::int64_t>(1, windows.tokens() / kTokens)),
+        linears_(
+            linears_by_input(graph, [&](const Node& node) { return is_clipped(node, recipe); })) {
     std::int64_t count = 0;
-    for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
-      const Node& node = graph.node(id);
-      if (node.layer < 0 || !is_clipped(node, recipe)) continue;
-      linears_[node.inputs[0]].push_back(id);
-      ++count;
-    }
+    for (const auto& [value, linears] : linears_) count += std::ssize(linears);
     task_ = std::make_unique<Task>(observer, "seqmse", count, "weights");
   }
 
-  std::vector<ValueId> wanted() const {
-    std::vector<ValueId> values;
-    for (const auto& [value, linears] : linears_) values.push_back(value);
-    return values;
-  }
+  std::vector<ValueId> wanted() const { return inputs_of(linears_); }
   // By module.
   NamedTensors bounds;
 
@@ -124,9 +117,8 @@ class OutputClipper : public BlockVisitor {
   const Recipe& recipe_;
   ThreadPool& pool_;
   const std::int64_t stride_;
+  const LinearsByInput linears_;
   std::unique_ptr<Task> task_;
-  // By the value that they read.
-  std::map<ValueId, std::vector<NodeId>> linears_;
   // Of the block that runs, rows spread over all tokens.
   std::map<ValueId, std::vector<float>> rows_;
   std::int32_t layer_ = -1;

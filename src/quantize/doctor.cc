@@ -18,19 +18,6 @@ constexpr Scheme kDynamicInt8{WeightType::kInt8, 0, DType::kF32, ActivationType:
 // Share of all loss that alternatives are measured for.
 constexpr double kWorthwhile = 0.9;
 
-std::int64_t bytes_of(const Node& node, const Scheme& scheme) {
-  const Weight& weight = node.as<LinearAttributes>().weight;
-  if (scheme.weights == WeightType::kFloat) return stored_bytes(weight);
-  const std::int64_t n = output_channels(weight), k = input_channels(weight);
-  const bool is_4_bit = scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4;
-  const bool has_zero_points =
-      scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kUint8;
-  const std::int64_t bits = is_4_bit ? 4 : 8;
-  const std::int64_t groups = scheme.group > 0 ? k / scheme.group : 1;
-  return n * (k * bits / 8 + groups * static_cast<std::int64_t>(size_of(scheme.scales)) +
-              (has_zero_points ? (groups * bits + 7) / 8 : 0));
-}
-
 double gain(const Slot& slot, std::size_t option) { return slot.form().kl - slot.forms[option].kl; }
 
 std::int64_t growth(const Form& before, const Form& after) {
@@ -164,7 +151,7 @@ Variant Doctor::alone(const Key& key) {
 }
 
 Form Doctor::known(const Key& key) const {
-  const std::int64_t bytes = bytes_of(node_of(key.module), key.scheme);
+  const std::int64_t bytes = bytes_in(node_of(key.module), key.scheme);
   if (key.scheme.weights == WeightType::kFloat)
     return {.scheme = key.scheme, .sqnr = std::numeric_limits<double>::infinity(), .bytes = bytes};
   if (const auto forms = measured_.find(key.module); forms != measured_.end())

@@ -43,17 +43,14 @@ std::vector<PackedModule> modules_of(const Graph& graph, const Recipe& recipe,
       fail(ErrorCode::kUnsupported,
            "[export] {}: int8 with int8 activations is not exported: expected codes in groups",
            node.name);
-    const bool has_4_bits =
-        scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4;
     if (is_quantized(node)) {
       modules.push_back(module_of(node, style));
     } else {
-      modules.push_back(
-          {.name = node.name,
-           .is_packed = scheme.weights != WeightType::kFloat,
-           .is_signed = scheme.weights == WeightType::kInt4 || scheme.weights == WeightType::kInt8,
-           .group = scheme.group,
-           .bits = has_4_bits ? 4 : 8});
+      modules.push_back({.name = node.name,
+                         .is_packed = scheme.weights != WeightType::kFloat,
+                         .is_signed = is_signed(scheme.weights),
+                         .group = scheme.group,
+                         .bits = bits_of(scheme.weights)});
     }
   }
   return modules;
@@ -224,6 +221,14 @@ class Export {
   std::vector<Item> items_;
 };
 
+// Code of the model's own, which transformers runs where it is trusted.
+void copy_code(const fs::path& from, const fs::path& to) {
+  if (!fs::is_directory(from)) return;
+  for (const auto& entry : fs::directory_iterator(from))
+    if (entry.is_regular_file() && entry.path().extension() == ".py")
+      fs::copy_file(entry.path(), to / entry.path().filename());
+}
+
 }  // namespace
 
 void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
@@ -248,6 +253,7 @@ void export_checkpoint(const fs::path& folder, const Checkpoint& checkpoint, con
                        const Graph& quantized, const PackedStyle& style, std::int64_t shard_bytes,
                        Observer& observer) {
   write_texts(checkpoint, folder, observer);
+  copy_code(checkpoint.path(), folder);
   Export(checkpoint, loaded, quantized, style).write(folder, shard_bytes, observer);
 }
 

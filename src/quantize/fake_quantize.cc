@@ -36,8 +36,6 @@ void FakeQuantizer::quantize_group(std::span<float> weights, std::span<std::uint
   }
   const DType dtype = scheme_.scales;
   round_all(dtype, weights);
-  const bool is_signed =
-      scheme_.weights == WeightType::kInt4 || scheme_.weights == WeightType::kInt8;
   const std::span<std::int8_t> signed_codes(reinterpret_cast<std::int8_t*>(codes.data()),
                                             codes.size());
   GroupCode group;
@@ -56,7 +54,8 @@ void FakeQuantizer::quantize_group(std::span<float> weights, std::span<std::uint
       break;
   }
   for (std::size_t i = 0; i < weights.size(); ++i) {
-    const int code = is_signed ? int{signed_codes[i]} : int{codes[i]} - group.zero_point;
+    const int code =
+        is_signed(scheme_.weights) ? int{signed_codes[i]} : int{codes[i]} - group.zero_point;
     weights[i] = static_cast<float>(code) * group.scale;
   }
   round_all(dtype, weights);

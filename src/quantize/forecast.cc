@@ -7,11 +7,14 @@
 #include <algorithm>
 #include <chrono>
 #include <map>
+#include <set>
 #include <vector>
 
 #include "quantize/awq.h"
+#include "quantize/journal.h"
 #include "quantize/kept_codes.h"
 #include "quantize/products.h"
+#include "quantize/quantize_linears.h"
 #include "tensor/weight.h"
 
 namespace tandem {
@@ -23,15 +26,11 @@ constexpr double kBlockEfficiency = 0.85;
 // matrix, making its codes and writing them.
 constexpr double kRoundSeconds = 2.5e-9, kClipSeconds = 0.35e-9, kCodeSeconds = 6e-9;
 constexpr int kAwqClips = 10, kSeqMseClips = 40;
-// After which finished blocks are kept (QuantizeOptions::journal_interval).
-constexpr double kJournalSeconds = 10;
 constexpr std::int64_t kProcessBytes = 120LL << 20;
 
 struct Linear {
   double n = 0, k = 0;
-  Scheme decode, prefill;
-  // Its present form is counted already.
-  bool is_counted = false;
+  Scheme decode;
   double weights() const { return n * k; }
   double group() const { return decode.group > 0 ? static_cast<double>(decode.group) : k; }
 };
@@ -44,29 +43,22 @@ struct ModelShape {
   // Widths of the values that the Linears of blocks read, each once.
   std::vector<double> inputs;
   double hidden = 0;
-  double other_bytes = 0;
+  double embedding_bytes = 0;
 };
 
 ModelShape shape_of(const Graph& graph, const Recipe& recipe) {
   ModelShape shape;
   std::map<ValueId, double> inputs;
-  const std::byte* embedding = nullptr;
   for (const Node& node : graph.nodes()) {
     if (node.op == Op::kEmbedding) {
       const auto& table = node.as<EmbeddingAttributes>().table;
-      embedding = table.bytes().data();
       shape.hidden = static_cast<double>(table.dim(1));
-      shape.other_bytes += static_cast<double>(table.bytes().size());
+      shape.embedding_bytes = static_cast<double>(table.bytes().size());
     }
     if (node.op != Op::kLinear) continue;
     const Weight& weight = node.as<LinearAttributes>().weight;
-    if (is_quantized(node)) shape.other_bytes += static_cast<double>(stored_bytes(weight));
-    const ModulePlan plan = plan_of(recipe, node);
-    const std::vector<Tensor> parts = parts_of(weight);
-    const bool is_tied = !parts.empty() && parts.front().bytes().data() == embedding;
     const Linear linear{static_cast<double>(output_channels(weight)),
-                        static_cast<double>(input_channels(weight)), plan.decode, plan.prefill,
-                        is_tied || is_quantized(node)};
+                        static_cast<double>(input_channels(weight)), plan_of(recipe, node).decode};
     shape.all.push_back(linear);
     if (node.layer < 0) continue;
     shape.blocks[node.layer].push_back(linear);
@@ -76,18 +68,35 @@ ModelShape shape_of(const Graph& graph, const Recipe& recipe) {
   return shape;
 }
 
-double bytes_of(const Linear& linear, const Scheme& scheme) {
-  const double weights = linear.weights();
-  const double group = scheme.group > 0 ? static_cast<double>(scheme.group) : linear.k;
-  switch (scheme.weights) {
-    case WeightType::kFloat:
-      return weights * 2;
-    case WeightType::kUint4:
-    case WeightType::kInt4:
-      return weights / 2 + weights / group * 2.5;
-    default:
-      return weights + weights / group * 4;
+struct OutputBytes {
+  std::int64_t made = 0;
+  // Weights that stay as they are: those of both phases and of a tied head are stored once.
+  std::int64_t kept = 0;
+};
+
+OutputBytes output_of(const Graph& graph, const Recipe& recipe, int phases) {
+  OutputBytes bytes;
+  std::set<const std::byte*> stored;
+  const auto keep = [&](const Node& linear) {
+    const std::vector<Tensor> parts = parts_of(linear.as<LinearAttributes>().weight);
+    if (parts.empty() || stored.insert(parts.front().bytes().data()).second)
+      bytes.kept += bytes_in(linear, {});
+  };
+  for (const Node& node : graph.nodes()) {
+    if (node.op == Op::kEmbedding) {
+      const auto table = node.as<EmbeddingAttributes>().table.bytes();
+      if (stored.insert(table.data()).second) bytes.kept += static_cast<std::int64_t>(table.size());
+    }
+    if (node.op != Op::kLinear) continue;
+    const ModulePlan plan = plan_of(recipe, node);
+    const auto add = [&](const Scheme& scheme) {
+      if (scheme.weights == WeightType::kFloat) return keep(node);
+      bytes.made += bytes_in(node, scheme);
+    };
+    add(plan.decode);
+    if (phases > 1 && plan.prefill != plan.decode) add(plan.prefill);
   }
+  return bytes;
 }
 
 // Floating-point operations for each second of a product of the usual size.
@@ -198,7 +207,7 @@ double count_memory(const ModelShape& shape, const Recipe& recipe, double tokens
     if (step.name == "gptq" || step.name == "seqmse") hidden = 2;
     most = std::max(most, block * 4 + extra);
   }
-  return kProcessBytes + most + hidden * tokens * shape.hidden * 4 + shape.other_bytes;
+  return kProcessBytes + most + hidden * tokens * shape.hidden * 4 + shape.embedding_bytes;
 }
 
 }  // namespace
@@ -215,28 +224,16 @@ Forecast forecast(const Graph& graph, const Recipe& recipe, std::int64_t tokens,
     if (step.name == "mse_clip") counter.clip(kSeqMseClips);
     if (step.name == "smoothquant") counter.run_blocks();
   }
-  double codes = 0, floats = shape.other_bytes;
-  const auto add = [&](const Linear& linear, const Scheme& scheme) {
-    if (scheme.weights != WeightType::kFloat)
-      codes += bytes_of(linear, scheme);
-    else if (!linear.is_counted)
-      floats += bytes_of(linear, scheme);
-  };
-  bool is_static = false;
-  for (const Linear& linear : shape.all) {
-    add(linear, linear.decode);
-    if (phases > 1 && !(linear.prefill == linear.decode)) add(linear, linear.prefill);
-    is_static |= phases > 1 && (linear.prefill.activations == ActivationType::kStatic ||
-                                linear.decode.activations == ActivationType::kStatic);
-  }
-  if (is_static) counter.run_blocks();
+  if (phases > 1 && has_static_inputs(recipe, graph)) counter.run_blocks();
   counter.make_codes(phases);
-  // Codes wait in a file of their own; finished blocks wait if the work takes its time.
   const double seconds =
       counter.operations / measure_speed(pool) + counter.seconds / pool.threads();
-  const double kept = seconds > kJournalSeconds ? count * shape.hidden * 4 : 0;
+  // Codes wait in a file of their own; finished blocks wait if the work takes its time.
+  const OutputBytes output = output_of(graph, recipe, phases);
+  const std::chrono::duration<double> interval = kJournalInterval;
+  const double blocks = seconds > interval.count() ? count * shape.hidden * 4 : 0;
   return {seconds, static_cast<std::int64_t>(count_memory(shape, recipe, count)),
-          static_cast<std::int64_t>(floats + codes), static_cast<std::int64_t>(codes + kept)};
+          output.made + output.kept, output.made + static_cast<std::int64_t>(blocks)};
 }
 
 std::int64_t peak_memory_bytes() {

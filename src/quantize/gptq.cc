@@ -15,6 +15,7 @@
 #include "quantize/linear_weights.h"
 #include "quantize/quantize_linears.h"
 #include "tensor/half.h"
+#include "tensor/packed_codes.h"
 
 namespace tandem {
 namespace {
@@ -105,14 +106,10 @@ class Grid {
         scales_(codes.scales.to_floats()),
         zeros_(scales_.size()) {
     if (codes.zero_points.empty()) return;
-    const auto packed = codes.zero_points.as<std::uint8_t>();
+    const std::byte* row = codes.zero_points.bytes().data();
     const std::int64_t row_bytes = packed_bytes(groups_, codes.bits);
-    for (std::int64_t i = 0; i < codes.n * groups_; ++i) {
-      const std::int64_t g = i % groups_;
-      const std::uint8_t byte =
-          packed[index(i / groups_ * row_bytes + (codes.bits == 8 ? g : g / 2))];
-      zeros_[index(i)] = static_cast<float>(codes.bits == 8 ? byte : byte >> (g % 2 * 4) & 15);
-    }
+    for (std::int64_t i = 0; i < codes.n * groups_; ++i)
+      zeros_[index(i)] = packed_code(row + i / groups_ * row_bytes, codes.bits, i % groups_);
   }
 
   struct Rounded {
@@ -143,24 +140,20 @@ class Gptq : public BlockVisitor {
  public:
   Gptq(const Graph& graph, const Recipe& recipe, const GptqSettings& settings, WeightSink& sink,
        ThreadPool& pool, Observer& observer)
-      : graph_(graph), recipe_(recipe), settings_(settings), sink_(sink), pool_(pool) {
+      : graph_(graph),
+        recipe_(recipe),
+        settings_(settings),
+        sink_(sink),
+        pool_(pool),
+        linears_(linears_by_input(graph, [&](const Node& node) {
+          return !is_quantized(node) && has_groups(resolve(recipe, node.name).decode);
+        })) {
     std::int64_t count = 0;
-    for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
-      const Node& node = graph.node(id);
-      if (node.op != Op::kLinear || node.layer < 0 || is_quantized(node) ||
-          !has_groups(resolve(recipe, node.name).decode))
-        continue;
-      linears_[node.inputs[0]].push_back(id);
-      ++count;
-    }
+    for (const auto& [value, linears] : linears_) count += std::ssize(linears);
     task_ = std::make_unique<Task>(observer, "gptq", count, "weights");
   }
 
-  std::vector<ValueId> wanted() const {
-    std::vector<ValueId> values;
-    for (const auto& [value, linears] : linears_) values.push_back(value);
-    return values;
-  }
+  std::vector<ValueId> wanted() const { return inputs_of(linears_); }
   std::map<std::string, GroupCodes> chosen;
 
   void begin(std::int32_t layer) override {
@@ -246,9 +239,8 @@ class Gptq : public BlockVisitor {
   const GptqSettings& settings_;
   WeightSink& sink_;
   ThreadPool& pool_;
+  const LinearsByInput linears_;
   std::unique_ptr<Task> task_;
-  // By the value that they read.
-  std::map<ValueId, std::vector<NodeId>> linears_;
   // Of the block that runs.
   std::map<ValueId, GramMatrix> grams_;
   std::int32_t layer_ = -1;
@@ -294,33 +286,45 @@ bool GptqRounding::factorize(const std::vector<float>& gram, double damping) {
   return factorize_matrix(factor_, k_, pool_);
 }
 
+// The rows of a weight with their channels in the order of the factor.
+std::vector<float> GptqRounding::ordered(const RowSource& weight, DType dtype) const {
+  std::vector<float> all(index(weight.rows() * k_));
+  pool_.parallel_for(weight.rows(), 1, [&](Range range) {
+    visit_rows(weight, range.begin, range.end, [&](std::int64_t first, std::span<float> values) {
+      round_all(dtype, values);
+      for (std::int64_t at = 0; at < std::ssize(values); at += k_)
+        for (std::int64_t c = 0; c < k_; ++c)
+          all[index(first * k_ + at + c)] = values[index(at + order_[index(c)])];
+    });
+  });
+  return all;
+}
+
+// What the channels [end, k) ask of the channels [begin, end) of every row, before it is divided by
+// the factor's diagonal: errors times L.
+std::vector<float> GptqRounding::corrections(const std::vector<float>& errors, std::int64_t begin,
+                                             std::int64_t end) const {
+  const std::int64_t n = std::ssize(errors) / k_, size = end - begin, below = k_ - end;
+  if (below == 0) return std::vector<float>(index(n * size));
+  std::vector<float> factor(index(size * below));
+  for (std::int64_t row = 0; row < below; ++row)
+    for (std::int64_t c = 0; c < size; ++c)
+      factor[index(c * below + row)] = factor_[index((end + row) * k_ + begin + c)];
+  return multiply(copy_columns(errors.data(), n, k_, end, below),
+                  Tensor::from_floats(factor, {size, below}), pool_);
+}
+
 GroupCodes GptqRounding::round(const RowSource& weight, const GroupFormat& format,
                                const std::string& name) const {
   GroupCodes result = quantize_group_codes(weight, format, name, pool_);
   const Grid grid(result);
   const std::int64_t n = weight.rows();
-  // In the order of the factor: weights, and from the channel that is being rounded on what
-  // rounding changed.
-  std::vector<float> errors(index(n * k_));
-  pool_.parallel_for(n, 1, [&](Range range) {
-    visit_rows(weight, range.begin, range.end, [&](std::int64_t row, std::span<float> values) {
-      round_all(format.scales, values);
-      for (std::size_t i = 0; i < values.size(); ++i)
-        errors[index(row * k_) + i] = values[i - i % index(k_) + index(order_[i % index(k_)])];
-    });
-  });
+  // Weights, and from the channel that is being rounded on what rounding changed.
+  std::vector<float> errors = ordered(weight, format.scales);
   std::vector<std::uint8_t> codes(errors.size());
   for (std::int64_t end = k_; end > 0;) {
     const std::int64_t begin = std::max<std::int64_t>(0, end - kBlock), size = end - begin;
-    std::vector<float> sums(index(n * size));
-    if (end < k_) {
-      std::vector<float> below(index(size * (k_ - end)));
-      for (std::int64_t row = end; row < k_; ++row)
-        for (std::int64_t c = 0; c < size; ++c)
-          below[index(c * (k_ - end) + row - end)] = factor_[index(row * k_ + begin + c)];
-      sums = multiply(copy_columns(errors.data(), n, k_, end, k_ - end),
-                      Tensor::from_floats(below, {size, k_ - end}), pool_);
-    }
+    std::vector<float> sums = corrections(errors, begin, end);
     pool_.parallel_for(n, 1, [&](Range range) {
       for (std::int64_t row = range.begin; row < range.end; ++row) {
         float* sum = &sums[index(row * size)];

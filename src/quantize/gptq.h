@@ -41,6 +41,9 @@ class GptqRounding {
 
  private:
   bool factorize(const std::vector<float>& gram, double damping);
+  std::vector<float> ordered(const RowSource& weight, DType dtype) const;
+  std::vector<float> corrections(const std::vector<float>& errors, std::int64_t begin,
+                                 std::int64_t end) const;
 
   std::int64_t k_;
   ThreadPool& pool_;

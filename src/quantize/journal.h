@@ -18,6 +18,9 @@ namespace tandem {
 
 class Journal;
 
+// Between two times that something is written; a run that is shorter leaves nothing.
+inline constexpr std::chrono::milliseconds kJournalInterval{10'000};
+
 using NamedTensors = std::map<std::string, Tensor>;
 
 // The part of one pass over the blocks of a model.
@@ -56,8 +59,7 @@ class Journal {
     // All that the result depends on: what was begun for another job is not gone on with.
     OrderedJson job;
     bool resume = false;
-    // Between two times that something is written; a run that is shorter leaves nothing.
-    std::chrono::milliseconds interval{10'000};
+    std::chrono::milliseconds interval = kJournalInterval;
   };
   // With `resume`, throws kInvalidArgument for a folder of another job, naming what differs, and
   // kFormat for one that is damaged; a folder that is missing is no error. Without, what is there

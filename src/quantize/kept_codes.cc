@@ -14,10 +14,6 @@
 namespace tandem {
 namespace {
 
-int bits_of(WeightType type) {
-  return type == WeightType::kUint4 || type == WeightType::kInt4 ? 4 : 8;
-}
-
 bool has_form(const Weight& weight, const Scheme& scheme) {
   const auto* groups = std::get_if<GroupCodes>(&weight);
   if (groups == nullptr) return scheme.weights == WeightType::kInt8 && scheme.group == 0;

@@ -53,6 +53,23 @@ Rows rows_of(const Weight& weight) {
   return std::make_shared<DequantizedRows>(weight);
 }
 
+LinearsByInput linears_by_input(const Graph& graph,
+                                const std::function<bool(const Node&)>& counts) {
+  LinearsByInput linears;
+  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
+    const Node& node = graph.node(id);
+    if (node.op == Op::kLinear && node.layer >= 0 && counts(node))
+      linears[node.inputs[0]].push_back(id);
+  }
+  return linears;
+}
+
+std::vector<ValueId> inputs_of(const LinearsByInput& linears) {
+  std::vector<ValueId> values;
+  for (const auto& [value, nodes] : linears) values.push_back(value);
+  return values;
+}
+
 Graph with_weights(const Graph& graph, const std::map<std::string, Rows>& weights) {
   Rewriter rewriter(graph);
   for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {

@@ -1,8 +1,10 @@
 // The weights of a graph's Linears as passes see and change them.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "graph/graph.h"
 #include "tensor/weight.h"
@@ -13,6 +15,11 @@ namespace tandem {
 // read.
 Rows rows_of(const Node& linear);
 Rows rows_of(const Weight& weight);
+
+// The Linears of decoder blocks, by the value that they read.
+using LinearsByInput = std::map<ValueId, std::vector<NodeId>>;
+LinearsByInput linears_by_input(const Graph& graph, const std::function<bool(const Node&)>& counts);
+std::vector<ValueId> inputs_of(const LinearsByInput& linears);
 
 // A copy of the graph with other weights of some Linears, by name.
 Graph with_weights(const Graph& graph, const std::map<std::string, Rows>& weights);

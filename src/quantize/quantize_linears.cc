@@ -11,6 +11,7 @@
 #include "quantize/kept_codes.h"
 #include "quantize/linear_weights.h"
 #include "quantize/rtn.h"
+#include "tensor/packed_codes.h"
 
 namespace tandem {
 namespace {
@@ -66,12 +67,31 @@ void check_scheme(const Node& node, const Scheme& scheme) {
 }  // namespace
 
 GroupFormat group_format(const Scheme& scheme, std::int64_t columns) {
-  const bool is_4_bit = scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4;
-  const bool is_signed = scheme.weights == WeightType::kInt4 || scheme.weights == WeightType::kInt8;
-  return {.bits = is_4_bit ? 4 : 8,
-          .is_signed = is_signed,
+  return {.bits = bits_of(scheme.weights),
+          .is_signed = is_signed(scheme.weights),
           .group = scheme.group > 0 ? scheme.group : columns,
           .scales = scheme.scales};
+}
+
+std::int64_t bytes_in(const Node& linear, const Scheme& scheme) {
+  const Weight& weight = linear.as<LinearAttributes>().weight;
+  const std::int64_t n = output_channels(weight), k = input_channels(weight);
+  if (scheme.weights == WeightType::kFloat) return stored_bytes(weight);
+  if (has_row_scales(scheme)) return n * (k + 4);
+  const GroupFormat format = group_format(scheme, k);
+  const std::int64_t groups = k / format.group;
+  return n * (packed_bytes(k, format.bits) +
+              groups * static_cast<std::int64_t>(size_of(format.scales)) +
+              (format.is_signed ? 0 : packed_bytes(groups, format.bits)));
+}
+
+bool has_static_inputs(const Recipe& recipe, const Graph& graph) {
+  return std::ranges::any_of(graph.nodes(), [&](const Node& node) {
+    if (node.op != Op::kLinear) return false;
+    const ModulePlan plan = plan_of(recipe, node);
+    return plan.decode.activations == ActivationType::kStatic ||
+           plan.prefill.activations == ActivationType::kStatic;
+  });
 }
 
 void check_recipe(const Recipe& recipe, const Graph& graph) {

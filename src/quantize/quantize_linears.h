@@ -49,6 +49,12 @@ class LinearQuantizer {
 
 // How a scheme that quantizes in groups stores the codes of a weight with `columns` input channels.
 GroupFormat group_format(const Scheme& scheme, std::int64_t columns);
+// Of codes, scales and zero points that a scheme makes of a Linear's weight; float and codes that
+// are kept: of the weight as it is.
+std::int64_t bytes_in(const Node& linear, const Scheme& scheme);
+
+// Whether any Linear reads a static int8 input, for which a text is calibrated on.
+bool has_static_inputs(const Recipe& recipe, const Graph& graph);
 
 // Throws kInvalidArgument naming the module that the recipe's schemes don't fit, the pass that
 // finds no float weights, or one after gptq. Called before any long-running work.

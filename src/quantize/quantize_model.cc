@@ -29,15 +29,6 @@ namespace {
 constexpr const char* kDecodePass = "quantize_decode";
 constexpr const char* kPrefillPass = "quantize_prefill";
 
-bool has_static_inputs(const Recipe& recipe, const Graph& graph) {
-  return std::ranges::any_of(graph.nodes(), [&](const Node& node) {
-    if (node.op != Op::kLinear) return false;
-    const ModulePlan plan = plan_of(recipe, node);
-    return plan.decode.activations == ActivationType::kStatic ||
-           plan.prefill.activations == ActivationType::kStatic;
-  });
-}
-
 void check_dump(const QuantizeOptions& options) {
   if (options.dump_after.empty()) return;
   std::string known;
@@ -166,19 +157,55 @@ GateText gate_text(const GateOptions& gate, const QuantizeOptions& options,
   return {cut_windows(tokenize_text(file, checkpoint), window, kGateWindows), name(file)};
 }
 
+// Of the files in a folder whose names end so.
+std::int64_t size_of_files(const fs::path& folder, std::string_view ending) {
+  std::int64_t size = 0;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.path().filename().string().ends_with(ending))
+      size += static_cast<std::int64_t>(entry.file_size());
+  return size;
+}
+
+// The recipe's passes; each that learns from the text has a part of the journal.
+std::vector<Pass> make_passes(const Recipe& recipe, const CalibrationWindows* windows,
+                              WeightSink& sink,
+                              const std::function<BlockJournal*(const std::string&)>& part_of) {
+  std::vector<Pass> passes;
+  for (const PassStep& step : recipe.passes)
+    passes.push_back(needs_text(step) ? make_pass(step, recipe, {windows, sink, part_of(step.name)})
+                                      : make_pass(step, recipe, {nullptr, sink}));
+  return passes;
+}
+
+// Says all that is wrong with a job before its long-running work, and warns of the rest.
+void check_model(const QuantizeOptions& options, const Checkpoint& checkpoint,
+                 const CheckpointWeights& weights, const Graph& loaded, ThreadPool& pool,
+                 Observer& observer) {
+  if (const auto bad = find_non_finite(loaded, pool, observer))
+    fail(ErrorCode::kFormat, "[quantize] {}: {}", checkpoint.file_of(bad->tensor).string(),
+         to_string(*bad));
+  check_recipe(options.recipe, loaded);
+  if (options.export_style) check_export(checkpoint, loaded, options.recipe, *options.export_style);
+  warn_of_left_out(checkpoint, weights, observer);
+  warn_of_second_rounding(checkpoint, options.recipe, loaded, observer);
+}
+
+void check_options(const QuantizeOptions& options) {
+  check_chunk(options.recipe);
+  check_dump(options);
+  std::error_code ignored;
+  if (fs::equivalent(options.target, options.checkpoint, ignored))
+    fail(ErrorCode::kInvalidArgument, "[quantize] {}: is the checkpoint: choose another folder",
+         options.target.string());
+  require_room(options);
+}
+
 }  // namespace
 
 QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
                               Observer& observer) {
   const fs::path& target = options.target;
-  check_chunk(options.recipe);
-  check_dump(options);
-  std::error_code ignored;
-  if (fs::equivalent(target, options.checkpoint, ignored)) {
-    fail(ErrorCode::kInvalidArgument, "[quantize] {}: is the checkpoint: choose another folder",
-         target.string());
-  }
-  require_room(options);
+  check_options(options);
   Checkpoint checkpoint = Checkpoint::open(options.checkpoint, {}, observer);
   if (!options.lora.empty()) checkpoint.merge_lora(options.lora);
   const JsonObject config = checkpoint.config_object();
@@ -188,22 +215,15 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   PassContext context{pool, observer, options.dump_after, options.dump};
   const CheckpointWeights weights(checkpoint);
   const Graph loaded = build_graph(config, weights);
-  if (const auto bad = find_non_finite(loaded, pool, observer))
-    fail(ErrorCode::kFormat, "[quantize] {}: {}", checkpoint.file_of(bad->tensor).string(),
-         to_string(*bad));
-  check_recipe(options.recipe, loaded);
-  if (options.export_style) check_export(checkpoint, loaded, options.recipe, *options.export_style);
-  warn_of_left_out(checkpoint, weights, observer);
-  warn_of_second_rounding(checkpoint, options.recipe, loaded, observer);
+  check_model(options, checkpoint, weights, loaded, pool, observer);
   QuantizeReport report;
   report.kept = report_kept(loaded, observer);
 
   // Before the long-running work, so that a folder that can't be written to is reported now.
   StagedFolder staged(target);
-  const std::vector<PassStep>& steps = options.recipe.passes;
   const bool is_static = !options.export_style && has_static_inputs(options.recipe, loaded);
   std::optional<CalibrationText> text;
-  if (is_static || std::ranges::any_of(steps, needs_text))
+  if (is_static || std::ranges::any_of(options.recipe.passes, needs_text))
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
                                  observer, windows_to_hold_out(options));
   std::optional<GateText> gate_on;
@@ -227,11 +247,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     return journal ? &parts.emplace_back(*journal, fmt::format("{}-{}", parts.size(), name))
                    : nullptr;
   };
-  std::vector<Pass> passes;
-  for (const PassStep& step : steps)
-    passes.push_back(needs_text(step)
-                         ? make_pass(step, options.recipe, {windows, sink, part_of(step.name)})
-                         : make_pass(step, options.recipe, {nullptr, sink}));
+  const std::vector<Pass> passes = make_passes(options.recipe, windows, sink, part_of);
   const Graph graph = run_passes(loaded, passes, context);
   std::map<std::string, InputStatistics> statistics;
   if (is_static && windows != nullptr) {
@@ -257,17 +273,10 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const Graph decode = run_passes(graph, {&decode_pass, 1}, context);
   report.linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
   report.calibration_tokens = text ? text->windows.tokens() : 0;
-  const auto size_of_files = [&](std::string_view ending) {
-    std::int64_t size = 0;
-    for (const auto& entry : fs::directory_iterator(staged.path()))
-      if (entry.path().filename().string().ends_with(ending))
-        size += static_cast<std::int64_t>(entry.file_size());
-    return size;
-  };
   if (options.export_style) {
     export_checkpoint(staged.path(), checkpoint, loaded, decode, *options.export_style,
                       options.shard_bytes, observer);
-    report.decode_bytes = size_of_files(".safetensors");
+    report.decode_bytes = size_of_files(staged.path(), ".safetensors");
   } else {
     const Graph prefill = run_passes(graph, {&prefill_pass, 1}, context);
     OrderedJson written = to_json(recipe);
@@ -275,8 +284,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     write_texts(checkpoint, staged.path(), observer);
     write_package(staged.path(), {info, generation, prefill, decode, std::move(written)}, pool,
                   observer);
-    report.decode_bytes = size_of_files(kDecodeFile);
-    report.prefill_bytes = size_of_files(kPrefillFile);
+    report.decode_bytes = size_of_files(staged.path(), kDecodeFile);
+    report.prefill_bytes = size_of_files(staged.path(), kPrefillFile);
   }
   report.passes = std::move(context.timings);
   // Checked again: something may have been put there in the meantime.

@@ -16,6 +16,7 @@
 #include "graph/pass.h"
 #include "quantize/export_checkpoint.h"
 #include "quantize/forecast.h"
+#include "quantize/journal.h"
 #include "quantize/quality_gate.h"
 #include "quantize/recipe.h"
 
@@ -33,7 +34,7 @@ struct QuantizeOptions {
   // Go on from the blocks that an interrupted run with the same options finished; what is finished
   // is kept in TARGET.resume until the work is done, once it takes longer than the interval.
   bool resume = false;
-  std::chrono::milliseconds journal_interval{10'000};
+  std::chrono::milliseconds journal_interval = kJournalInterval;
   // Instead of a package: a checkpoint that holds the decode weights in another tool's words.
   std::optional<PackedStyle> export_style = {};
   // Of each of its files, at most.

@@ -29,6 +29,13 @@ namespace tandem {
 
 enum class WeightType : std::uint8_t { kFloat, kUint4, kInt4, kUint8, kInt8 };
 std::string_view to_string(WeightType type) noexcept;
+// Of its codes, 4 or 8; not for kFloat.
+constexpr int bits_of(WeightType type) noexcept {
+  return type == WeightType::kUint4 || type == WeightType::kInt4 ? 4 : 8;
+}
+constexpr bool is_signed(WeightType type) noexcept {
+  return type == WeightType::kInt4 || type == WeightType::kInt8;
+}
 
 // How an int8 Linear gets its int8 input.
 enum class ActivationType : std::uint8_t {

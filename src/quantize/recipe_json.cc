@@ -192,8 +192,7 @@ class RecipeReader {
     scheme.weights = word(json, path, "weights", kWeights, scheme.weights);
     scheme.activations = word(json, path, "activations", kActivations, scheme.activations);
     const bool whole_row = json.contains("group") && json["group"] == "row";
-    const std::int64_t usual =
-        scheme.weights == WeightType::kUint4 || scheme.weights == WeightType::kInt4 ? 128 : 0;
+    const std::int64_t usual = bits_of(scheme.weights) == 4 ? 128 : 0;
     scheme.group = whole_row ? 0 : integer(json, path, "group", usual, 1, kMaxGroup);
     const bool has_input = scheme.activations != ActivationType::kFloat;
     scheme.scales = word(json, path, "scales", kScales, has_input ? DType::kF32 : DType::kF16);

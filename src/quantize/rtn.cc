@@ -15,6 +15,7 @@
 
 #include "base/error.h"
 #include "tensor/half.h"
+#include "tensor/packed_codes.h"
 
 namespace tandem {
 namespace {
@@ -249,13 +250,8 @@ class GroupRowWriter {
 
  private:
   void write_scale(std::int64_t index, float scale) const {
-    if (format_.scales == DType::kF32) {
-      std::memcpy(memory_.scales + index * 4, &scale, sizeof scale);
-      return;
-    }
-    const std::uint16_t half =
-        format_.scales == DType::kF16 ? float_to_f16(scale) : float_to_bf16(scale);
-    std::memcpy(memory_.scales + index * 2, &half, sizeof half);
+    encode_floats({&scale, 1}, format_.scales,
+                  memory_.scales + index * static_cast<std::int64_t>(size_of(format_.scales)));
   }
 
   const GroupFormat format_;
@@ -280,20 +276,6 @@ void require_format(const GroupFormat& format, std::int64_t k, const std::string
 }
 
 }  // namespace
-
-std::int64_t packed_bytes(std::int64_t count, int bits) {
-  return bits == 8 ? count : (count + 1) / 2;
-}
-
-void pack_codes(std::span<const std::uint8_t> codes, int bits, std::byte* out) {
-  if (bits == 8) {
-    std::ranges::transform(codes, out, [](std::uint8_t code) { return std::byte{code}; });
-    return;
-  }
-  for (std::size_t i = 0; i + 1 < codes.size(); i += 2)
-    *out++ = static_cast<std::byte>((codes[i] & 15) | (codes[i + 1] << 4));
-  if (codes.size() % 2 != 0) *out = static_cast<std::byte>(codes.back() & 15);
-}
 
 GroupCode quantize_group_uint4(std::span<const float> weights, DType dtype,
                                std::span<std::uint8_t> codes) {

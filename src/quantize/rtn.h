@@ -2,7 +2,6 @@
 // (exports match Quark's value for value).
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -50,11 +49,6 @@ struct GroupFormat {
   // it.
   DType scales = DType::kF16;
 };
-
-// The bytes that hold a row of codes or zero points of 4 or 8 bits.
-std::int64_t packed_bytes(std::int64_t count, int bits);
-// Packs a row of codes, given as one per byte, as GroupCodes stores them.
-void pack_codes(std::span<const std::uint8_t> codes, int bits, std::byte* out);
 
 // Quantizes a whole weight [n, k], every group by the formula above for its format (asymmetric
 // 8-bit codes: that of uint4 with 255 instead of 15). Rows are processed in parallel and read in

@@ -13,8 +13,6 @@
 namespace tandem {
 namespace {
 
-// As in the block runner.
-constexpr std::int64_t kBatchRows = 512;
 // Hidden states of variants that are kept at once; more variants take several sweeps, each of which
 // packs the blocks and runs the graph itself again.
 constexpr std::int64_t kStateBytes = std::int64_t{1} << 30;
@@ -42,10 +40,7 @@ VariantSweep::VariantSweep(const Graph& graph, const Graph& reference,
     : graph_(graph),
       windows_(windows),
       pool_(pool),
-      batch_rows_(std::min(
-          windows.tokens(),
-          std::max<std::int64_t>(1, kBatchRows / std::max<std::int64_t>(1, windows.window)) *
-              windows.window)),
+      batch_rows_(batch_rows(windows)),
       blocks_(cut_blocks(graph, {})),
       row_numbers_(index(std::max<std::int64_t>(0, windows.window))),
       reference_blocks_(cut_blocks(reference, {})) {

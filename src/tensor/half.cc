@@ -1,7 +1,9 @@
 // Conversions between float32 and narrower floats by arithmetic on their bits.
 #include "tensor/half.h"
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 
 namespace tandem {
 namespace {
@@ -96,6 +98,18 @@ std::uint16_t float_to_f16(float f) noexcept {
   const std::uint32_t rounded = magnitude + 0xfff + odd;
   return static_cast<std::uint16_t>(sign |
                                     ((rounded - 0x38000000) >> 13));  // 0x38000000 = 112 << 23
+}
+
+void encode_floats(std::span<const float> values, DType dtype, std::byte* out) noexcept {
+  if (dtype == DType::kF32) {
+    std::ranges::copy(std::as_bytes(values), out);
+    return;
+  }
+  for (const float value : values) {
+    const std::uint16_t half = dtype == DType::kF16 ? float_to_f16(value) : float_to_bf16(value);
+    std::memcpy(out, &half, sizeof half);
+    out += sizeof half;
+  }
 }
 
 }  // namespace tandem

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <span>
 
@@ -24,6 +25,9 @@ std::uint16_t float_to_f16(float f) noexcept;
 float round_to(DType dtype, float value) noexcept;
 // The same in place, several at once.
 void round_all(DType dtype, std::span<float> values) noexcept;
+
+// The values in the bytes of F32, F16 or BF16, rounded as by round_to().
+void encode_floats(std::span<const float> values, DType dtype, std::byte* out) noexcept;
 
 // Exact, also in F16. E4M3 is the type without infinities: 0x7f and 0xff are NaN, the largest value
 // is 448.

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "tensor/packed_codes.h"
 
 namespace tandem {
 namespace {
@@ -49,11 +50,6 @@ void validate_parts(const FloatWeight& w, const std::string& name) {
   expect_dimensions(w.rows->rows(), w.rows->columns(), name);
 }
 
-// Bytes of `count` codes or zero points.
-std::int64_t packed_bytes(const GroupCodes& w, std::int64_t count) {
-  return w.bits == 8 ? count : (count + 1) / 2;
-}
-
 void validate_parts(const GroupCodes& w, const std::string& name) {
   expect_dimensions(w.n, w.k, name);
   if (w.bits != 4 && w.bits != 8)
@@ -64,15 +60,15 @@ void validate_parts(const GroupCodes& w, const std::string& name) {
   if (w.k % w.group != 0)
     fail(ErrorCode::kFormat, "[weight] {}: k = {} is not a multiple of the group {}", name, w.k,
          w.group);
-  expect(w.codes, w.bits == 8 && w.is_signed ? DType::kI8 : DType::kU8, {w.n, packed_bytes(w, w.k)},
-         name, "codes");
+  expect(w.codes, w.bits == 8 && w.is_signed ? DType::kI8 : DType::kU8,
+         {w.n, packed_bytes(w.k, w.bits)}, name, "codes");
   const DType dtype = w.scales.dtype();
   if (!w.scales.empty() && dtype != DType::kF16 && dtype != DType::kBF16 && dtype != DType::kF32)
     fail(ErrorCode::kFormat, "[weight] {}: scales: expected F16, BF16 or F32 {}, got {} {}", name,
          to_string(Shape{w.n, w.groups()}), to_string(dtype), to_string(w.scales.shape()));
   expect(w.scales, dtype, {w.n, w.groups()}, name, "scales");
   if (!w.zero_points.empty())
-    expect(w.zero_points, DType::kU8, {w.n, packed_bytes(w, w.groups())}, name, "zero points");
+    expect(w.zero_points, DType::kU8, {w.n, packed_bytes(w.groups(), w.bits)}, name, "zero points");
   check_scales(
       w.scales, [](float s) { return std::isfinite(s); },
       [&](std::int64_t i, float) {
@@ -95,10 +91,10 @@ void validate_parts(const ChannelCodes& w, const std::string& name) {
 }
 
 // Value `i` of packed codes or zero points.
-int packed_value(const GroupCodes& w, const std::uint8_t* row, std::int64_t i) {
-  if (w.bits == 8) return w.is_signed ? static_cast<std::int8_t>(row[i]) : row[i];
-  const int nibble = (row[i / 2] >> (i % 2 * 4)) & 15;
-  return w.is_signed ? (nibble ^ 8) - 8 : nibble;
+int packed_value(const GroupCodes& w, const std::byte* row, std::int64_t i) {
+  const int code = packed_code(row, w.bits, i);
+  const int sign = 1 << (w.bits - 1);
+  return w.is_signed ? (code ^ sign) - sign : code;
 }
 
 void dequantize(const FloatWeight& w, std::int64_t begin, std::span<float> out) {
@@ -107,17 +103,17 @@ void dequantize(const FloatWeight& w, std::int64_t begin, std::span<float> out) 
 
 void dequantize(const GroupCodes& w, std::int64_t begin, std::span<float> out) {
   const std::int64_t groups = w.groups();
-  const auto* codes = reinterpret_cast<const std::uint8_t*>(w.codes.bytes().data());
-  const auto* zeros = reinterpret_cast<const std::uint8_t*>(w.zero_points.bytes().data());
+  const std::byte* codes = w.codes.bytes().data();
+  const std::byte* zeros = w.zero_points.bytes().data();
   std::vector<float> scales(static_cast<std::size_t>(groups));
   const std::int64_t end = begin + static_cast<std::int64_t>(out.size()) / w.k;
   float* to = out.data();
   for (std::int64_t row = begin; row < end; ++row) {
     w.scales.copy_floats(row * groups, scales);
-    const std::uint8_t* row_codes = codes + row * packed_bytes(w, w.k);
+    const std::byte* row_codes = codes + row * packed_bytes(w.k, w.bits);
     for (std::int64_t g = 0; g < groups; ++g) {
       int zero = w.is_signed ? 0 : 1 << (w.bits - 1);
-      if (zeros != nullptr) zero = packed_value(w, zeros + row * packed_bytes(w, groups), g);
+      if (zeros != nullptr) zero = packed_value(w, zeros + row * packed_bytes(groups, w.bits), g);
       const float scale = scales[static_cast<std::size_t>(g)];
       for (std::int64_t c = g * w.group; c < (g + 1) * w.group; ++c)
         *to++ = static_cast<float>(packed_value(w, row_codes, c) - zero) * scale;

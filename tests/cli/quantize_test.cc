@@ -164,6 +164,8 @@ TEST(QuantizeCommand, WritesCheckpointsInOtherToolsWords) {
                  {"--pack-method: expected with --export quark, got --export package"});
   expect_refusal({"quantize", demo(), "-o", (folder / "x").string(), "--max-shard-size", "2XB"},
                  {"--max-shard-size"});
+  expect_refusal({"quantize", demo(), "-o", (folder / "x").string(), "--max-shard-size", "2GB"},
+                 {"--max-shard-size: expected with --export awq"});
   expect_refusal(
       {"quantize", demo(), "-o", (folder / "x").string(), "--export", "awq", "--lm-head", "32"},
       {"lm_head: AWQ has one group size"});

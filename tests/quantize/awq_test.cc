@@ -249,25 +249,6 @@ INSTANTIATE_TEST_SUITE_P(Cases, QuarkAwq,
 
 // ------------------------------------------------------------ what it is for
 
-// With every Linear of the blocks rounded, and float activations.
-Graph rounded(const Graph& graph, const Recipe& recipe, ThreadPool& pool) {
-  Rewriter rewriter(graph);
-  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
-    const Node& node = graph.node(id);
-    if (node.op != Op::kLinear || node.layer < 0) {
-      rewriter.copy(id);
-      continue;
-    }
-    auto linear = node.as<LinearAttributes>();
-    const RowSource& rows = *std::get<FloatWeight>(linear.weight).rows;
-    const FakeQuantizer quantizer(resolve(recipe, node.name).decode, rows.columns());
-    linear.weight = FloatWeight(
-        Tensor::from_floats(quantizer.quantize_rows(rows, pool), {rows.rows(), rows.columns()}));
-    rewriter.copy(id, std::move(linear));
-  }
-  return std::move(rewriter).finish();
-}
-
 TEST(Awq, BeatsRoundToNearestWhereOutliersArePlanted) {
   ThreadPool pool(2);
   const CalibrationWindows windows = demo_windows(16, 128);

@@ -92,18 +92,6 @@ Recipe recipe_of(std::int64_t group) {
       .rules = {{.match = "*", .decode = Scheme{.weights = WeightType::kUint4, .group = group}}}};
 }
 
-Graph rounded(const Graph& graph, const Recipe& recipe, ThreadPool& pool) {
-  std::map<std::string, Rows> weights;
-  for (const Node& node : graph.nodes()) {
-    if (node.op != Op::kLinear || node.layer < 0) continue;
-    const RowSource& rows = *rows_of(node);
-    const FakeQuantizer quantizer(resolve(recipe, node.name).decode, rows.columns());
-    weights[node.name] = stored_rows(
-        Tensor::from_floats(quantizer.quantize_rows(rows, pool), {rows.rows(), rows.columns()}));
-  }
-  return with_weights(graph, weights);
-}
-
 // Squared difference between the rounded weights of a graph and those of another.
 double change(const Graph& clipped, const Graph& graph, const Recipe& recipe, ThreadPool& pool) {
   const Graph made = rounded(clipped, recipe, pool);

@@ -197,6 +197,14 @@ TEST(ExportedCheckpoint, HoldsWhatGptqsFormulaReads) {
   }
 }
 
+TEST(ExportedCheckpoint, TakesTheModelsOwnCodeAlong) {
+  const ScratchFolder folder;
+  write_tiny_checkpoint(folder / "c");
+  write_text_file(folder / "c/modeling_tiny.py", "# nothing\n");
+  quantize(folder / "c", folder / "out", recipe_of(uint4(64, DType::kF16)), kAwq);
+  EXPECT_EQ(read_text_file(folder / "out/modeling_tiny.py"), "# nothing\n");
+}
+
 TEST(ExportedCheckpoint, IsCutIntoShards) {
   const ScratchFolder folder;
   const Recipe recipe = recipe_of(uint4(128, DType::kF16));

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "quantize/calibration.h"
+#include "quantize/fake_quantize.h"
+#include "quantize/linear_weights.h"
 #include "quantize/scaling_groups.h"
 #include "support.h"
 #include "text/tokenizer/tokenizer.h"
@@ -54,6 +56,19 @@ inline Graph planted(const Graph& graph, Absorber absorber, float strength) {
     for (float& factor : factors.back()) factor = 1 / factor;
   }
   return rescale(graph, groups, factors);
+}
+
+// With every Linear of the blocks rounded, and float activations.
+inline Graph rounded(const Graph& graph, const Recipe& recipe, ThreadPool& pool) {
+  std::map<std::string, Rows> weights;
+  for (const Node& node : graph.nodes()) {
+    if (node.op != Op::kLinear || node.layer < 0) continue;
+    const RowSource& rows = *rows_of(node);
+    const FakeQuantizer quantizer(resolve(recipe, node.name).decode, rows.columns());
+    weights[node.name] = stored_rows(
+        Tensor::from_floats(quantizer.quantize_rows(rows, pool), {rows.rows(), rows.columns()}));
+  }
+  return with_weights(graph, weights);
 }
 
 }  // namespace tandem::testing

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <ctime>
 
+#include "base/c_handle.h"
 #include "base/error.h"
 #include "text/tokenizer/regex_dialect.h"
 #include "text/tokenizer/tokenizer_json.h"
@@ -14,17 +15,10 @@
 namespace tandem {
 namespace {
 
-template <auto kFree>
-struct Freer {
-  template <typename T>
-  void operator()(T* object) const {
-    kFree(object);
-  }
-};
-using CompileContext = std::unique_ptr<pcre2_compile_context, Freer<pcre2_compile_context_free>>;
-using MatchContext = std::unique_ptr<pcre2_match_context, Freer<pcre2_match_context_free>>;
-using MatchData = std::unique_ptr<pcre2_match_data, Freer<pcre2_match_data_free>>;
-using Code = std::unique_ptr<pcre2_code, Freer<pcre2_code_free>>;
+using CompileContext = CHandle<pcre2_compile_context, pcre2_compile_context_free>;
+using MatchContext = CHandle<pcre2_match_context, pcre2_match_context_free>;
+using MatchData = CHandle<pcre2_match_data, pcre2_match_data_free>;
+using Code = CHandle<pcre2_code, pcre2_code_free>;
 
 constexpr std::size_t kMaxExpressionBytes = 64 << 10;
 // Backtracking steps from one position in the text; measured to take 0.05 s. The expressions of
