@@ -73,8 +73,8 @@ void detect_instructions(CpuFeatures& f) {
   if (!f.avx512) return;
   f.avx512_vnni = bit(leaf7.ecx, 11);
   f.avx512_bf16 = bit(leaf7_1.eax, 5);
-  f.amx_int8 =
-      bit(leaf7.edx, 24) && bit(leaf7.edx, 25) && all_set(states, kTiles) && request_amx_tiles();
+  f.amx = bit(leaf7.edx, 22) && bit(leaf7.edx, 24) && bit(leaf7.edx, 25) &&
+          all_set(states, kTiles) && request_amx_tiles();
 }
 
 #else
@@ -96,7 +96,7 @@ std::string CpuFeatures::summary() const {
   add(avx512, "avx512");
   add(avx512_vnni, "avx512_vnni");
   add(avx512_bf16, "avx512_bf16");
-  add(amx_int8, "amx_int8");
+  add(amx, "amx");
   return text;
 }
 

@@ -12,8 +12,8 @@ struct CpuFeatures {
   bool avx512 = false;
   bool avx512_vnni = false;
   bool avx512_bf16 = false;
-  // Usable: the kernel has granted the process the tile state.
-  bool amx_int8 = false;
+  // Tiles of int8 and of bfloat16, usable: the kernel has granted the process their state.
+  bool amx = false;
   // "AMD EPYC 9354", as the system reports it.
   std::string model;
 

@@ -5,7 +5,8 @@
 //  * A row's result does not depend on how many rows run with it, nor on which tile it falls in.
 //    A prompt gives the same bits in one chunk, in many chunks and with a padded tail.
 //  * Integer sums are exact. `linear_int4`, `linear_int8` and `linear_float` also round like ref/
-//    to the last bit: each output is one chain of operations in the order stated below.
+//    to the last bit: each output is one chain of operations in the order stated below. Of the
+//    products only `linear_float_fast` differs between tables.
 #pragma once
 
 #include <cstddef>
@@ -92,6 +93,11 @@ struct Kernels {
   // acc = 0; for k: acc = fma(x[k], w[k], acc); y = acc (+ bias).
   void (*linear_float)(const PanelLayout&, const std::byte* panels, Range range, const float* x,
                        std::int64_t x_stride, std::int64_t rows, const LinearOutput&) noexcept;
+  // The same to within float32's rounding, in whatever order is fastest; finite sums only. For
+  // calibration and searches, which compare their own results with each other.
+  void (*linear_float_fast)(const PanelLayout&, const std::byte* panels, Range range,
+                            const float* x, std::int64_t x_stride, std::int64_t rows,
+                            const LinearOutput&) noexcept;
   // y = float(sum_k x[k] * w[k]) * (x.scale * w.scale[c]) (+ bias); the sum in int32, exact for
   // k <= 65536.
   void (*linear_int8)(const PanelLayout&, const std::byte* panels, Range range,

@@ -47,6 +47,7 @@ const Kernels& amx_kernels() {
   static const Kernels kTable = [] {
     Kernels table = vnni_kernels();
     table.name = "amx";
+    use_floats_amx(table);
     use_linear_amx(table);
     return table;
   }();
@@ -63,7 +64,7 @@ std::vector<const Kernels*> available_kernels(const CpuFeatures& features) {
   tables.push_back(&avx512_kernels());
   if (!features.avx512_vnni) return tables;
   tables.push_back(&vnni_kernels());
-  if (features.amx_int8) tables.push_back(&amx_kernels());
+  if (features.amx) tables.push_back(&amx_kernels());
   return tables;
 }
 
@@ -73,7 +74,7 @@ const Kernels& select_kernels(const CpuFeatures& features) noexcept {
 
 const Kernels& select_vector_kernels(const CpuFeatures& features) noexcept {
   CpuFeatures vector = features;
-  vector.amx_int8 = false;
+  vector.amx = false;
   return select_kernels(vector);
 }
 

@@ -256,8 +256,19 @@ class Awq : public BlockVisitor {
     const Rows rows = rows_of(graph_.node(id));
     const FakeQuantizer quantizer(scheme_of(id), rows->columns());
     std::vector<float> values = quantizer.quantize_rows(*scale_columns(rows, factors), pool_);
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] /= factors[i % factors.size()];
+    for_rows(values, factors.size(), [&](std::int64_t, std::span<float> row) {
+      for (std::size_t c = 0; c < row.size(); ++c) row[c] /= factors[c];
+    });
     return Tensor::from_floats(values, {rows->rows(), rows->columns()});
+  }
+
+  // Calls visit(row, its values) for rows of `columns` values, on all threads.
+  template <typename Visit>
+  void for_rows(std::span<float> values, std::size_t columns, Visit&& visit) const {
+    pool_.parallel_for(static_cast<std::int64_t>(values.size() / columns), 1, [&](Range range) {
+      for (std::int64_t row = range.begin; row < range.end; ++row)
+        visit(row, values.subspan(index(row) * columns, columns));
+    });
   }
 
   using Loss = std::function<double(const std::vector<float>&)>;
@@ -349,12 +360,13 @@ class Awq : public BlockVisitor {
 
   // trial() less the weight itself.
   std::vector<float> difference_of(NodeId id, const std::vector<float>& factors) const {
-    const Rows source = rows_of(graph_.node(id));
-    const RowSource& rows = *source;
+    const Rows rows = rows_of(graph_.node(id));
     std::vector<float> values = trial(id, factors).to_floats();
-    std::vector<float> weight(values.size());
-    rows.read(0, weight);
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] -= weight[i];
+    for_rows(values, factors.size(), [&](std::int64_t row, std::span<float> difference) {
+      std::vector<float> weight(difference.size());
+      rows->read(row, weight);
+      for (std::size_t c = 0; c < weight.size(); ++c) difference[c] -= weight[c];
+    });
     return values;
   }
 

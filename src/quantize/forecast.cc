@@ -22,9 +22,8 @@ namespace {
 
 // Of a block, compared with the product that is measured: attention, norms and packing.
 constexpr double kBlockEfficiency = 0.85;
-// Seconds for a weight and a thread: rounding it, trying a clip of it for one column of a Gram
-// matrix, making its codes and writing them.
-constexpr double kRoundSeconds = 2.5e-9, kClipSeconds = 0.35e-9, kCodeSeconds = 6e-9;
+// Seconds for a weight and a thread: rounding it, making its codes and writing them.
+constexpr double kRoundSeconds = 2.5e-9, kCodeSeconds = 6e-9;
 constexpr int kAwqClips = 10, kSeqMseClips = 40;
 constexpr std::int64_t kProcessBytes = 120LL << 20;
 
@@ -158,9 +157,10 @@ class Counter {
   void clip(int trials) {
     for (const auto& [layer, linears] : shape_.blocks)
       for (const Linear& linear : linears)
-        if (linear.decode.weights != WeightType::kFloat)
-          seconds += trials * linear.weights() *
-                     (kRoundSeconds + kClipSeconds * std::min(linear.group(), 512.0));
+        if (linear.decode.weights != WeightType::kFloat) {
+          seconds += trials * linear.weights() * kRoundSeconds;
+          operations += trials * 2 * linear.weights() * std::min(linear.group(), 512.0);
+        }
   }
 
   void make_codes(int phases) {

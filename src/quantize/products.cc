@@ -100,4 +100,27 @@ std::vector<float> GramMatrix::take() && {
   return std::move(sum_);
 }
 
+GroupProducts::GroupProducts(const std::vector<float>& matrices, std::int64_t size,
+                             ThreadPool& pool)
+    : kernels_(window_kernels()) {
+  layout_ = {.kind = PanelKind::kF32, .n = size, .k = size};
+  const std::int64_t matrix = size * size;
+  const std::int64_t groups = static_cast<std::int64_t>(matrices.size()) / matrix;
+  memory_ = Tensor::allocate(DType::kU8, {groups * layout_.bytes()}, &panels_);
+  const Tensor values = Tensor::from_floats(matrices, {groups * size, size});
+  pool.parallel_for(groups, 1, [&](Range range) {
+    for (std::int64_t group = range.begin; group < range.end; ++group) {
+      const FloatWeight weight(values.rows(group * size, size));
+      pack_panels(weight, layout_, {0, layout_.panels()}, panels_ + group * layout_.bytes());
+    }
+  });
+}
+
+void GroupProducts::multiply(std::int64_t group, std::span<const float> x,
+                             std::span<float> y) const {
+  const std::int64_t rows = static_cast<std::int64_t>(x.size()) / layout_.k;
+  kernels_.linear_float(layout_, panels_ + group * layout_.bytes(), {0, layout_.panels()}, x.data(),
+                        layout_.k, rows, {.y = y.data(), .stride = layout_.n});
+}
+
 }  // namespace tandem

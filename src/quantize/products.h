@@ -6,6 +6,8 @@
 #include <vector>
 
 #include "base/thread_pool.h"
+#include "kernels/kernels.h"
+#include "kernels/panels.h"
 #include "tensor/tensor.h"
 
 namespace tandem {
@@ -35,6 +37,23 @@ class GramMatrix {
   ThreadPool& pool_;
   // What add() fills is the lower triangle and the blocks on the diagonal.
   std::vector<float> sum_;
+};
+
+// Products with one symmetric matrix for each group of columns, on the calling thread.
+class GroupProducts {
+ public:
+  // `matrices`: [groups][size][size].
+  GroupProducts(const std::vector<float>& matrices, std::int64_t size, ThreadPool& pool);
+
+  // y = x · matrix of `group`; x and y are [rows, size].
+  void multiply(std::int64_t group, std::span<const float> x, std::span<float> y) const;
+
+ private:
+  const Kernels& kernels_;
+  PanelLayout layout_;
+  // Those of all groups.
+  std::byte* panels_ = nullptr;
+  Tensor memory_;
 };
 
 }  // namespace tandem

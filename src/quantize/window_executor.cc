@@ -7,11 +7,20 @@
 
 namespace tandem {
 
+const Kernels& window_kernels() {
+  static const Kernels kTable = [] {
+    Kernels table = select_kernels(detect_cpu_features());
+    table.linear_float = table.linear_float_fast;
+    return table;
+  }();
+  return kTable;
+}
+
 WindowExecutor::WindowExecutor(const Graph& graph, std::int64_t window, std::int64_t rows,
                                ThreadPool& pool)
     : window_(window),
       row_spaces_(graph.row_spaces().size()),
-      device_(select_kernels(detect_cpu_features())),
+      device_(window_kernels()),
       threads_{&device_, &pool} {
   const std::vector<std::int64_t> others(row_spaces_ - 1, rows);
   executor_ = std::make_unique<Executor>(graph, PhaseSpec{Phase::kPrefill, rows},

@@ -16,6 +16,10 @@
 
 namespace tandem {
 
+// Those of this machine, with the fastest float products: nothing that runs on them is compared with
+// what another machine computes.
+const Kernels& window_kernels();
+
 class WindowExecutor {
  public:
   // Packs the graph's weights. `rows`: the most in a run; they are whole windows of `window`

@@ -62,15 +62,15 @@ TEST(CpuFeatures, AgreeWithTheKernelsList) {
             listed("avx512f") && listed("avx512bw") && listed("avx512dq") && listed("avx512vl"));
   EXPECT_EQ(features.avx512_vnni, features.avx512 && listed("avx512_vnni"));
   EXPECT_EQ(features.avx512_bf16, features.avx512 && listed("avx512_bf16"));
-  EXPECT_LE(features.amx_int8, features.avx512 && listed("amx_int8") && listed("amx_tile"));
+  EXPECT_LE(features.amx, features.avx512 && listed("amx_int8") && listed("amx_bf16"));
   EXPECT_FALSE(features.model.empty());
 }
 
 TEST(CpuFeatures, SummaryNamesWhatIsThere) {
   CpuFeatures features;
   EXPECT_EQ(features.summary(), "");
-  features.avx2 = features.avx512 = features.amx_int8 = true;
-  EXPECT_EQ(features.summary(), "avx2 avx512 amx_int8");
+  features.avx2 = features.avx512 = features.amx = true;
+  EXPECT_EQ(features.summary(), "avx2 avx512 amx");
 }
 
 TEST(Error, CarriesCodeAndMessage) {

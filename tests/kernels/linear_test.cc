@@ -1,6 +1,9 @@
 // Matrix products: the reference against plain double arithmetic, all other tables bit-exact
 // against the reference.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
+
+#include <limits>
 
 #include "kernels/cases.h"
 
@@ -76,6 +79,65 @@ TEST(LinearFloat, EqualsReference) {
         }
       }
     }
+}
+
+// Against sums in double: each product to a few units of 2^-24, and up to six additions in float32
+// for each.
+TEST(LinearFloat, IsAsExactWhereItIsFast) {
+  Random random(4);
+  for (const auto& [n, k] :
+       {Shape2{64, 64}, {1, 1}, {65, 3}, {130, 77}, {200, 520}, {40, 1100}, {1100, 31}})
+    for (const DType dtype : {DType::kF32, DType::kF16, DType::kBF16}) {
+      const Weight stored = testing::float_weight(random, n, k, dtype);
+      const Packed weight(stored);
+      const std::vector<float> w = dequantize_rows(stored, 0, n);
+      const std::vector<float> bias = testing::normal_floats(random, n);
+      for (const std::int64_t rows : {1, 15, 33, 130}) {
+        const std::int64_t x_stride = k + 5;
+        const std::vector<float> x = testing::normal_floats(random, rows * x_stride);
+        const float* b = rows % 2 ? bias.data() : nullptr;
+        for (const Kernels* table : testing::fast_tables()) {
+          SCOPED_TRACE(
+              fmt::format("{}: {} x {} {}, rows {}", table->name, n, k, to_string(dtype), rows));
+          const auto run = [&](Range range, std::int64_t first, std::int64_t count,
+                               const LinearOutput& y) {
+            table->linear_float_fast(weight.layout, weight.panels.data(), range,
+                                     x.data() + first * x_stride, x_stride, count, y);
+          };
+          const std::vector<float> y = output_of(weight.layout, rows, b, run);
+          expect_batch_invariant(weight.layout, rows, b, run, y);
+          double worst = 0;
+          for (std::int64_t r = 0; r < rows; ++r)
+            for (std::int64_t c = 0; c < n; ++c) {
+              double sum = b ? double{b[c]} : 0.0, magnitude = std::abs(sum);
+              for (std::int64_t i = 0; i < k; ++i) {
+                const double product = double{x[static_cast<std::size_t>(r * x_stride + i)]} *
+                                       w[static_cast<std::size_t>(c * k + i)];
+                sum += product;
+                magnitude += std::abs(product);
+              }
+              const float got = y[static_cast<std::size_t>(r * (n + kSpare) + c)];
+              worst = std::max(worst, std::abs(got - sum) / magnitude);
+            }
+          EXPECT_LE(worst, 0x1p-24 * (4 + std::sqrt(6.0 * static_cast<double>(k))));
+        }
+      }
+    }
+}
+
+TEST(LinearFloat, IsNotFiniteWhereItsOperandsAreNot) {
+  Random random(5);
+  const Packed weight(testing::float_weight(random, 64, 40, DType::kF32));
+  std::vector<float> x = testing::normal_floats(random, 3 * 40);
+  x[7] = std::numeric_limits<float>::infinity();
+  x[85] = std::numeric_limits<float>::quiet_NaN();
+  for (const Kernels* table : testing::fast_tables()) {
+    std::vector<float> y(std::size_t{3} * 64);
+    table->linear_float_fast(weight.layout, weight.panels.data(), weight.all(), x.data(), 40, 3,
+                             {.y = y.data(), .stride = 64});
+    for (std::size_t i = 0; i < y.size(); ++i)
+      EXPECT_EQ(std::isfinite(y[i]), i / 64 == 1) << table->name << " " << i;
+  }
 }
 
 TEST(LinearInt8, EqualsReference) {
@@ -264,7 +326,7 @@ TEST(Tables, SlowestFirstAndSelectedLast) {
   EXPECT_EQ(select_kernels({}).name, "ref");
   CpuFeatures broken;
   broken.avx512_vnni = true;  // without what it is built on
-  broken.amx_int8 = true;
+  broken.amx = true;
   EXPECT_EQ(select_kernels(broken).name, "ref");
   const CpuFeatures features = detect_cpu_features();
   const auto tables = available_kernels(features);

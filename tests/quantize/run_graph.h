@@ -1,4 +1,4 @@
-// Runs a graph over a prompt on the CPU, with a cache that rounds nothing.
+// Runs a graph over a prompt on the CPU, with the kernels of calibration and a cache that rounds nothing.
 #pragma once
 
 #include <cstdint>
@@ -7,12 +7,12 @@
 #include <span>
 #include <vector>
 
-#include "base/cpu_features.h"
 #include "devices/cpu/cpu_device.h"
 #include "devices/no_panel_cache.h"
 #include "execute/executor.h"
 #include "execute/kv_pool.h"
 #include "graph/graph.h"
+#include "quantize/window_executor.h"
 
 namespace tandem::testing {
 
@@ -20,7 +20,7 @@ namespace tandem::testing {
 inline std::vector<std::vector<float>> run_outputs(const Graph& graph,
                                                    std::span<const std::int32_t> ids) {
   ThreadPool pool(2);
-  const CpuDevice device(select_kernels(detect_cpu_features()));
+  const CpuDevice device(window_kernels());
   NoPanelCache panels;
   const DeviceThreads devices[] = {{&device, &pool}};
   const auto tokens = static_cast<std::int64_t>(ids.size());

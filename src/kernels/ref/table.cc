@@ -8,6 +8,7 @@ const Kernels& ref_kernels() noexcept {
   static constexpr Kernels kTable = {
       .name = "ref",
       .linear_float = ref::linear_float,
+      .linear_float_fast = ref::linear_float,
       .linear_int8 = ref::linear_int8,
       .linear_int8_sums = ref::linear_int8_sums,
       .linear_int4 = ref::linear_int4,

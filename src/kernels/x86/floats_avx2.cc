@@ -8,6 +8,7 @@ namespace tandem {
 
 void use_floats_avx2(Kernels& table) noexcept {
   table.linear_float = FloatLinear<Vec256>::linear;
+  table.linear_float_fast = table.linear_float;
   use_elementwise<Vec256>(table);
 }
 

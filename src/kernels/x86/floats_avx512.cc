@@ -8,6 +8,7 @@ namespace tandem {
 
 void use_floats_avx512(Kernels& table) noexcept {
   table.linear_float = FloatLinear<Vec512>::linear;
+  table.linear_float_fast = table.linear_float;
   use_elementwise<Vec512>(table);
 }
 

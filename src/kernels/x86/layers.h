@@ -25,5 +25,6 @@ void vnni_linear_int4(const PanelLayout&, const std::byte* panels, Range range,
                       const GroupInt8Rows&, std::int64_t rows, const LinearOutput&) noexcept;
 
 void use_linear_amx(Kernels& table) noexcept;
+void use_floats_amx(Kernels& table) noexcept;
 
 }  // namespace tandem

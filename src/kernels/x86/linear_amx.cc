@@ -5,6 +5,7 @@
 // Two tiles of activations and two of weights make four tiles of sums, 32 rows x 32 columns, so
 // that each load feeds two multiplications. A number of rows that is not a multiple of 32 is
 // covered by overlapping tiles: rows computed twice give the same result.
+#include "kernels/x86/amx_tiles.h"
 #include "kernels/x86/int4_groups.h"
 #include "kernels/x86/layers.h"
 #include "kernels/x86/prefetch.h"
@@ -13,38 +14,9 @@ namespace tandem {
 
 namespace {
 
-constexpr std::int64_t kTileRows = 16;
-constexpr std::int64_t kTileBytes = 64;
 constexpr std::int64_t kBlockRows = 2 * kTileRows;
 // Fewer rows than a tile holds are left to the VNNI kernels.
 constexpr std::int64_t kFewestRows = kTileRows;
-
-// The tile configuration of this file for `k_bytes` of k per step; released at the end of the
-// scope.
-class Tiles {
- public:
-  explicit Tiles(std::int64_t k_bytes) {
-    struct alignas(64) {
-      std::uint8_t palette = 1;
-      std::uint8_t start_row = 0;
-      std::uint8_t reserved[14] = {};
-      std::uint16_t row_bytes[16] = {};
-      std::uint8_t rows[16] = {};
-    } config;
-    const auto set = [&](int tile, std::int64_t rows, std::int64_t row_bytes) {
-      config.rows[tile] = static_cast<std::uint8_t>(rows);
-      config.row_bytes[tile] = static_cast<std::uint16_t>(row_bytes);
-    };
-    for (int tile = 0; tile < 4; ++tile) set(tile, kTileRows, kTileBytes);    // sums
-    for (int tile = 4; tile < 6; ++tile) set(tile, kTileRows, k_bytes);       // activations
-    for (int tile = 6; tile < 8; ++tile) set(tile, k_bytes / 4, kTileBytes);  // weights
-    __asm__ volatile("" : : "r"(&config) : "memory");  // the intrinsic names only its first bytes
-    _tile_loadconfig(&config);
-  }
-  ~Tiles() { _tile_release(); }
-  Tiles(const Tiles&) = delete;
-  Tiles& operator=(const Tiles&) = delete;
-};
 
 // Where the two activation tiles of a block begin.
 struct BlockRows {
