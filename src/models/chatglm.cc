@@ -63,34 +63,32 @@ std::vector<std::int64_t> halves_of_pairs(std::int64_t first, std::int64_t heads
   return rows;
 }
 
-std::unique_ptr<WeightSource> rename_chatglm(const ModelInfo& info, const WeightSource& weights) {
+ModulePlaces locate_chatglm_modules(const ModelInfo& info) {
   const std::int64_t q = info.heads * info.head_dim;
   const std::int64_t kv = info.kv_heads * info.head_dim;
   const std::int64_t inner = info.intermediate_size;
   const auto q_rows = halves_of_pairs(0, info.heads, info.head_dim);
   const auto k_rows = halves_of_pairs(q, info.kv_heads, info.head_dim);
-  return std::make_unique<RenamedWeights>(
-      weights, [=](const std::string& name) -> std::optional<ModulePlace> {
-        if (name == "model.embed_tokens")
-          return ModulePlace{"transformer.embedding.word_embeddings"};
-        if (name == "model.norm") return ModulePlace{"transformer.encoder.final_layernorm"};
-        if (name == "lm_head") return ModulePlace{"transformer.output_layer"};
-        const auto place = split_layer(name);
-        if (!place) return std::nullopt;
-        const std::string& module = place->module;
-        const std::string layer = "transformer.encoder.layers." + place->layer + ".";
-        const std::string qkv = layer + "self_attention.query_key_value";
-        const std::string gate_up = layer + "mlp.dense_h_to_4h";
-        if (module == "self_attn.q_proj") return ModulePlace{qkv, q + 2 * kv, 0, q_rows};
-        if (module == "self_attn.k_proj") return ModulePlace{qkv, q + 2 * kv, 0, k_rows};
-        if (module == "self_attn.v_proj") return ModulePlace{qkv, q + 2 * kv, q + kv, {}};
-        if (module == "self_attn.o_proj") return ModulePlace{layer + "self_attention.dense"};
-        if (module == "mlp.gate_proj") return ModulePlace{gate_up, 2 * inner, 0, {}};
-        if (module == "mlp.up_proj") return ModulePlace{gate_up, 2 * inner, inner, {}};
-        if (module == "mlp.down_proj") return ModulePlace{layer + "mlp.dense_4h_to_h"};
-        // The norms.
-        return ModulePlace{layer + module};
-      });
+  return [=](const std::string& name) -> std::optional<ModulePlace> {
+    if (name == "model.embed_tokens") return ModulePlace{"transformer.embedding.word_embeddings"};
+    if (name == "model.norm") return ModulePlace{"transformer.encoder.final_layernorm"};
+    if (name == "lm_head") return ModulePlace{"transformer.output_layer"};
+    const auto place = split_layer(name);
+    if (!place) return std::nullopt;
+    const std::string& module = place->module;
+    const std::string layer = "transformer.encoder.layers." + place->layer + ".";
+    const std::string qkv = layer + "self_attention.query_key_value";
+    const std::string gate_up = layer + "mlp.dense_h_to_4h";
+    if (module == "self_attn.q_proj") return ModulePlace{qkv, q + 2 * kv, 0, q_rows};
+    if (module == "self_attn.k_proj") return ModulePlace{qkv, q + 2 * kv, 0, k_rows};
+    if (module == "self_attn.v_proj") return ModulePlace{qkv, q + 2 * kv, q + kv, {}};
+    if (module == "self_attn.o_proj") return ModulePlace{layer + "self_attention.dense"};
+    if (module == "mlp.gate_proj") return ModulePlace{gate_up, 2 * inner, 0, {}};
+    if (module == "mlp.up_proj") return ModulePlace{gate_up, 2 * inner, inner, {}};
+    if (module == "mlp.down_proj") return ModulePlace{layer + "mlp.dense_4h_to_h"};
+    // The norms.
+    return ModulePlace{layer + module};
+  };
 }
 
 }  // namespace
@@ -100,7 +98,7 @@ Family chatglm_family() {
           .defaults = {.context_length = 2048, .eos = 2, .kv_heads = 1, .epsilon = 1e-5},
           .configure = configure_chatglm,
           .rename_keys = rename_chatglm_keys,
-          .rename_weights = rename_chatglm};
+          .locate_modules = locate_chatglm_modules};
 }
 
 }  // namespace tandem

@@ -34,10 +34,8 @@ struct Family {
   void (*configure)(const JsonObject& config, DecoderConfig& decoder) = nullptr;
   // Translates the configuration to Llama's keys, for a family with different keys.
   Json (*rename_keys)(const JsonObject& config) = nullptr;
-  // Maps the weights to Llama's names, for a family whose tensors have other names or are fused.
-  // `weights` must outlive the result.
-  std::unique_ptr<WeightSource> (*rename_weights)(const ModelInfo& info,
-                                                  const WeightSource& weights) = nullptr;
+  // Where it has Llama's modules, for a family whose tensors have other names or are fused.
+  ModulePlaces (*locate_modules)(const ModelInfo& info) = nullptr;
 };
 
 Family chatglm_family();

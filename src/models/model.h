@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -16,6 +17,20 @@
 #include "graph/model_info.h"
 
 namespace tandem {
+
+// Where a family's checkpoints have the output channels of one of the graph's modules.
+struct ModulePlace {
+  // The module's name in the family.
+  std::string module;
+  // Output channels of that module; 0: the whole module is meant.
+  std::int64_t all_rows = 0;
+  // The first of the wanted channels if they are contiguous,
+  std::int64_t first_row = 0;
+  // or else all of them one by one.
+  std::vector<std::int64_t> rows;
+};
+// By the module's name in the graph; nullopt for one that has that name in the family, too.
+using ModulePlaces = std::function<std::optional<ModulePlace>(const std::string& module)>;
 
 // Provides a builder's weights: from a float checkpoint, or a package's quantized tensors.
 class WeightSource {
@@ -65,5 +80,9 @@ std::vector<std::string> supported_model_types();
 // family calls them: "model.layers.3.self_attn.q_proj". A tied head is a Linear named "lm_head" on
 // the embedding table, unless the source has its own "lm_head".
 Graph build_graph(const JsonObject& config, const WeightSource& weights);
+
+// Where the family of `config` has the graph's modules, as its own checkpoints are written: fused, or
+// under other names.
+ModulePlaces module_places(const JsonObject& config);
 
 }  // namespace tandem

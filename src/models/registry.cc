@@ -5,6 +5,7 @@
 
 #include "base/error.h"
 #include "models/families.h"
+#include "models/renamed_weights.h"
 
 namespace tandem {
 namespace {
@@ -44,8 +45,15 @@ Graph build_graph(const JsonObject& config, const WeightSource& weights) {
   const JsonObject renamed(keys, config.where());
   DecoderConfig decoder = read_decoder_config(renamed, family);
   family.configure(renamed, decoder);
-  if (family.rename_weights == nullptr) return build_decoder(decoder, weights);
-  return build_decoder(decoder, *family.rename_weights(decoder.info, weights));
+  if (family.locate_modules == nullptr) return build_decoder(decoder, weights);
+  return build_decoder(decoder, RenamedWeights(weights, family.locate_modules(decoder.info)));
+}
+
+ModulePlaces module_places(const JsonObject& config) {
+  const Family family = find_family(config);
+  if (family.locate_modules == nullptr) return [](const std::string&) { return std::nullopt; };
+  const Json keys = rename_keys(family, config);
+  return family.locate_modules(read_renamed_info({keys, config.where()}, family));
 }
 
 }  // namespace tandem

@@ -23,20 +23,20 @@ std::optional<LayerModule> split_layer(const std::string& module) {
   return LayerModule{module.substr(prefix.size(), dot - prefix.size()), module.substr(dot + 1)};
 }
 
-RenamedWeights::RenamedWeights(const WeightSource& weights, Locate locate)
-    : weights_(weights), locate_(std::move(locate)) {}
+RenamedWeights::RenamedWeights(const WeightSource& weights, ModulePlaces places)
+    : weights_(weights), places_(std::move(places)) {}
 
 bool RenamedWeights::has(const std::string& tensor) const {
   if (weights_.has(tensor)) return true;
   const auto [module, suffix] = split_name(tensor);
-  const std::optional<ModulePlace> place = locate_(module);
+  const std::optional<ModulePlace> place = places_(module);
   return place && weights_.has(place->module + suffix);
 }
 
 Tensor RenamedWeights::tensor(const std::string& name, const Shape& expected) const {
   if (weights_.has(name)) return weights_.tensor(name, expected);
   const auto [module, suffix] = split_name(name);
-  const std::optional<ModulePlace> place = locate_(module);
+  const std::optional<ModulePlace> place = places_(module);
   if (!place) return weights_.tensor(name, expected);
   Shape shape = expected;
   if (place->all_rows > 0) shape[0] = place->all_rows;
@@ -47,7 +47,7 @@ Tensor RenamedWeights::tensor(const std::string& name, const Shape& expected) co
 
 Weight RenamedWeights::linear(const std::string& module, std::int64_t n, std::int64_t k) const {
   if (weights_.has(module + ".weight")) return weights_.linear(module, n, k);
-  const std::optional<ModulePlace> place = locate_(module);
+  const std::optional<ModulePlace> place = places_(module);
   if (!place) return weights_.linear(module, n, k);
   const Weight all = weights_.linear(place->module, place->all_rows > 0 ? place->all_rows : n, k);
   if (!place->rows.empty()) return gather_rows(all, place->rows);
@@ -56,7 +56,7 @@ Weight RenamedWeights::linear(const std::string& module, std::int64_t n, std::in
 
 float RenamedWeights::input_scale(const std::string& module) const {
   if (weights_.has(module + ".weight")) return weights_.input_scale(module);
-  const std::optional<ModulePlace> place = locate_(module);
+  const std::optional<ModulePlace> place = places_(module);
   return weights_.input_scale(place ? place->module : module);
 }
 

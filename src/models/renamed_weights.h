@@ -2,26 +2,12 @@
 #pragma once
 
 #include <cstdint>
-#include <functional>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "models/model.h"
 
 namespace tandem {
-
-// Where to find the output channels of one of Llama's modules.
-struct ModulePlace {
-  // The module's name in the family.
-  std::string module;
-  // Output channels of that module; 0: the whole module is meant.
-  std::int64_t all_rows = 0;
-  // The first of the wanted channels if they are contiguous,
-  std::int64_t first_row = 0;
-  // or else all of them one by one.
-  std::vector<std::int64_t> rows;
-};
 
 // "model.layers.3" + ".self_attn.q_proj", split after the layer number.
 struct LayerModule {
@@ -32,13 +18,12 @@ struct LayerModule {
 };
 std::optional<LayerModule> split_layer(const std::string& module);
 
-// Looks up Llama's names at the location that `locate` returns. A tensor that `weights` has under
+// Looks up Llama's names at the place that `places` gives. A tensor that `weights` has under
 // Llama's name is taken from there.
 class RenamedWeights : public WeightSource {
  public:
-  using Locate = std::function<std::optional<ModulePlace>(const std::string& module)>;
-
-  RenamedWeights(const WeightSource& weights, Locate locate);
+  // `weights` must outlive this object.
+  RenamedWeights(const WeightSource& weights, ModulePlaces places);
 
   bool has(const std::string& tensor) const override;
   Tensor tensor(const std::string& name, const Shape& expected) const override;
@@ -47,7 +32,7 @@ class RenamedWeights : public WeightSource {
 
  private:
   const WeightSource& weights_;
-  Locate locate_;
+  ModulePlaces places_;
 };
 
 }  // namespace tandem

@@ -11,6 +11,7 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "package/write_package.h"
+#include "quantize/family_modules.h"
 #include "quantize/kept_codes.h"
 
 namespace tandem {
@@ -20,40 +21,53 @@ constexpr const char* kHead = "lm_head";
 
 // From the weight that was made, or that the checkpoint had already. AWQ has no form of its own for
 // one scale per row.
-PackedModule module_of(const Node& node, const PackedStyle& style) {
-  const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight);
-  if (codes == nullptr) return {.name = node.name};
+PackedModule module_of(const std::string& name, const Weight& weight, const PackedStyle& style) {
+  const auto* codes = std::get_if<GroupCodes>(&weight);
+  if (codes == nullptr) return {.name = name};
   const bool is_row = codes->group == codes->k && style.layout != PackedStyle::Layout::kAwq;
-  return {.name = node.name,
+  return {.name = name,
           .is_packed = true,
           .is_signed = codes->is_signed,
           .group = is_row ? 0 : codes->group,
           .bits = codes->bits};
 }
 
-// What the recipe makes of each Linear.
-std::vector<PackedModule> modules_of(const Graph& graph, const Recipe& recipe,
-                                     const PackedStyle& style) {
-  std::vector<PackedModule> modules;
-  for (const Node& node : graph.nodes()) {
-    if (node.op != Op::kLinear) continue;
-    const Scheme scheme = plan_of(recipe, node).decode;
-    if (scheme.activations != ActivationType::kFloat ||
-        std::holds_alternative<ChannelCodes>(node.as<LinearAttributes>().weight))
-      fail(ErrorCode::kUnsupported,
-           "[export] {}: int8 with int8 activations is not exported: expected codes in groups",
-           node.name);
-    if (is_quantized(node)) {
-      modules.push_back(module_of(node, style));
-    } else {
-      modules.push_back({.name = node.name,
-                         .is_packed = scheme.weights != WeightType::kFloat,
-                         .is_signed = is_signed(scheme.weights),
-                         .group = scheme.group,
-                         .bits = bits_of(scheme.weights)});
+// What the recipe makes of a Linear.
+PackedModule planned_module(const Node& node, const Recipe& recipe, const PackedStyle& style) {
+  const Weight& weight = node.as<LinearAttributes>().weight;
+  const Scheme scheme = plan_of(recipe, node).decode;
+  if (scheme.activations != ActivationType::kFloat || std::holds_alternative<ChannelCodes>(weight))
+    fail(ErrorCode::kUnsupported,
+         "[export] {}: int8 with int8 activations is not exported: expected codes in groups",
+         node.name);
+  if (is_quantized(node)) return module_of(node.name, weight, style);
+  return {.name = node.name,
+          .is_packed = scheme.weights != WeightType::kFloat,
+          .is_signed = is_signed(scheme.weights),
+          .group = scheme.group,
+          .bits = bits_of(scheme.weights)};
+}
+
+// The same of all modules. Those that the family has as one are made alike.
+std::vector<PackedModule> planned_modules(const Graph& graph,
+                                          const std::vector<FamilyModule>& modules,
+                                          const Recipe& recipe, const PackedStyle& style) {
+  std::vector<PackedModule> planned;
+  for (const FamilyModule& module : modules) {
+    if (graph.node(module.nodes.front()).op != Op::kLinear) continue;
+    std::vector<PackedModule> parts;
+    for (const NodeId id : module.nodes) {
+      parts.push_back(planned_module(graph.node(id), recipe, style));
+      if (parts.back().is_packed != parts.front().is_packed ||
+          (parts.back().is_packed && !parts.back().has_form_of(parts.front())))
+        fail(ErrorCode::kInvalidArgument,
+             "[export] {} and {}: are one module here, {}: expected one scheme for both",
+             parts.front().name, parts.back().name, module.name);
     }
+    parts.front().name = module.name;
+    planned.push_back(std::move(parts.front()));
   }
-  return modules;
+  return planned;
 }
 
 bool is_tied(const Checkpoint& checkpoint) {
@@ -61,15 +75,14 @@ bool is_tied(const Checkpoint& checkpoint) {
 }
 
 // What a family adds to the stored gains of its norms: 0, or 1 as Gemma does.
-float norm_offset(const Checkpoint& checkpoint, const Node& norm) {
+float norm_offset(const Checkpoint& checkpoint, const std::string& name, const Node& norm) {
   const Tensor& gain = norm.as<RmsNormAttributes>().weight;
   const std::vector<float> loaded = gain.to_floats();
-  const std::vector<float> stored =
-      checkpoint.tensor(norm.name + ".weight", gain.shape()).to_floats();
+  const std::vector<float> stored = checkpoint.tensor(name + ".weight", gain.shape()).to_floats();
   if (loaded == stored) return 0;
   for (std::size_t i = 0; i < loaded.size(); ++i)
     if (loaded[i] != stored[i] + 1)
-      fail(ErrorCode::kUnsupported, "[export] {}: this family's norms are not exported", norm.name);
+      fail(ErrorCode::kUnsupported, "[export] {}: this family's norms are not exported", name);
   return 1;
 }
 
@@ -77,18 +90,18 @@ class Export {
  public:
   Export(const Checkpoint& checkpoint, const Graph& loaded, const Graph& quantized,
          const PackedStyle& style)
-      : checkpoint_(checkpoint), style_(style) {
+      : checkpoint_(checkpoint), graph_(quantized), style_(style) {
     for (const Node& node : quantized.nodes()) {
       if (node.op != Op::kLinear) continue;
-      modules_.push_back(module_of(node, style_));
       if (const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight))
         dtype_ = codes->scales.dtype();
     }
-    for (const Node& node : quantized.nodes()) {
+    for (const FamilyModule& module : family_modules(quantized, checkpoint)) {
+      const Node& node = quantized.node(module.nodes.front());
       if (node.op == Op::kEmbedding)
-        add_rows(node.name + ".weight", stored_rows(node.as<EmbeddingAttributes>().table));
-      if (node.op == Op::kRmsNorm) add_norm(node, loaded);
-      if (node.op == Op::kLinear) add_linear(node);
+        add_rows(module.name + ".weight", stored_rows(node.as<EmbeddingAttributes>().table));
+      if (node.op == Op::kRmsNorm) add_norm(module.name, node, loaded);
+      if (node.op == Op::kLinear) add_linear(module);
     }
   }
 
@@ -169,35 +182,41 @@ class Export {
                       }});
   }
 
-  void add_norm(const Node& node, const Graph& loaded) {
+  void add_norm(const std::string& name, const Node& node, const Graph& loaded) {
     const auto own = std::ranges::find(loaded.nodes(), node.name, &Node::name);
-    const float offset = norm_offset(checkpoint_, *own);
+    const float offset = norm_offset(checkpoint_, name, *own);
     std::vector<float> gain = node.as<RmsNormAttributes>().weight.to_floats();
     for (float& value : gain) value -= offset;
-    add_vector(node.name + ".weight", gain);
+    add_vector(name + ".weight", gain);
   }
 
-  void add_linear(const Node& node) {
-    const auto& linear = node.as<LinearAttributes>();
-    const auto* codes = std::get_if<GroupCodes>(&linear.weight);
-    if (codes == nullptr) {
+  void add_linear(const FamilyModule& module) {
+    const Weight& first = graph_.node(module.nodes.front()).as<LinearAttributes>().weight;
+    const PackedModule packed = module_of(module.name, first, style_);
+    modules_.push_back(packed);
+    if (!packed.is_packed) {
       // A tied head has no tensor of its own.
-      if (node.name != kHead || !is_tied(checkpoint_))
-        add_rows(node.name + ".weight", std::get<FloatWeight>(linear.weight).rows);
+      if (module.name != kHead || !is_tied(checkpoint_))
+        add_rows(module.name + ".weight", std::get<FloatWeight>(weight_of(graph_, module)).rows);
     } else {
+      std::int64_t n = 0;
+      for (const NodeId id : module.nodes)
+        n += output_channels(graph_.node(id).as<LinearAttributes>().weight);
       Item item;
-      for (const PackedTensor& tensor : packed_tensors(module_of(node, style_), codes->n, codes->k,
-                                                       codes->scales.dtype(), style_))
-        item.entries.push_back({node.name + tensor.suffix, tensor.dtype, tensor.shape});
-      item.write = [codes = *codes, entries = item.entries,
-                    style = style_](SafetensorsWriter& writer) {
-        const std::vector<Tensor> tensors = pack(codes, style);
+      for (const PackedTensor& tensor :
+           packed_tensors(packed, n, input_channels(first),
+                          std::get<GroupCodes>(first).scales.dtype(), style_))
+        item.entries.push_back({module.name + tensor.suffix, tensor.dtype, tensor.shape});
+      item.write = [this, module, entries = item.entries](SafetensorsWriter& writer) {
+        const Weight weight = weight_of(graph_, module);
+        const std::vector<Tensor> tensors = pack(std::get<GroupCodes>(weight), style_);
         for (std::size_t i = 0; i < tensors.size(); ++i)
           writer.write(entries[i].name, tensors[i].bytes());
       };
       items_.push_back(std::move(item));
     }
-    if (!linear.bias.empty()) add_vector(node.name + ".bias", linear.bias.to_floats());
+    const std::vector<float> bias = bias_of(graph_, module);
+    if (!bias.empty()) add_vector(module.name + ".bias", bias);
   }
 
   OrderedJson config() const {
@@ -215,6 +234,7 @@ class Export {
   }
 
   const Checkpoint& checkpoint_;
+  const Graph& graph_;
   PackedStyle style_;
   std::vector<PackedModule> modules_;
   DType dtype_ = DType::kF16;
@@ -233,20 +253,19 @@ void copy_code(const fs::path& from, const fs::path& to) {
 
 void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
                   const PackedStyle& style) {
-  const std::vector<PackedModule> modules = modules_of(loaded, recipe, style);
-  if (const std::string objection = objection_to_style(style, modules); !objection.empty())
+  const std::vector<FamilyModule> modules = family_modules(loaded, checkpoint);
+  const std::vector<PackedModule> planned = planned_modules(loaded, modules, recipe, style);
+  if (const std::string objection = objection_to_style(style, planned); !objection.empty())
     fail(ErrorCode::kInvalidArgument, "[export] {}", objection);
-  for (const Node& node : loaded.nodes()) {
-    const bool has_tensor =
-        node.op == Op::kLinear || node.op == Op::kRmsNorm || node.op == Op::kEmbedding;
-    if (!has_tensor || node.name == kHead || checkpoint.has(node.name + ".weight")) continue;
-    fail(ErrorCode::kUnsupported,
-         "[export] {}: the checkpoint has no tensor of this name: families with names or fused "
-         "tensors of their own are not exported",
-         node.name);
+  for (const FamilyModule& module : modules) {
+    const Node& node = loaded.node(module.nodes.front());
+    if (module.name != kHead && !checkpoint.has(module.name + ".weight"))
+      fail(ErrorCode::kUnsupported,
+           "[export] {}: the checkpoint has no tensor of this name: families with names of their "
+           "own are not exported",
+           module.name);
+    if (node.op == Op::kRmsNorm) norm_offset(checkpoint, module.name, node);
   }
-  for (const Node& node : loaded.nodes())
-    if (node.op == Op::kRmsNorm) norm_offset(checkpoint, node);
 }
 
 void export_checkpoint(const fs::path& folder, const Checkpoint& checkpoint, const Graph& loaded,

@@ -100,6 +100,31 @@ class GatheredRows : public DerivedRows {
   std::vector<std::int64_t> indices_;
 };
 
+class JoinedRows : public RowSource {
+ public:
+  JoinedRows(std::vector<Rows> parts, std::int64_t rows, DType dtype)
+      : RowSource(rows, parts.front()->columns(), dtype), parts_(std::move(parts)) {}
+  void release() const noexcept override {
+    for (const Rows& part : parts_) part->release();
+  }
+
+ private:
+  void read_rows(std::int64_t first, std::span<float> out) const override {
+    for (const Rows& part : parts_) {
+      const std::int64_t wanted = static_cast<std::int64_t>(out.size()) / columns();
+      const std::int64_t count = std::min(wanted, part->rows() - first);
+      if (count > 0) {
+        const auto size = static_cast<std::size_t>(count * columns());
+        part->read(first, out.first(size));
+        out = out.subspan(size);
+      }
+      first = std::max<std::int64_t>(0, first - part->rows());
+    }
+  }
+
+  std::vector<Rows> parts_;
+};
+
 enum class Scaling { kRows, kColumns, kDivideRows };
 
 class ScaledRows : public DerivedRows {
@@ -310,6 +335,20 @@ Rows gather_rows(const Rows& source, std::vector<std::int64_t> indices) {
   for (const std::int64_t index : indices) require_rows(*source, index, 1);
   if (const Tensor* tensor = source->stored()) return stored_rows(tensor->gather_rows(indices));
   return std::make_shared<GatheredRows>(source, std::move(indices));
+}
+
+Rows join_rows(std::vector<Rows> parts) {
+  if (parts.empty()) fail(ErrorCode::kInvalidArgument, "[rows] expected matrices, got none");
+  DType dtype = require(parts.front()).dtype();
+  std::int64_t rows = 0;
+  for (const Rows& part : parts) {
+    if (require(part).columns() != parts.front()->columns())
+      fail(ErrorCode::kInvalidArgument, "[rows] expected {} columns, got {}",
+           parts.front()->columns(), part->columns());
+    if (part->dtype() != dtype) dtype = DType::kF32;
+    rows += part->rows();
+  }
+  return std::make_shared<JoinedRows>(std::move(parts), rows, dtype);
 }
 
 Rows scale_columns(const Rows& source, std::vector<float> factors) {

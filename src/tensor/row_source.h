@@ -75,6 +75,10 @@ Rows slice_rows(const Rows& source, std::int64_t first, std::int64_t count);
 // for a row that doesn't exist.
 Rows gather_rows(const Rows& source, std::vector<std::int64_t> indices);
 
+// The rows of several matrices, one after the other: read where they are, in the type of all or else
+// F32. Throws kInvalidArgument for none, or unless they have as many columns.
+Rows join_rows(std::vector<Rows> parts);
+
 // W · diag(f): w[r][c] * f[c]. Throws kInvalidArgument unless there is one finite factor per
 // column.
 Rows scale_columns(const Rows& source, std::vector<float> factors);

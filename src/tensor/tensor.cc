@@ -219,4 +219,25 @@ Tensor Tensor::gather_rows(std::span<const std::int64_t> rows) const {
   return gathered;
 }
 
+Tensor Tensor::join_rows(std::span<const Tensor> parts) {
+  if (parts.empty()) fail(ErrorCode::kInvalidArgument, "[tensor] expected rows to join, got none");
+  const Tensor& first = parts.front();
+  Shape shape = first.shape();
+  std::int64_t rows = 0;
+  for (const Tensor& part : parts) {
+    Shape expected = shape;
+    if (!expected.empty() && !part.shape().empty()) expected[0] = part.shape()[0];
+    if (expected.empty() || part.dtype() != first.dtype() || part.shape() != expected)
+      fail(ErrorCode::kInvalidArgument, "[tensor] {} {} and {} {} are no rows of one tensor",
+           to_string(first.dtype()), to_string(first.shape()), to_string(part.dtype()),
+           to_string(part.shape()));
+    rows += part.shape()[0];
+  }
+  shape[0] = rows;
+  std::byte* data = nullptr;
+  Tensor joined = allocate(first.dtype(), std::move(shape), &data);
+  for (const Tensor& part : parts) data = std::ranges::copy(part.bytes(), data).out;
+  return joined;
+}
+
 }  // namespace tandem

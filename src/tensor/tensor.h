@@ -85,6 +85,9 @@ class Tensor {
   Tensor view_as(DType dtype, Shape shape) const;
   // A copy of the given rows of the first dimension, in the given order.
   Tensor gather_rows(std::span<const std::int64_t> rows) const;
+  // A copy of the rows of several tensors, one after the other. Throws kInvalidArgument for none, or
+  // unless they agree in type and all dimensions but the first.
+  static Tensor join_rows(std::span<const Tensor> parts);
 
  private:
   DType dtype_ = DType::kF32;

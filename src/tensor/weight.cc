@@ -165,6 +165,20 @@ std::string kind_of(const ChannelCodes& w) {
   return w.scales.elements() == 1 && w.n != 1 ? "int8 per tensor" : "int8";
 }
 
+// Whether their rows can be those of one weight.
+bool has_form_of(const Weight& a, const Weight& b) {
+  if (a.index() != b.index() || input_channels(a) != input_channels(b)) return false;
+  if (const auto* x = std::get_if<GroupCodes>(&a)) {
+    const auto& y = std::get<GroupCodes>(b);
+    return x->bits == y.bits && x->is_signed == y.is_signed && x->group == y.group &&
+           x->scales.dtype() == y.scales.dtype() && x->zero_points.empty() == y.zero_points.empty();
+  }
+  if (const auto* x = std::get_if<ChannelCodes>(&a))
+    return x->scales.elements() == x->n &&
+           std::get<ChannelCodes>(b).scales.elements() == output_channels(b);
+  return true;
+}
+
 }  // namespace
 
 std::int64_t output_channels(const Weight& weight) {
@@ -222,6 +236,44 @@ Weight slice_rows(const Weight& weight, std::int64_t begin, std::int64_t count) 
                              },
                              [&](const auto& w) -> Weight { return pick_rows(w, count, pick); }},
                     weight);
+}
+
+Weight join_rows(std::span<const Weight> parts) {
+  if (parts.empty()) fail(ErrorCode::kInvalidArgument, "[weight] expected weights, got none");
+  const Weight& first = parts.front();
+  std::int64_t n = 0;
+  for (const Weight& part : parts) {
+    n += output_channels(part);
+    if (!has_form_of(part, first))
+      fail(ErrorCode::kInvalidArgument, "[weight] {} and {}: expected one form", describe(first),
+           describe(part));
+  }
+  if (std::holds_alternative<FloatWeight>(first)) {
+    std::vector<Rows> rows;
+    for (const Weight& part : parts) rows.push_back(std::get<FloatWeight>(part).rows);
+    return FloatWeight(join_rows(std::move(rows)));
+  }
+  // Of each weight, the tensors that make it up.
+  const auto join = [&](std::size_t tensor) {
+    std::vector<Tensor> pieces;
+    for (const Weight& part : parts) pieces.push_back(parts_of(part)[tensor]);
+    return Tensor::join_rows(pieces);
+  };
+  Weight joined = first;
+  std::visit(Overload{[](FloatWeight&) {},
+                      [&](GroupCodes& w) {
+                        w.n = n;
+                        w.codes = join(0);
+                        w.scales = join(1);
+                        if (!w.zero_points.empty()) w.zero_points = join(2);
+                      },
+                      [&](ChannelCodes& w) {
+                        w.n = n;
+                        w.codes = join(0);
+                        w.scales = join(1);
+                      }},
+             joined);
+  return joined;
 }
 
 Weight gather_rows(const Weight& weight, std::span<const std::int64_t> rows) {

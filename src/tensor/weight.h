@@ -81,6 +81,9 @@ void dequantize_rows(const Weight& weight, std::int64_t begin, std::span<float> 
 
 // Output channels [begin, begin + count) of a weight, sharing its memory.
 Weight slice_rows(const Weight& weight, std::int64_t begin, std::int64_t count);
+// The output channels of several weights, one after the other. Throws kInvalidArgument, naming two
+// of them, unless they are of one kind and form.
+Weight join_rows(std::span<const Weight> parts);
 // A copy of the given output channels, in the given order; computed rows stay computed.
 Weight gather_rows(const Weight& weight, std::span<const std::int64_t> rows);
 

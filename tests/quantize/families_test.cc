@@ -126,6 +126,60 @@ TEST(PackagedFamilies, QuantizeWhatWasFused) {
   }
 }
 
+// What other tools read has the family's own modules, whose rows are the graph's.
+TEST(PackagedFamilies, AreExportedAsTheyWereFused) {
+  const ScratchFolder folder;
+  Recipe recipe;
+  recipe.rules = {{.match = "*",
+                   .decode = Scheme{WeightType::kUint4, 32, DType::kF32},
+                   .prefill_as_decode = true},
+                  exclude("*.down_proj"),
+                  exclude("lm_head")};
+  ThreadPool pool(1);
+  for (const auto& [family, fused] :
+       {std::pair{"chatglm", "transformer.encoder.layers.1.self_attention.query_key_value"},
+        {"phi3_longrope", "model.layers.1.self_attn.qkv_proj"}}) {
+    write_family(folder / family, family);
+    const Checkpoint source = Checkpoint::open(folder / family);
+    build(folder / family, folder / "p", recipe);
+    const Graph expected = Package::open(folder / "p", pool).graph(Phase::kDecode);
+    for (const PackedStyle::Layout layout :
+         {PackedStyle::Layout::kAwq, PackedStyle::Layout::kGptq, PackedStyle::Layout::kQuark}) {
+      SCOPED_TRACE(fmt::format("{} {}", family, to_string(layout)));
+      const fs::path target = folder / (std::string(family) + std::string(to_string(layout)));
+      quantize_model({.checkpoint = folder / family,
+                      .calibration = {},
+                      .target = target,
+                      .export_style = PackedStyle{layout},
+                      .recipe = recipe},
+                     pool, silent());
+      const Checkpoint exported = Checkpoint::open(target);
+      // Every tensor has the name of one in the source, but for what packing appends.
+      for (const auto& [name, shape] : exported.contents()) EXPECT_TRUE(source.has(name)) << name;
+      EXPECT_TRUE(exported.has(std::string(fused) + ".weight"));
+      const Graph got = build_graph(exported.config_object(), CheckpointWeights(exported));
+      int packed = 0;
+      for (const Node& node : got.nodes()) {
+        if (node.op != Op::kLinear) continue;
+        const auto& a = node.as<LinearAttributes>();
+        const auto& b =
+            std::ranges::find(expected.nodes(), node.name, &Node::name)->as<LinearAttributes>();
+        const std::int64_t n = output_channels(a.weight);
+        EXPECT_EQ(dequantize_rows(a.weight, 0, n), dequantize_rows(b.weight, 0, n)) << node.name;
+        EXPECT_EQ(std::holds_alternative<GroupCodes>(a.weight),
+                  std::holds_alternative<GroupCodes>(b.weight))
+            << node.name;
+        packed += std::holds_alternative<GroupCodes>(a.weight);
+        ASSERT_EQ(a.bias.empty(), b.bias.empty()) << node.name;
+        if (!a.bias.empty()) {
+          EXPECT_EQ(a.bias.to_floats(), b.bias.to_floats()) << node.name;
+        }
+      }
+      EXPECT_EQ(packed, 12) << "six of each block";
+    }
+  }
+}
+
 // A GGUF holds everything in one file; a package of it has the files that others expect.
 TEST(PackagedFamilies, ComeFromAGgufToo) {
   const ScratchFolder folder;

@@ -120,6 +120,20 @@ TEST(Rows, GathersKeepTheirOrder) {
   expect_rows(computed, expected);
 }
 
+TEST(Rows, JoinedComeOneAfterTheOther) {
+  const Matrix a = random_matrix(3, 4), b = random_matrix(5, 4);
+  const Rows joined = join_rows({stored_rows(a.tensor()), slice_rows(stored_rows(b.tensor()), 5, 0),
+                                 scale_rows(stored_rows(b.tensor()), std::vector<float>(5, 1))});
+  std::vector<float> expected = a.values;
+  expected.insert(expected.end(), b.values.begin(), b.values.end());
+  expect_rows(joined, expected);
+  expect_rows(slice_rows(joined, 2, 4), {expected.begin() + 8, expected.begin() + 24});
+  EXPECT_FALSE(error_of([] { join_rows(std::vector<Rows>()); }).empty());
+  EXPECT_FALSE(error_of([&] {
+                 join_rows({stored_rows(a.tensor()), stored_rows(random_matrix(3, 5).tensor())});
+               }).empty());
+}
+
 TEST(Rows, ScalesColumnsAndRows) {
   const Matrix m = random_matrix(5, 3);
   const std::vector<float> by_column = {0.5F, 3.0F, -1.7F};

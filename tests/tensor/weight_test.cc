@@ -152,11 +152,25 @@ TEST(Weight, DequantizesEveryKindOfGroup) {
             const std::vector<float> last(expected.end() - k, expected.end());
             EXPECT_EQ(dequantize_rows(slice_rows(w, n - 1, 1), 0, 1), last);
             EXPECT_EQ(dequantize_rows(gather_rows(w, std::vector<std::int64_t>{2}), 0, 1), last);
+            const Weight again =
+                join_rows(std::vector<Weight>{slice_rows(w, 0, 1), slice_rows(w, 1, 2)});
+            EXPECT_EQ(dequantize_rows(again, 0, n), expected);
+            EXPECT_EQ(describe(again), describe(w));
             std::string note;
             if (!has_zeros) note = " symmetric";
             if (has_zeros && is_signed) note = " signed";
             EXPECT_EQ(describe(w), fmt::format("int{} g{}{} [3, {}]", bits, group, note, k));
           }
+}
+
+TEST(Weight, JoinsOneFormOnly) {
+  const Weight codes = random_int4(3, 64, 32).weight;
+  for (const Weight& other :
+       {Weight(random_int4(3, 64, 64).weight), Weight(random_int4(3, 32, 32).weight),
+        Weight(FloatWeight(Tensor::from_floats(std::vector<float>(64), {1, 64})))})
+    EXPECT_NE(error_of([&] { join_rows(std::vector<Weight>{codes, other}); }).find("one form"),
+              std::string::npos);
+  EXPECT_FALSE(error_of([] { join_rows(std::vector<Weight>()); }).empty());
 }
 
 TEST(Weight, WritesRowsIntoMemoryOfTheCaller) {
