@@ -2,21 +2,12 @@
 #include "cli/doctor_text.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "cli/commands.h"
 
 namespace tandem::cli {
 namespace {
-
-std::vector<const Slot*> by_loss(std::span<const Slot> slots) {
-  std::vector<const Slot*> sorted;
-  for (const Slot& slot : slots) sorted.push_back(&slot);
-  std::ranges::sort(sorted, [](const Slot* a, const Slot* b) {
-    const double first = a->forms.front().kl, second = b->forms.front().kl;
-    return first != second ? first > second : a < b;
-  });
-  return sorted;
-}
 
 OrderedJson form_to_json(const Form& form) {
   return {{"form", describe(form.scheme)},
@@ -24,10 +15,6 @@ OrderedJson form_to_json(const Form& form) {
           {"kl_error", form.kl_error},
           {"sqnr_db", form.sqnr},
           {"bytes", form.bytes}};
-}
-
-OrderedJson loss_to_json(const GateReport::Loss& loss) {
-  return {{"kl", loss.kl}, {"kl_error", loss.kl_error}, {"percent_same_top", 100 * loss.agreement}};
 }
 
 std::string loss_text(const char* phase, const GateReport::Loss& before,
@@ -41,8 +28,11 @@ std::string loss_text(const char* phase, const GateReport::Loss& before,
 std::string measured(const GateReport& report) {
   std::string text = loss_text("KL: decode", report.decode_before, report.decode);
   if (report.prefill) text += ", " + loss_text("prefill", *report.prefill_before, *report.prefill);
-  return text + fmt::format("; limit {:g} nats/token, on {} windows of {} tokens of {}",
-                            report.max_kl, report.windows, report.window_tokens, report.text);
+  // No limit was given, or that of a share of the loss, which "before repairs" shows.
+  if (std::isfinite(report.max_kl) && report.max_share == 0)
+    text += fmt::format("; limit {:g}", report.max_kl);
+  return text + fmt::format(" nats/token, on {} windows of {} tokens of {}", report.windows,
+                            report.window_tokens, report.text);
 }
 
 // A Linear of a small model is less than a tenth of a megabyte.
@@ -55,6 +45,16 @@ double percent(std::int64_t part, std::int64_t whole) {
 }
 
 }  // namespace
+
+std::vector<const Slot*> by_loss(std::span<const Slot> slots) {
+  std::vector<const Slot*> sorted;
+  for (const Slot& slot : slots) sorted.push_back(&slot);
+  std::ranges::sort(sorted, [](const Slot* a, const Slot* b) {
+    const double first = a->forms.front().kl, second = b->forms.front().kl;
+    return first != second ? first > second : a < b;
+  });
+  return sorted;
+}
 
 OrderedJson to_json(std::span<const Slot> slots) {
   OrderedJson list = OrderedJson::array();
@@ -109,17 +109,21 @@ std::string repairs_of(std::span<const Slot> slots) {
   return text;
 }
 
+OrderedJson to_json(const GateReport::Loss& loss) {
+  return {{"kl", loss.kl}, {"kl_error", loss.kl_error}, {"percent_same_top", 100 * loss.agreement}};
+}
+
 OrderedJson to_json(const GateReport& report) {
   OrderedJson json = {{"passed", report.passed()},
                       {"max_kl", report.max_kl},
                       {"text", report.text},
                       {"windows", report.windows},
                       {"window_tokens", report.window_tokens},
-                      {"decode", loss_to_json(report.decode)},
-                      {"decode_before", loss_to_json(report.decode_before)}};
+                      {"decode", to_json(report.decode)},
+                      {"decode_before", to_json(report.decode_before)}};
   if (report.prefill) {
-    json["prefill"] = loss_to_json(*report.prefill);
-    json["prefill_before"] = loss_to_json(*report.prefill_before);
+    json["prefill"] = to_json(*report.prefill);
+    json["prefill_before"] = to_json(*report.prefill_before);
   }
   json["added_bytes"] = report.added_bytes;
   json["repairs"] = repairs_to_json(report.slots);
@@ -135,11 +139,12 @@ std::string text_of(const GateReport& report) {
   return text;
 }
 
-std::string failure_of(const GateReport& report) {
+std::string failure_of(const GateReport& report, const char* area) {
   return fmt::format(
-      "[quantize] not good enough, and nothing was written: {}; repairs took {} MB "
-      "(+{:.1f} %), and no other fits --max-size-increase",
-      measured(report), megabytes(report.added_bytes), percent(report.added_bytes, report.bytes));
+      "[{}] not good enough, and nothing was written: {}; repairs took {} MB (+{:.1f} %), and no "
+      "other fits --max-size-increase",
+      area, measured(report), megabytes(report.added_bytes),
+      percent(report.added_bytes, report.bytes));
 }
 
 }  // namespace tandem::cli

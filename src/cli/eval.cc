@@ -1,9 +1,12 @@
 // tandem eval: perplexity, KL divergence and correctly answered questions of one model in one mode.
 #include <iostream>
+#include <optional>
 
 #include "base/cpu_features.h"
 #include "base/error.h"
 #include "cli/commands.h"
+#include "cli/doctor_text.h"
+#include "cli/examine.h"
 #include "cli/log.h"
 #include "cli/terminal_observer.h"
 #include "runtime/evaluate.h"
@@ -19,6 +22,7 @@ struct EvalFlags {
   std::int64_t window = 512;
   std::int64_t max_windows = 0;
   bool handover = false;
+  ExamineFlags examine;
   bool json = false;
 };
 
@@ -111,6 +115,25 @@ void print_questions(const OrderedJson& questions) {
   std::cout << '\n';
 }
 
+// The windows of all texts, for measuring module by module.
+CalibrationWindows all_windows(const EvalFlags& flags, LocalModel& model,
+                               const std::vector<fs::path>& texts) {
+  CalibrationWindows all;
+  for (const fs::path& text : texts) {
+    const TextWindows cut = read_windows(model, text, flags.window, flags.max_windows);
+    all.window = cut.window;
+    all.ids.insert(all.ids.end(), cut.ids.begin(), cut.ids.begin() + cut.count() * cut.window);
+  }
+  return all;
+}
+
+std::string names_of(const std::vector<std::string>& files) {
+  std::string names;
+  for (const std::string& file : files)
+    names += (names.empty() ? "" : ", ") + fs::path(file).filename().string();
+  return names;
+}
+
 void print_text(const OrderedJson& report) {
   for (const auto& text : report["texts"]) {
     std::cout << fmt::format("{}: {} tokens, perplexity {:.4f} ± {:.4f}",
@@ -132,15 +155,29 @@ void print_text(const OrderedJson& report) {
   if (report.contains("questions")) print_questions(report["questions"]);
 }
 
+// Nothing after Ctrl-C.
+std::optional<GateReport> examine(Examiner& examiner, const CalibrationWindows& windows,
+                                  const EvalFlags& flags, const Observer& observer) {
+  try {
+    GateReport result = examiner.run(windows);
+    result.text = names_of(flags.texts);
+    return result;
+  } catch (const Error&) {
+    if (!observer.cancelled()) throw;
+    return std::nullopt;
+  }
+}
+
 void eval(const EvalFlags& flags) {
   catch_interrupt(kInterruptGrace);
+  flags.examine.require_given();
   // All that may be wrong with files is said before the first of them is scored.
   std::vector<fs::path> paths;
   for (const std::string& file : flags.texts) paths.push_back(plain_text_path("eval", file));
   std::vector<Question> questions;
   if (!flags.questions.empty()) questions = read_questions(input_path(flags.questions));
   TerminalObserver observer;
-  const auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
+  auto model = LocalModel::open(flags.model.model, flags.model.load_options(), observer);
   std::unique_ptr<LocalModel> reference;
   if (!flags.against.empty()) {
     LoadOptions options = flags.model.load_options();
@@ -148,6 +185,8 @@ void eval(const EvalFlags& flags) {
     options.engine.chunk = 0;
     reference = LocalModel::open(flags.against, options, observer);
   }
+  std::optional<Examiner> examiner;
+  if (flags.examine.given()) examiner.emplace(flags.examine, flags.model, flags.against, observer);
   OrderedJson report = {{"model", flags.model.model}, {"mode", model->engine.plan().name}};
   report["cpu"] = detect_cpu_features().model;
   if (reference != nullptr) report["against"] = flags.against;
@@ -157,15 +196,32 @@ void eval(const EvalFlags& flags) {
         evaluate_text(flags, *model, reference.get(), flags.texts[i], paths[i], observer));
   if (!questions.empty() && !observer.cancelled())
     report["questions"] = evaluate_questions(*model, reference.get(), questions, observer);
+  const std::string how =
+      fmt::format("{}, {} threads, {}", mode_text(*model), model->engine.pool().threads(),
+                  report["cpu"].get<std::string>());
+  std::optional<GateReport> layers;
+  if (examiner && !observer.cancelled()) {
+    const CalibrationWindows windows = all_windows(flags, *model, paths);
+    // Their weights and caches are not needed any more.
+    model.reset();
+    reference.reset();
+    layers = examine(*examiner, windows, flags, observer);
+  }
+  if (layers) add_examination(*layers, flags.examine, report);
   if (flags.json) {
     print_json(report);
   } else {
     print_text(report);
-    spdlog::info("{}, {} threads, {}", mode_text(*model), model->engine.pool().threads(),
-                 report["cpu"].get<std::string>());
+    if (layers)
+      std::cout << "every module alone, the others float:\n"
+                << table_of(layers->slots, 0) << text_of(*layers);
+    spdlog::info("{}", how);
   }
   if (observer.cancelled())
     fail(ErrorCode::kCancelled, "[eval] interrupted: the figures are those of what was scored");
+  if (!layers || flags.examine.fix.empty()) return;
+  if (!is_written(*layers, flags.examine)) throw NotGoodEnough(failure_of(*layers, "eval"));
+  spdlog::info("{}", examiner->next_command());
 }
 
 }  // namespace
@@ -195,11 +251,12 @@ void add_eval(CLI::App& app) {
       ->add_option("--max-windows", flags->max_windows,
                    "score no more windows of each text; 0: all")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
+  flags->examine.add_to(*command);
   command->add_flag("--json", flags->json, "one JSON object on standard output");
   command->callback([flags] {
-    if (flags->texts.empty() && flags->questions.empty()) {
-      throw CLI::RequiredError("eval: --text or --questions");
-    }
+    if (flags->texts.empty() && (flags->questions.empty() || flags->examine.given()))
+      throw CLI::RequiredError(flags->examine.given() ? "eval: --text"
+                                                      : "eval: --text or --questions");
     eval(*flags);
   });
 }

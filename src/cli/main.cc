@@ -20,8 +20,8 @@ namespace {
 
 constexpr const char* kFooter =
     "Status: 0 success; 1 the system refused an operation, or a bug in tandem; 2 an error that you "
-    "can fix: arguments, files, an unsupported model; 3 quantize --max-kl: not good enough; 130 "
-    "after Ctrl-C, 143 after SIGTERM.\n"
+    "can fix: arguments, files, an unsupported model; 3 --max-kl: not good enough; 130 after "
+    "Ctrl-C, 143 after SIGTERM.\n"
     "In flags \"_\" is the same as \"-\"; the usual flags of llama.cpp and Hugging Face are known "
     "too. "
     "A file called - is standard input. Every command takes -q (no progress) and -v (more about "

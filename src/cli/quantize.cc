@@ -129,7 +129,7 @@ void add_gate(CLI::App& command, QuantizeFlags& flags) {
   } else {
     std::cout << table_of(report.slots, 20) << repairs_of(report.slots);
   }
-  throw NotGoodEnough(failure_of(report));
+  throw NotGoodEnough(failure_of(report, "quantize"));
 }
 
 void quantize(const QuantizeFlags& flags) {

@@ -104,6 +104,17 @@ CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t w
   return {{used.begin(), used.end()}, window};
 }
 
+CalibrationWindows spread_windows(const CalibrationWindows& windows, std::int64_t count) {
+  const std::int64_t all = windows.tokens() / windows.window;
+  count = std::min(count, all);
+  CalibrationWindows some{{}, windows.window};
+  for (std::int64_t i = 0; i < count; ++i) {
+    const auto first = windows.ids.begin() + i * all / count * windows.window;
+    some.ids.insert(some.ids.end(), first, first + windows.window);
+  }
+  return some;
+}
+
 std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,
                                                  ThreadPool& pool,

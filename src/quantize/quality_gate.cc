@@ -10,22 +10,8 @@ namespace {
 
 using Phase = Scheme ModulePlan::*;
 
-// Windows that single Linears are measured on: enough to rank them.
-constexpr std::int64_t kRankingWindows = 2;
 // A repair aims a little below the limit, which spares rounds that add one form each.
 constexpr double kMargin = 0.95;
-
-// Windows spread over all.
-CalibrationWindows some_of(const CalibrationWindows& windows, std::int64_t count) {
-  const std::int64_t all = windows.tokens() / windows.window;
-  count = std::min(count, all);
-  CalibrationWindows some{{}, windows.window};
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto first = windows.ids.begin() + i * all / count * windows.window;
-    some.ids.insert(some.ids.end(), first, first + windows.window);
-  }
-  return some;
-}
 
 bool has_other_prefill(const Graph& graph, const Recipe& recipe) {
   return std::ranges::any_of(graph.nodes(), [&](const Node& node) {
@@ -49,22 +35,24 @@ class Gate {
         whole_(model.graph, model.loaded, original_, model.statistics, windows, pool),
         has_prefill_(model.has_prefill && has_other_prefill(model.graph, recipe)) {
     report_.max_kl = options.max_kl;
+    report_.max_share = options.max_share;
     report_.windows = windows.tokens() / windows.window;
     report_.window_tokens = windows.window;
-    ranking_ = some_of(windows, kRankingWindows);
+    ranking_ = spread_windows(windows, options.ranking_windows);
   }
 
   GateReport run() {
     measure();
     report_.decode_before = report_.decode;
     report_.prefill_before = report_.prefill;
-    if (report_.passed()) return std::move(report_);
+    if (report_.passed() && !options_.ranks_always) return std::move(report_);
     Doctor doctor(model_.graph, model_.loaded, original_, model_.statistics, ranking_, pool_);
     report_.slots = doctor.slots(has_prefill_, observer_);
-    doctor.add_alternatives(report_.slots, model_.only_float, observer_);
+    report_.ranking_windows = ranking_.tokens() / ranking_.window;
     report_.bytes = recipe_bytes(report_.slots);
     const auto budget = static_cast<std::int64_t>(static_cast<double>(report_.bytes) *
                                                   options_.max_size_increase_percent / 100);
+    if (!report_.passed()) doctor.add_alternatives(report_.slots, model_.only_float, observer_);
     while (!report_.passed() && repair(budget)) measure();
     report_.added_bytes = added_bytes(report_.slots);
     return std::move(report_);
@@ -90,18 +78,20 @@ class Gate {
 
   // Whether the phase, once repaired as chosen, is expected to keep to the limit: what was measured,
   // less the share that was bought back of what single Linears lose.
-  bool is_enough(Phase phase, const GateReport::Loss& measured, double sum) const {
-    if (measured.kl <= options_.max_kl) return true;
-    return sum > 0 && measured.kl * sum_in(phase) / sum <= kMargin * options_.max_kl;
+  bool is_enough(Phase phase, const GateReport::Loss& measured, double limit, double sum) const {
+    if (measured.kl <= limit) return true;
+    return sum > 0 && measured.kl * sum_in(phase) / sum <= kMargin * limit;
   }
 
   bool repair(std::int64_t budget) {
     const double decode = sum_in(&ModulePlan::decode), prefill = sum_in(&ModulePlan::prefill);
     const auto is_decode_enough = [&] {
-      return is_enough(&ModulePlan::decode, report_.decode, decode);
+      return is_enough(&ModulePlan::decode, report_.decode, report_.limit(report_.decode_before),
+                       decode);
     };
     const auto is_prefill_enough = [&] {
-      return !report_.prefill || is_enough(&ModulePlan::prefill, *report_.prefill, prefill);
+      return !report_.prefill || is_enough(&ModulePlan::prefill, *report_.prefill,
+                                           report_.limit(*report_.prefill_before), prefill);
     };
     const auto counts = [&](const Slot& slot) {
       return (is_in(slot.phase, &ModulePlan::decode) && !is_decode_enough()) ||

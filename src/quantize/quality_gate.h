@@ -1,6 +1,7 @@
 // Holds a quantized model to a limit of KL divergence, and repairs one that is beyond it.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <optional>
@@ -13,12 +14,19 @@
 namespace tandem {
 
 struct GateOptions {
-  // Of the quantized model's logits from the float checkpoint's, nats per token, in each phase.
+  // Of the quantized model's logits from the float checkpoint's, nats per token, in each phase;
+  // infinite: no limit, nothing is repaired.
   double max_kl = 0;
   // What it is measured on; empty: windows held back from the calibration text.
   fs::path text = {};
   // How much larger repairs may make the Linears' weights, added up over the phases that read them.
   double max_size_increase_percent = 10;
+  // The limit is at least this share of what the recipe's own loses in the phase.
+  double max_share = 0;
+  // Whether single Linears are measured even if the recipe's own is good enough, and on how many of
+  // the windows, spread over all: two are enough to rank them.
+  bool ranks_always = false;
+  std::int64_t ranking_windows = 2;
 };
 
 // Windows that are measured on.
@@ -32,6 +40,7 @@ struct GateReport {
     double agreement = 0;
   };
   double max_kl = 0;
+  double max_share = 0;
   // What was measured on, in words.
   std::string text;
   std::int64_t windows = 0;
@@ -39,14 +48,20 @@ struct GateReport {
   // As the recipe says, and as repaired; prefill's only where it reads other forms than decode.
   Loss decode_before, decode;
   std::optional<Loss> prefill_before, prefill;
-  // If the recipe's was not good enough: every Linear alone.
+  // If the recipe's was not good enough, or it was asked for: every Linear alone, on some of the
+  // windows.
   std::vector<Slot> slots;
+  std::int64_t ranking_windows = 0;
   // Of the recipe's forms, and what repairs added.
   std::int64_t bytes = 0;
   std::int64_t added_bytes = 0;
 
+  // What a phase may lose, given what the recipe's own loses in it.
+  double limit(const Loss& before) const noexcept {
+    return std::max(max_kl, max_share * before.kl);
+  }
   bool passed() const noexcept {
-    return decode.kl <= max_kl && (!prefill || prefill->kl <= max_kl);
+    return decode.kl <= limit(decode_before) && (!prefill || prefill->kl <= limit(*prefill_before));
   }
 };
 

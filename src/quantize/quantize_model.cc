@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <array>
 #include <deque>
-#include <map>
 #include <optional>
 
 #include "base/error.h"
@@ -21,6 +20,7 @@
 #include "quantize/journal.h"
 #include "quantize/kept_codes.h"
 #include "quantize/passes.h"
+#include "quantize/prepare_graph.h"
 #include "quantize/quantize_linears.h"
 
 namespace tandem {
@@ -166,17 +166,6 @@ std::int64_t size_of_files(const fs::path& folder, std::string_view ending) {
   return size;
 }
 
-// The recipe's passes; each that learns from the text has a part of the journal.
-std::vector<Pass> make_passes(const Recipe& recipe, const CalibrationWindows* windows,
-                              WeightSink& sink,
-                              const std::function<BlockJournal*(const std::string&)>& part_of) {
-  std::vector<Pass> passes;
-  for (const PassStep& step : recipe.passes)
-    passes.push_back(needs_text(step) ? make_pass(step, recipe, {windows, sink, part_of(step.name)})
-                                      : make_pass(step, recipe, {nullptr, sink}));
-  return passes;
-}
-
 // Says all that is wrong with a job before its long-running work, and warns of the rest.
 void check_model(const QuantizeOptions& options, const Checkpoint& checkpoint,
                  const CheckpointWeights& weights, const Graph& loaded, ThreadPool& pool,
@@ -247,14 +236,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     return journal ? &parts.emplace_back(*journal, fmt::format("{}-{}", parts.size(), name))
                    : nullptr;
   };
-  const std::vector<Pass> passes = make_passes(options.recipe, windows, sink, part_of);
-  const Graph graph = run_passes(loaded, passes, context);
-  std::map<std::string, InputStatistics> statistics;
-  if (is_static && windows != nullptr) {
-    Task task(observer, "calibrate", graph.layers(), "blocks");
-    statistics =
-        calibrate(graph, *windows, pool, [&](int, int) { task.advance(); }, part_of("calibrate"));
-  }
+  const auto [graph, statistics] =
+      prepare_graph(loaded, options.recipe, {windows, is_static, sink, part_of}, context);
 
   Recipe recipe = options.recipe;
   LinearQuantizer quantizer(recipe, statistics, sink);

@@ -130,8 +130,7 @@ std::vector<VariantLoss> VariantSweep::run_some(std::span<const Variant> variant
     forget(b, base);
     release_weights(block.part.graph);
   }
-  run_heads(variants, base, states, losses);
-  progress.advance(static_cast<std::int64_t>(variants.size()));
+  run_heads(variants, base, states, losses, progress);
   return losses;
 }
 
@@ -229,7 +228,8 @@ void VariantSweep::compare_window(const float* reference, const float* logits,
 }
 
 void VariantSweep::run_heads(std::span<const Variant> variants, const State& base,
-                             std::span<const State> states, std::span<VariantLoss> losses) {
+                             std::span<const State> states, std::span<VariantLoss> losses,
+                             Task& progress) {
   const std::int64_t window = windows_.window;
   const Block &block = blocks_.back(), &expected = reference_blocks_.back();
   const auto logits = index(output_number(block, graph_.outputs().front()));
@@ -265,6 +265,11 @@ void VariantSweep::run_heads(std::span<const Variant> variants, const State& bas
       noises[v].signal += more.signal;
       noises[v].error += more.error;
     }
+    // One step for each variant, window by window.
+    const auto steps_at = [&](std::int64_t token) {
+      return static_cast<std::int64_t>(variants.size()) * token / windows_.tokens();
+    };
+    progress.advance(steps_at(first + window) - steps_at(first));
   }
   const std::int64_t scored = windows_.tokens() / window * (window - 1);
   for (std::size_t v = 0; v < variants.size(); ++v) {

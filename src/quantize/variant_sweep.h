@@ -80,7 +80,7 @@ class VariantSweep {
   std::vector<const void*> input_rows(const Block& block, const State& inputs, const State& base,
                                       std::int64_t first) const;
   void run_heads(std::span<const Variant> variants, const State& base,
-                 std::span<const State> states, std::span<VariantLoss> losses);
+                 std::span<const State> states, std::span<VariantLoss> losses, Task& progress);
   void compare_window(const float* reference, const float* logits, VariantLoss& loss) const;
   Noise noise_of(const float* expected, const float* got, std::int64_t count) const;
   std::int64_t state_bytes() const;

@@ -1,0 +1,27 @@
+// Runs what a recipe asks for before weights are rounded.
+#include "quantize/prepare_graph.h"
+
+#include <vector>
+
+#include "quantize/passes.h"
+
+namespace tandem {
+
+PreparedGraph prepare_graph(const Graph& loaded, const Recipe& recipe, const PrepareInputs& inputs,
+                            PassContext& context) {
+  std::vector<Pass> passes;
+  for (const PassStep& step : recipe.passes)
+    passes.push_back(
+        needs_text(step)
+            ? make_pass(step, recipe, {inputs.windows, inputs.sink, inputs.part_of(step.name)})
+            : make_pass(step, recipe, {nullptr, inputs.sink}));
+  PreparedGraph prepared{run_passes(loaded, passes, context), {}};
+  if (!inputs.calibrates || inputs.windows == nullptr) return prepared;
+  Task task(context.observer, "calibrate", prepared.graph.layers(), "blocks");
+  prepared.statistics = calibrate(
+      prepared.graph, *inputs.windows, context.pool, [&](int, int) { task.advance(); },
+      inputs.part_of("calibrate"));
+  return prepared;
+}
+
+}  // namespace tandem
