@@ -7,6 +7,7 @@
 #include "cli/commands.h"
 #include "cli/doctor_text.h"
 #include "cli/examine.h"
+#include "cli/html_report.h"
 #include "cli/log.h"
 #include "cli/terminal_observer.h"
 #include "runtime/evaluate.h"
@@ -23,6 +24,7 @@ struct EvalFlags {
   std::int64_t max_windows = 0;
   bool handover = false;
   ExamineFlags examine;
+  std::string report;
   bool json = false;
 };
 
@@ -168,6 +170,16 @@ std::optional<GateReport> examine(Examiner& examiner, const CalibrationWindows& 
   }
 }
 
+HtmlReport html_report(const OrderedJson& report, const std::string& how,
+                       const GateReport* layers) {
+  const auto model = report["model"].get<std::string>();
+  HtmlReport page{"Quality of " + model, {{"model", model}}, &report, layers};
+  if (report.contains("against"))
+    page.facts.emplace_back("compared with", report["against"].get<std::string>());
+  page.facts.emplace_back("measured in", how);
+  return page;
+}
+
 void eval(const EvalFlags& flags) {
   catch_interrupt(kInterruptGrace);
   flags.examine.require_given();
@@ -185,6 +197,9 @@ void eval(const EvalFlags& flags) {
     options.engine.chunk = 0;
     reference = LocalModel::open(flags.against, options, observer);
   }
+  std::optional<ReportFile> page;
+  if (!flags.report.empty())
+    page.emplace("eval", flags.report, std::vector{flags.model.model, flags.against});
   std::optional<Examiner> examiner;
   if (flags.examine.given()) examiner.emplace(flags.examine, flags.model, flags.against, observer);
   OrderedJson report = {{"model", flags.model.model}, {"mode", model->engine.plan().name}};
@@ -208,6 +223,7 @@ void eval(const EvalFlags& flags) {
     layers = examine(*examiner, windows, flags, observer);
   }
   if (layers) add_examination(*layers, flags.examine, report);
+  if (page) page->write(html_report(report, how, layers ? &*layers : nullptr));
   if (flags.json) {
     print_json(report);
   } else {
@@ -252,6 +268,11 @@ void add_eval(CLI::App& app) {
                    "score no more windows of each text; 0: all")
       ->check(CLI::Range(std::int64_t{0}, std::int64_t{1} << 31));
   flags->examine.add_to(*command);
+  command
+      ->add_option("--report", flags->report,
+                   "also write the figures to this HTML file, with plots of what --by-layer or "
+                   "--fix measured")
+      ->type_name("FILE");
   command->add_flag("--json", flags->json, "one JSON object on standard output");
   command->callback([flags] {
     if (flags->texts.empty() && (flags->questions.empty() || flags->examine.given()))

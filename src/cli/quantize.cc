@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "cli/commands.h"
 #include "cli/doctor_text.h"
+#include "cli/html_report.h"
 #include "cli/log.h"
 #include "cli/quark_words.h"
 #include "cli/terminal_observer.h"
@@ -38,6 +39,7 @@ struct QuantizeFlags {
   std::optional<double> max_kl;
   std::string max_kl_text;
   double max_size_increase = GateOptions{}.max_size_increase_percent;
+  std::string report;
   std::string dump_after;
   int threads = 0;
   bool json = false;
@@ -96,10 +98,12 @@ std::string spell_cost(const Forecast& cost) {
 std::optional<GateOptions> gate(const QuantizeFlags& flags) {
   if (!flags.max_kl) return std::nullopt;
   const std::string& text = flags.max_kl_text;
-  return GateOptions{
-      *flags.max_kl,
-      text.empty() || has_json_lines(text) ? fs::path(text) : plain_text_path("quantize", text),
-      flags.max_size_increase};
+  return GateOptions{.max_kl = *flags.max_kl,
+                     .text = text.empty() || has_json_lines(text)
+                                 ? fs::path(text)
+                                 : plain_text_path("quantize", text),
+                     .max_size_increase_percent = flags.max_size_increase,
+                     .ranks_always = !flags.report.empty()};
 }
 
 void add_gate(CLI::App& command, QuantizeFlags& flags) {
@@ -121,6 +125,26 @@ void add_gate(CLI::App& command, QuantizeFlags& flags) {
       ->capture_default_str()
       ->check(CLI::Range(0.0, 1000.0))
       ->needs(limit);
+  command
+      .add_option("--report", flags.report,
+                  "write what every module loses, and what was repaired, to this HTML file")
+      ->type_name("FILE")
+      ->needs(limit);
+}
+
+// What is in the output's folder is gone when that is replaced.
+void require_outside(const std::string& report, const std::string& output) {
+  std::error_code ignored;
+  if (fs::equivalent(fs::absolute(report).parent_path(), output, ignored))
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] {}: is in the output's folder, which is replaced whole: choose another",
+         report);
+}
+
+HtmlReport html_report(const QuantizeFlags& flags, const GateReport& report) {
+  return {.title = "Quality of " + flags.output,
+          .facts = {{"checkpoint", flags.checkpoint}, {"quantized to", flags.output}},
+          .doctor = &report};
 }
 
 [[noreturn]] void fail_gate(const QuantizeFlags& flags, const GateReport& report) {
@@ -160,9 +184,15 @@ void quantize(const QuantizeFlags& flags) {
   ThreadPool pool(flags.threads > 0 ? flags.threads : default_threads());
   catch_interrupt();
   TerminalObserver observer;
+  std::optional<ReportFile> page;
+  if (!flags.report.empty()) {
+    require_outside(flags.report, flags.output);
+    page.emplace("quantize", flags.report, std::vector{flags.checkpoint});
+  }
   const QuantizeReport report = quantize_model(options, pool, observer);
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (page && report.gate) page->write(html_report(flags, *report.gate));
   if (report.gate && !report.gate->passed()) fail_gate(flags, *report.gate);
   if (flags.json) {
     OrderedJson passes = OrderedJson::array();

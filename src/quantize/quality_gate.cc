@@ -90,8 +90,9 @@ class Gate {
                        decode);
     };
     const auto is_prefill_enough = [&] {
-      return !report_.prefill || is_enough(&ModulePlan::prefill, *report_.prefill,
-                                           report_.limit(*report_.prefill_before), prefill);
+      return !report_.prefill || !report_.prefill_before ||
+             is_enough(&ModulePlan::prefill, *report_.prefill,
+                       report_.limit(*report_.prefill_before), prefill);
     };
     const auto counts = [&](const Slot& slot) {
       return (is_in(slot.phase, &ModulePlan::decode) && !is_decode_enough()) ||

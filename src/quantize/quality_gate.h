@@ -61,7 +61,8 @@ struct GateReport {
     return std::max(max_kl, max_share * before.kl);
   }
   bool passed() const noexcept {
-    return decode.kl <= limit(decode_before) && (!prefill || prefill->kl <= limit(*prefill_before));
+    return decode.kl <= limit(decode_before) &&
+           (!prefill || !prefill_before || prefill->kl <= limit(*prefill_before));
   }
 };
 

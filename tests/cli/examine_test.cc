@@ -1,4 +1,5 @@
 // tandem eval --by-layer, --fix and --report: what single modules lose, and what is written about it.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "cli/program.h"
@@ -58,8 +59,12 @@ TEST(EvalByLayer, RanksTheModulesOfAPackage) {
 TEST(EvalFix, WritesARecipeForQuantize) {
   const ScratchFolder folder;
   const std::string recipe = (folder / "fix.json").string();
-  const Outcome made = run_program(examine(
-      demo_package(), {"--against", demo(), "--fix", recipe, "--calib", kCalibration, "--json"}));
+  // Mode cpu alone, which is quicker.
+  const auto fix = [&](Words more) {
+    more.insert(more.end(), {"--against", demo(), "--calib", kCalibration, "--mode", "cpu"});
+    return run_program(examine(demo_package(), more));
+  };
+  const Outcome made = fix({"--fix", recipe, "--json"});
   EXPECT_EQ(made.status, 0);
   EXPECT_NE(made.err.find("next: tandem quantize " + demo() + " -o OUTPUT --recipe " + recipe),
             std::string::npos)
@@ -82,8 +87,7 @@ TEST(EvalFix, WritesARecipeForQuantize) {
 
   // A limit that can't be kept: figures, but no file.
   const Outcome beyond =
-      run_program(examine(demo(), {"--fix", (folder / "none.json").string(), "--calib",
-                                   kCalibration, "--max-kl", "0", "--max-size-increase", "1"}));
+      fix({"--fix", (folder / "none.json").string(), "--max-kl", "0", "--max-size-increase", "1"});
   EXPECT_EQ(beyond.status, 3);
   EXPECT_NE(beyond.err.find("[eval] not good enough, and nothing was written"), std::string::npos)
       << beyond.err;
@@ -122,6 +126,33 @@ TEST(EvalByLayer, RefusesWhatItCannotMeasure) {
   expect_refusal(examine(demo(), {"-q", "--fix", demo() + "/config.json", "--calib", kCalibration}),
                  {"config.json: is a file of the model"});
   EXPECT_EQ(names_in(folder.path()), Words{"r.json"});
+}
+
+TEST(EvalReport, IsAPageOfTheSameFigures) {
+  const ScratchFolder folder;
+  const std::string page = (folder / "<script>.html").string();
+  const Json report =
+      run_for_json(examine(demo_package(), {"--against", demo(), "--by-layer", "--calib",
+                                            kCalibration, "--mode", "cpu", "--report", page}));
+  const std::string html = read_text_file(page);
+  EXPECT_TRUE(html.starts_with("<!DOCTYPE html>"));
+  EXPECT_TRUE(html.ends_with("</html>\n"));
+  EXPECT_NE(html.find("Quality of " + demo_package()), std::string::npos);
+  EXPECT_NE(html.find(fmt::format("{:.5f}", report["texts"][0]["kl"].get<double>())),
+            std::string::npos);
+  for (const Json& layer : report["layers"])
+    EXPECT_NE(html.find("<td>" + layer["module"].get<std::string>() + "</td>"), std::string::npos);
+  // Of figures alone, without modules.
+  EXPECT_EQ(run_program({"-q", "eval", demo(), "--text", kText, "--window", "16", "--max-windows",
+                         "1", "--report", page})
+                .status,
+            0);
+  EXPECT_EQ(read_text_file(page).find("<svg"), std::string::npos);
+  expect_refusal({"-q", "eval", demo(), "--text", kText, "--report", demo() + "/config.json"},
+                 {"config.json: is a file of the model"});
+  expect_refusal({"-q", "eval", demo(), "--text", kText, "--report", "/nosuch/r.html"},
+                 {"/nosuch"});
+  EXPECT_EQ(names_in(folder.path()), Words{"<script>.html"});
 }
 
 }  // namespace

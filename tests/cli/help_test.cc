@@ -26,7 +26,7 @@ std::map<std::string, std::vector<std::string>> flags() {
       {"quantize",
        {"checkpoint", "-o,--output", "--calib", "--group-size", "--lm-head", "--exclude",
         "--input-scale", "--samples", "--max-kl", "--max-kl-text", "--max-size-increase",
-        "--seq-len", "--chunk", "--recipe", "--dump-after", "-t,--threads", "--json"}},
+        "--report", "--seq-len", "--chunk", "--recipe", "--dump-after", "-t,--threads", "--json"}},
       {"run",
        {"-p,--prompt", "-f,--file", "-n,--tokens", "--chat", "--system", "--chat-template",
         "--parse-special", "--sample", "--temperature", "--top-k", "--top-p",

@@ -71,7 +71,8 @@ TEST(QuantizeCommand, HoldsToALimitOrWritesNothing) {
   EXPECT_LT(good["gate"]["decode"]["kl"].get<double>(), 1);
 
   std::vector<std::string> beyond = words("bad", "0");
-  beyond.insert(beyond.end(), {"--seq-len", "16", "--max-size-increase", "2"});
+  beyond.insert(beyond.end(), {"--seq-len", "16", "--max-size-increase", "2", "--report",
+                               (folder / "bad.html").string()});
   const Outcome bad = run_program(beyond);
   EXPECT_EQ(bad.status, 3);
   EXPECT_NE(bad.err.find("tandem: error: [quantize] not good enough, and nothing was written"),
@@ -80,7 +81,13 @@ TEST(QuantizeCommand, HoldsToALimitOrWritesNothing) {
   // The ranking, and what was tried.
   EXPECT_NE(bad.out.find("SQNR dB"), std::string::npos) << bad.out;
   EXPECT_NE(bad.out.find("down_proj (prefill): int8 static -> "), std::string::npos) << bad.out;
-  EXPECT_EQ(names_in(folder.path()), std::vector<std::string>{"good"});
+  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"bad.html", "good"}));
+  const std::string page = read_text_file(folder / "bad.html");
+  EXPECT_NE(page.find("The limit of 0 nats/token is not kept."), std::string::npos);
+  EXPECT_NE(page.find("<svg"), std::string::npos);
+  std::vector<std::string> inside = words("good", "1");
+  inside.insert(inside.end(), {"--report", (folder / "good/r.html").string()});
+  expect_refusal(inside, {"is in the output's folder"});
 
   expect_refusal(words("bad", "-1"), {"--max-kl"});
   beyond = quantize_words(folder / "bad");
