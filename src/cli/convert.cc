@@ -45,7 +45,8 @@ struct NamedType {
 constexpr std::array kTypes = {
     NamedType{"f32", GgmlType::kF32},   NamedType{"f16", GgmlType::kF16},
     NamedType{"bf16", GgmlType::kBF16}, NamedType{"q8_0", GgmlType::kQ8_0},
-    NamedType{"q4_0", GgmlType::kQ4_0}, NamedType{"q4_1", GgmlType::kQ4_1}};
+    NamedType{"q4_0", GgmlType::kQ4_0}, NamedType{"q4_1", GgmlType::kQ4_1},
+    NamedType{"q6_k", GgmlType::kQ6_K}, NamedType{"q4_k", GgmlType::kQ4_K}};
 
 // As help and completions show them.
 std::string type_names() {
@@ -338,14 +339,14 @@ class Converter {
   }
 
   // Vectors and tensors that mllm's quantizer leaves in F32 keep their type; matrices get the
-  // requested one.
+  // requested one, or F32 where their rows are not made of whole blocks.
   GgmlType choose(const std::string& name, const Shape& shape, DType dtype) const {
     const GgmlType own = dtype == DType::kF16    ? GgmlType::kF16
                          : dtype == DType::kBF16 ? GgmlType::kBF16
                                                  : GgmlType::kF32;
     if (!type_) return own;
     if (plain_dtype(*type_)) return *type_;
-    const bool is_matrix = shape.size() == 2 && shape[1] % 32 == 0 &&
+    const bool is_matrix = shape.size() == 2 && shape[1] % ggml_info(*type_).block_elements == 0 &&
                            name.find("norm") == std::string::npos && name.ends_with(".weight");
     return is_matrix ? *type_ : GgmlType::kF32;
   }
@@ -472,8 +473,8 @@ void add_convert(CLI::App& app) {
       ->check(CLI::IsMember({"torch", "safetensor", "safetensors", "gguf", "mllm"}));
   command
       ->add_option("--dtype,--outtype", flags->dtype,
-                   "f32, f16, bf16, q8_0, q4_0 or q4_1 (default: f16 for GGUF, f32 for .mllm "
-                   "version 1, else as it is)")
+                   "f32, f16, bf16, q8_0, q4_0, q4_1, q6_k or q4_k (llama.cpp's Q4_K_S) (default: "
+                   "f16 for GGUF, f32 for .mllm version 1, else as it is)")
       ->type_name(type_names());
   command->add_option("--config", flags->config,
                       "config.json of an input that has none in its folder");

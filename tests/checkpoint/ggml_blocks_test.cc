@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <string>
@@ -56,6 +57,41 @@ TEST_F(GgmlBlocks, QuantizeAsThePythonPackage) {
   }
 }
 
+// Byte for byte, where the package has no quantizer: the library itself.
+TEST_F(GgmlBlocks, QuantizeAsLlamaCpp) {
+  const auto fixture =
+      SafetensorsFile::open(testing::fixture("checkpoint/fixtures/k_quants.safetensors")).tensors;
+  for (const char* name : {"Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"}) {
+    const bool is_k_quant = ggml_info(type_of(name)).block_elements == 256;
+    const std::vector<float> values = fixture.at(is_k_quant ? "source" : "small").to_floats();
+    const Tensor& want = fixture.at("quantized." + std::string(name));
+    std::vector<std::byte> got(want.bytes().size());
+    quantize_blocks(type_of(name), values, got, "w");
+    const std::size_t row = got.size() / static_cast<std::size_t>(want.shape()[0]);
+    for (std::size_t i = 0; i < got.size(); ++i)
+      ASSERT_EQ(got[i], want.bytes()[i])
+          << name << " row " << i / row << " byte " << i % row << " of " << row;
+  }
+}
+
+// What a block stands for is within half a step of what was rounded.
+TEST_F(GgmlBlocks, KQuantsAreNear) {
+  const std::vector<float> source = tensors_.at("source").to_floats();
+  const std::span<const float> values = std::span(source).first(256);
+  double squares = 0;
+  for (const float value : values) squares += value * value;
+  for (const auto& [type, limit] :
+       {std::pair{GgmlType::kQ4_K, 0.09}, {GgmlType::kQ5_K, 0.045}, {GgmlType::kQ6_K, 0.025}}) {
+    std::vector<std::byte> block(static_cast<std::size_t>(ggml_info(type).block_bytes));
+    quantize_blocks(type, values, block, "w");
+    std::vector<float> back(256);
+    dequantize_blocks(type, block, back);
+    double error = 0;
+    for (std::size_t i = 0; i < 256; ++i) error += std::pow(back[i] - values[i], 2);
+    EXPECT_LT(std::sqrt(error / squares), limit) << to_string(type);
+  }
+}
+
 TEST_F(GgmlBlocks, RefuseWhatHasNoForm) {
   std::vector<float> values(32, 1.0f);
   std::vector<std::byte> out(64);
@@ -70,7 +106,11 @@ TEST_F(GgmlBlocks, RefuseWhatHasNoForm) {
   EXPECT_EQ(error(GgmlType::kQ4_0, kInfinity, 18),
             "[ggml] w: inf has no Q4_0 form: expected magnitudes up to 524032");
   EXPECT_NE(error(GgmlType::kQ8_0, std::numeric_limits<float>::quiet_NaN(), 34), "");
-  EXPECT_EQ(error(GgmlType::kQ6_K, 1, 64), "[ggml] w: type Q6_K is not written here");
+  EXPECT_EQ(error(GgmlType::kQ4_K, 6e5f, 64),
+            "[ggml] w: 600000 has no Q4_K form: expected magnitudes up to 524032");
+  EXPECT_EQ(error(GgmlType::kQ5_1, 7e4f, 24),
+            "[ggml] w: 70000 has no Q5_1 form: expected magnitudes up to 65504");
+  EXPECT_EQ(error(GgmlType::kQ3_K, 1, 64), "[ggml] w: type Q3_K is not written here");
   EXPECT_FALSE(can_dequantize(GgmlType::kIQ3_S));
   EXPECT_FALSE(can_dequantize(GgmlType::kI32));
 }

@@ -9,6 +9,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/gguf/gguf_export.h"
+#include "checkpoint/gguf/gguf_mixture.h"
 #include "checkpoint/safetensors.h"
 #include "support.h"
 
@@ -231,6 +232,56 @@ TEST_F(GgufCheckpoint, KeepsQ4InFourBits) {
             checkpoint.tensor(module + ".weight", {768, 256}).to_floats());
   EXPECT_EQ(checkpoint.tensors().at(module + ".weight").type, "Q4_0");
   EXPECT_EQ(checkpoint.tensors().at("model.embed_tokens.weight").type, "Q8_0");
+}
+
+// The types that llama.cpp's quantizer gives for Q4_K_S and Q6_K, with six layers and a tied head.
+TEST_F(GgufCheckpoint, MixesTypesAsLlamaCpp) {
+  for (const auto& [type, number] : {std::pair{GgmlType::kQ4_K, 14U}, {GgmlType::kQ6_K, 18U}}) {
+    const Checkpoint checkpoint = through_gguf(testing::demo_dir(), type);
+    const auto kept = GgufFile::open(scratch_ / "x.gguf");
+    EXPECT_EQ(kept.metadata.at("general.file_type"), number);
+    std::map<std::string, int> counts;
+    for (const auto& [name, tensor] : checkpoint.tensors()) ++counts[tensor.type];
+    const auto of = [&](const std::string& name) { return checkpoint.tensors().at(name).type; };
+    EXPECT_EQ(of("model.embed_tokens.weight"), "Q6_K");
+    EXPECT_EQ(of("model.layers.0.mlp.down_proj.weight"), to_string(type));
+    if (type == GgmlType::kQ4_K) {
+      EXPECT_EQ(of("model.layers.3.self_attn.v_proj.weight"), "Q5_K");
+      EXPECT_EQ(of("model.layers.4.self_attn.v_proj.weight"), "Q4_K");
+      EXPECT_EQ(counts,
+                (std::map<std::string, int>{{"F32", 31}, {"Q4_K", 38}, {"Q5_K", 4}, {"Q6_K", 1}}));
+    } else {
+      EXPECT_EQ(counts, (std::map<std::string, int>{{"F32", 31}, {"Q6_K", 43}}));
+    }
+  }
+}
+
+TEST(GgufMixture, FallsBackAsLlamaCpp) {
+  GgufMixture small(GgmlType::kQ4_K, 16, false);
+  EXPECT_EQ(small.choose("blk.9.attn_q.weight", {64, 64}), GgmlType::kQ5_0);
+  EXPECT_EQ(small.choose("blk.0.attn_v.weight", {64, 64}), GgmlType::kQ5_1);
+  EXPECT_EQ(small.choose("blk.1.ffn_down.weight", {64, 512}), GgmlType::kQ5_K);
+  EXPECT_EQ(small.choose("blk.2.ffn_down.weight", {64, 512}), GgmlType::kQ4_K);
+  EXPECT_EQ(small.choose("output.weight", {64, 64}), GgmlType::kQ8_0);
+  EXPECT_EQ(small.choose("token_embd.weight", {64, 512}), GgmlType::kQ4_K);
+  EXPECT_EQ(small.choose("blk.2.ffn_up.weight", {64, 48}), GgmlType::kF16);
+  EXPECT_EQ(small.choose("blk.2.attn_norm.weight", {48}), GgmlType::kF32);
+  EXPECT_EQ(small.fallen_back(), 4);
+  EXPECT_EQ(error_of([] { gguf_file_type(GgmlType::kQ5_K); }),
+            "[gguf] files of type Q5_K are not written here");
+}
+
+TEST_F(GgufCheckpoint, SaysHowManyFallBack) {
+  const fs::path folder = scratch_ / "model";
+  fs::copy(testing::fixture("models/fixtures/llama_head_dim"), folder);
+  const auto size = read_json_file(folder / "config.json").at("vocab_size").get<std::int64_t>();
+  write_vocabulary(folder, size);
+  Listener listener;
+  write_gguf(scratch_ / "x.gguf", Checkpoint::open(folder), GgmlType::kQ6_K, listener);
+  // Two layers of seven, the embedding and the head.
+  EXPECT_EQ(listener.warnings,
+            std::vector<std::string>{"[gguf] 16 matrices are not of whole Q6_K blocks in each row "
+                                     "and have a type of smaller blocks"});
 }
 
 TEST_F(GgufCheckpoint, RefusesWhatItDoesNotKnow) {

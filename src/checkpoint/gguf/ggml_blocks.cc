@@ -8,14 +8,13 @@
 #include <cstring>
 
 #include "base/error.h"
+#include "checkpoint/gguf/ggml_k_quants.h"
 #include "tensor/half.h"
 
 namespace tandem {
 namespace {
 
 using Bytes = const std::uint8_t*;
-
-constexpr int kSuperBlock = 256;  // elements of a K-quant block
 
 std::uint16_t load_16(Bytes at) {
   std::uint16_t value;

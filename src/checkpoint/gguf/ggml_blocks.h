@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "tensor/tensor.h"
 
@@ -81,10 +82,13 @@ DType loaded_dtype(GgmlType type) noexcept;
 // holds. Only for types for which can_dequantize() is true (and, of the plain ones, the floats).
 void dequantize_blocks(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
 
-// Quantizes finite values to whole blocks of F32, F16, BF16, Q8_0, Q4_0 or Q4_1, rounding as ggml's
-// reference quantizers do. Throws kUnsupported naming `name` for a non-finite value or a scale
+// Quantizes finite values to whole blocks of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K,
+// Q5_K or Q6_K, rounding as ggml's reference quantizers do. Throws kUnsupported naming `name` for a non-finite value or a scale
 // beyond the range of F16.
 void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std::byte> out,
                      std::string_view name);
+// The same, in memory of their own.
+std::vector<std::byte> quantize_blocks(GgmlType type, std::span<const float> values,
+                                       std::string_view name);
 
 }  // namespace tandem

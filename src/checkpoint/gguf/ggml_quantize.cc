@@ -1,11 +1,13 @@
 // From floats to ggml's blocks, with the rounding of ggml's reference quantizers.
 #include <algorithm>
+#include <array>
 #include <cassert>
 #include <cmath>
 #include <cstring>
 
 #include "base/error.h"
 #include "checkpoint/gguf/ggml_blocks.h"
+#include "checkpoint/gguf/ggml_k_quants.h"
 #include "tensor/half.h"
 
 namespace tandem {
@@ -57,6 +59,40 @@ void quantize_q4_1(const float* x, std::uint8_t* block) {
   }
 }
 
+// Five-bit codes: 4 bytes with the fifth bit of each, 16 bytes of nibbles.
+void store_five_bits(const std::array<int, kBlock>& codes, std::uint8_t* out) {
+  std::fill_n(out, 4, std::uint8_t{0});
+  for (int i = 0; i < kBlock; ++i)
+    out[i / 8] = static_cast<std::uint8_t>(out[i / 8] | codes[i] >> 4 << (i % 8));
+  for (int j = 0; j < 16; ++j)
+    out[4 + j] = static_cast<std::uint8_t>((codes[j] & 15) | (codes[j + 16] & 15) << 4);
+}
+
+// The value with the largest magnitude gets code 0, which is -16 times the scale.
+void quantize_q5_0(const float* x, std::uint8_t* block) {
+  float extreme = 0;
+  for (int i = 0; i < kBlock; ++i)
+    if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
+  const float d = extreme / -16;
+  const float inverse = reciprocal(d);
+  store_half(d, block);
+  std::array<int, kBlock> codes;
+  for (int i = 0; i < kBlock; ++i) codes[i] = code(x[i] * inverse + 16.5f, 31);
+  store_five_bits(codes, block + 2);
+}
+
+void quantize_q5_1(const float* x, std::uint8_t* block) {
+  const auto [lowest, highest] = std::minmax_element(x, x + kBlock);
+  const float minimum = *lowest;
+  const float d = (*highest - minimum) / 31;
+  const float inverse = reciprocal(d);
+  store_half(d, block);
+  store_half(minimum, block + 2);
+  std::array<int, kBlock> codes;
+  for (int i = 0; i < kBlock; ++i) codes[i] = code((x[i] - minimum) * inverse + 0.5f, 31);
+  store_five_bits(codes, block + 4);
+}
+
 void quantize_q8_0(const float* x, std::uint8_t* block) {
   float largest = 0;
   for (int i = 0; i < kBlock; ++i) largest = std::max(largest, std::fabs(x[i]));
@@ -67,12 +103,12 @@ void quantize_q8_0(const float* x, std::uint8_t* block) {
     block[2 + i] = static_cast<std::uint8_t>(static_cast<std::int8_t>(std::round(x[i] * inverse)));
 }
 
-// Every F16 value, every minimum of Q4_1 and every scale must stay finite in F16. Scales are at
-// most an eighth of the largest value.
+// Every F16 value, every minimum of Q4_1 and Q5_1 and every scale must stay finite in F16. Scales,
+// and what the minimums of K-quants are multiples of, are at most an eighth of the largest value.
 void check_range(std::span<const float> values, GgmlType type, std::string_view name) {
   if (type == GgmlType::kF32 || type == GgmlType::kBF16) return;
   constexpr float kLargestHalf = 65504.0f;
-  const bool whole = type == GgmlType::kF16 || type == GgmlType::kQ4_1;
+  const bool whole = type == GgmlType::kF16 || type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1;
   const float limit = whole ? kLargestHalf : 8 * kLargestHalf;
   for (const float value : values) {
     if (!(std::fabs(value) <= limit))
@@ -108,18 +144,45 @@ void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std
     case GgmlType::kQ4_1:
       quantize = quantize_q4_1;
       break;
+    case GgmlType::kQ5_0:
+      quantize = quantize_q5_0;
+      break;
+    case GgmlType::kQ5_1:
+      quantize = quantize_q5_1;
+      break;
     case GgmlType::kQ8_0:
       quantize = quantize_q8_0;
+      break;
+    case GgmlType::kQ4_K:
+      quantize = quantize_q4_k;
+      break;
+    case GgmlType::kQ5_K:
+      quantize = quantize_q5_k;
+      break;
+    case GgmlType::kQ6_K:
+      quantize = quantize_q6_k;
       break;
     default:
       fail(ErrorCode::kUnsupported, "[ggml] {}: type {} is not written here", name,
            to_string(type));
   }
-  const auto size = static_cast<std::size_t>(ggml_info(type).block_bytes);
-  assert(values.size() % kBlock == 0 && out.size() == values.size() / kBlock * size);
+  const GgmlTypeInfo format = ggml_info(type);
+  const auto elements = static_cast<std::size_t>(format.block_elements);
+  const auto size = static_cast<std::size_t>(format.block_bytes);
+  assert(values.size() % elements == 0 && out.size() == values.size() / elements * size);
   auto* block = reinterpret_cast<std::uint8_t*>(out.data());
-  for (std::size_t i = 0; i < values.size() / kBlock; ++i)
-    quantize(values.data() + i * kBlock, block + i * size);
+  for (std::size_t i = 0; i < values.size() / elements; ++i)
+    quantize(values.data() + i * elements, block + i * size);
+}
+
+std::vector<std::byte> quantize_blocks(GgmlType type, std::span<const float> values,
+                                       std::string_view name) {
+  const GgmlTypeInfo format = ggml_info(type);
+  const auto elements = static_cast<std::size_t>(format.block_elements);
+  std::vector<std::byte> bytes(values.size() / elements *
+                               static_cast<std::size_t>(format.block_bytes));
+  quantize_blocks(type, values, bytes, name);
+  return bytes;
 }
 
 }  // namespace tandem

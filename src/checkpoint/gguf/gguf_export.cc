@@ -6,52 +6,10 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "checkpoint/float_rows.h"
+#include "checkpoint/gguf/gguf_mixture.h"
 
 namespace tandem {
 namespace {
-
-constexpr std::int64_t kBlock = 32;
-
-// llama.cpp's numbers for "mostly of this type".
-std::uint32_t file_type(GgmlType type) {
-  switch (type) {
-    case GgmlType::kF32:
-      return 0;
-    case GgmlType::kF16:
-      return 1;
-    case GgmlType::kQ4_0:
-      return 2;
-    case GgmlType::kQ4_1:
-      return 3;
-    case GgmlType::kQ8_0:
-      return 7;
-    case GgmlType::kBF16:
-      return 32;
-    default:
-      fail(ErrorCode::kInvalidArgument, "[gguf] files of type {} are not written here",
-           to_string(type));
-  }
-}
-
-struct Export {
-  // In the checkpoint; empty for a rope table.
-  std::string name;
-  Shape shape;
-  GgmlType type;
-  // Rows of q and k are stored in pairs.
-  bool paired = false;
-  // For a norm.
-  bool plus_one = false;
-};
-
-GgmlType choose_type(GgmlType wanted, const std::string& gguf_name, const Shape& shape) {
-  if (shape.size() < 2) return GgmlType::kF32;
-  if (wanted == GgmlType::kF32 || wanted == GgmlType::kF16 || wanted == GgmlType::kBF16)
-    return wanted;
-  if (shape.back() % kBlock != 0) return GgmlType::kF16;
-  const bool at_the_ends = gguf_name == "token_embd.weight" || gguf_name == "output.weight";
-  return at_the_ends ? GgmlType::kQ8_0 : wanted;
-}
 
 // The row of the checkpoint that becomes `row` of GGUF, where the halves of a head are interleaved.
 std::int64_t halves_row(std::int64_t row, std::int64_t head_dim) {
@@ -60,42 +18,58 @@ std::int64_t halves_row(std::int64_t row, std::int64_t head_dim) {
   return head + inside % 2 * (head_dim / 2) + inside / 2;
 }
 
-void write_floats(GgufWriter& writer, GgmlType type, const std::vector<float>& values,
-                  const std::string& name) {
-  const GgmlTypeInfo format = ggml_info(type);
-  const auto blocks = static_cast<std::int64_t>(values.size()) / format.block_elements;
-  std::vector<std::byte> bytes(static_cast<std::size_t>(blocks * format.block_bytes));
-  quantize_blocks(type, values, bytes, name);
-  writer.write(bytes);
+// Floats that become some megabytes at most are encoded at once.
+constexpr std::int64_t kElementsAtOnce = std::int64_t{1} << 20;
+
+bool is_paired(const GgufArchitecture& architecture, const GgufContent& content) {
+  return architecture.paired_rows && content.shape.size() <= 2 &&
+         (content.name.find("self_attn.q_proj.") != std::string::npos ||
+          content.name.find("self_attn.k_proj.") != std::string::npos);
 }
 
-// One head at a time, so that its rows can be interleaved.
-void write_tensor(GgufWriter& writer, const Checkpoint& checkpoint, const Export& tensor,
-                  std::int64_t head_dim) {
-  const FloatRows source(checkpoint, tensor.name, tensor.shape);
-  if (tensor.paired && tensor.shape.size() == 1) {
-    const std::vector<float> values = source.read(0, 1);
-    std::vector<float> turned(values.size());
-    for (std::size_t i = 0; i < values.size(); ++i)
-      turned[i] =
-          values[static_cast<std::size_t>(halves_row(static_cast<std::int64_t>(i), head_dim))];
-    return write_floats(writer, tensor.type, turned, tensor.name);
+// The rows of whole heads with the halves of each interleaved.
+std::vector<std::byte> interleave(const std::vector<std::byte>& rows, std::int64_t count,
+                                  std::int64_t head_dim) {
+  const std::size_t size = rows.size() / static_cast<std::size_t>(count);
+  std::vector<std::byte> turned(rows.size());
+  for (std::int64_t row = 0; row < count; ++row)
+    std::copy_n(rows.begin() + halves_row(row, head_dim) * static_cast<std::ptrdiff_t>(size), size,
+                turned.begin() + row * static_cast<std::ptrdiff_t>(size));
+  return turned;
+}
+
+// `head_dim` is 0 for a tensor whose rows keep their order.
+void write_content(GgufWriter& writer, const GgufContent& content, std::int64_t head_dim) {
+  const std::int64_t elements = element_count(content.shape);
+  if (elements == 0) return;
+  const GgufContent::Read read = content.open();
+  const std::int64_t rows = content.shape.empty() ? 1 : content.shape[0];
+  std::int64_t step = rows;
+  if (content.shape.size() > 1) {
+    const std::int64_t unit = std::max<std::int64_t>(head_dim, 1);
+    step = std::max<std::int64_t>(1, kElementsAtOnce / (elements / rows) / unit) * unit;
   }
-  const std::int64_t step = tensor.paired ? head_dim : source.rows_at_once();
-  for (std::int64_t row = 0; row < source.rows(); row += step) {
-    std::vector<float> values = source.read(row, std::min(step, source.rows() - row));
-    if (tensor.plus_one)
-      for (float& value : values) value += 1;
-    if (tensor.paired) {
-      const auto columns = static_cast<std::size_t>(source.columns());
-      std::vector<float> turned(values.size());
-      for (std::int64_t i = 0; i < head_dim; ++i)
-        std::copy_n(values.begin() + halves_row(i, head_dim) * source.columns(), columns,
-                    turned.begin() + i * source.columns());
-      values = std::move(turned);
-    }
-    write_floats(writer, tensor.type, values, tensor.name);
+  for (std::int64_t row = 0; row < rows; row += step) {
+    const std::int64_t count = std::min(step, rows - row);
+    const std::vector<std::byte> bytes = read(row, count);
+    writer.write(head_dim == 0 ? bytes : interleave(bytes, count, head_dim));
   }
+}
+
+// A tensor of a checkpoint, plus `offset`.
+GgufContent content_of(const Checkpoint& checkpoint, const std::string& name, const Shape& shape,
+                       GgmlType type, float offset) {
+  const auto open = [&checkpoint, name, shape, type, offset]() -> GgufContent::Read {
+    return [source = FloatRows(checkpoint, name, shape), name, type, offset](std::int64_t begin,
+                                                                             std::int64_t count) {
+      std::vector<float> values =
+          source.rows() == 1 ? source.read(0, 1) : source.read(begin, count);
+      if (offset != 0)
+        for (float& value : values) value += offset;
+      return quantize_blocks(type, values, name);
+    };
+  };
+  return {name, shape, type, open};
 }
 
 // True if two matrices have the same elements.
@@ -129,73 +103,122 @@ std::vector<std::int64_t> stored_ends(const Checkpoint& checkpoint) {
   return {};
 }
 
+std::int64_t layers_of(const JsonObject& config) {
+  return config.get_int(config.has("num_layers") ? "num_layers" : "num_hidden_layers", 1, 1 << 16);
+}
+
+GgufMetadata metadata_of(const Checkpoint& checkpoint, const GgufArchitecture& architecture,
+                         GgmlType type, std::optional<std::vector<std::int64_t>> ends,
+                         Observer& observer) {
+  const JsonObject config = checkpoint.config_object();
+  GgufMetadata metadata;
+  metadata.add_string("general.architecture", architecture.name);
+  metadata.add_string("general.type", "model");
+  const std::string name = checkpoint.folder().filename().string();
+  metadata.add_string("general.name", name.empty() ? config.get_string("model_type") : name);
+  metadata.add_uint32("general.file_type", gguf_file_type(type));
+  metadata.add_uint32("general.quantization_version", 2);
+  add_gguf_sizes(metadata, architecture, config, observer);
+  if (!ends) ends = stored_ends(checkpoint);
+  add_gguf_vocabulary(metadata, checkpoint.folder(), config, *std::move(ends), observer);
+  return metadata;
+}
+
 }  // namespace
 
-void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
-                Observer& observer, std::optional<std::vector<std::int64_t>> ends,
-                const std::set<std::string>* wanted) {
+GgufArchitecture gguf_architecture_of(const Checkpoint& checkpoint) {
   const JsonObject config = checkpoint.config_object();
   const std::string model_type = config.get_string("model_type");
   const auto architecture = find_gguf_architecture_of(model_type);
   if (!architecture)
     fail(ErrorCode::kUnsupported, "[gguf] {}: model_type \"{}\" has no form in GGUF here",
          config.where(), printable(model_type));
-  const std::int64_t head_dim = architecture->paired_rows ? read_head_dim(config) : 0;
+  return *architecture;
+}
 
-  GgufMetadata metadata;
-  metadata.add_string("general.architecture", architecture->name);
-  metadata.add_string("general.type", "model");
-  std::string name = checkpoint.folder().filename().string();
-  metadata.add_string("general.name", name.empty() ? model_type : name);
-  metadata.add_uint32("general.file_type", file_type(type));
-  metadata.add_uint32("general.quantization_version", 2);
-  add_gguf_sizes(metadata, *architecture, config, observer);
-  if (!ends) ends = stored_ends(checkpoint);
-  add_gguf_vocabulary(metadata, checkpoint.folder(), config, *std::move(ends), observer);
+void check_gguf_metadata(const Checkpoint& checkpoint) {
+  metadata_of(checkpoint, gguf_architecture_of(checkpoint), GgmlType::kF16, {}, silent());
+}
 
-  const auto tables = gguf_rope_tables(*architecture, config);
+void warn_of_fallback(std::int64_t count, GgmlType type, Observer& observer) {
+  if (count > 0)
+    observer.warn(fmt::format(
+        "[gguf] {} matri{} not of whole {} blocks in each row and ha{} a type of "
+        "smaller blocks",
+        count, count == 1 ? "x is" : "ces are", to_string(type), count == 1 ? "s" : "ve"));
+}
+
+void write_gguf_contents(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
+                         const std::vector<GgufContent>& contents, std::string_view task_name,
+                         Observer& observer, std::optional<std::vector<std::int64_t>> ends) {
+  const JsonObject config = checkpoint.config_object();
+  const GgufArchitecture architecture = gguf_architecture_of(checkpoint);
+  const std::int64_t head_dim = architecture.paired_rows ? read_head_dim(config) : 0;
+  const GgufMetadata metadata =
+      metadata_of(checkpoint, architecture, type, std::move(ends), observer);
+  const auto tables = gguf_rope_tables(architecture, config);
   std::vector<GgufWriter::Entry> entries;
   for (const auto& [table, values] : tables)
     entries.push_back({table, GgmlType::kF32, {static_cast<std::int64_t>(values.size())}});
-  std::vector<Export> exports;
-  const bool tied = config.get_bool_or("tie_word_embeddings", false);
-  const auto contents = checkpoint.contents();
-  const auto embedding = std::ranges::find_if(contents, [&](const auto& entry) {
-    return name_to_gguf(*architecture, entry.first) == "token_embd.weight";
-  });
-  if (embedding == contents.end())
-    fail(ErrorCode::kUnsupported,
-         "[gguf] {}: expected the tensors of a {} model, whose embedding is missing",
-         checkpoint.path().string(), printable(model_type));
-  for (const auto& [tensor, shape] : contents) {
-    // What the architecture has no place for, its graph does not need.
-    const auto gguf_name = name_to_gguf(*architecture, tensor);
-    if (!gguf_name || (wanted != nullptr && !wanted->contains(tensor))) continue;
-    // A tied head that is stored nevertheless. One with elements of its own is none, whatever the
-    // configuration says.
-    if (tied && *gguf_name == "output.weight" && shape == embedding->second &&
-        same_elements(checkpoint, tensor, embedding->first, shape))
-      continue;
-    Export entry{tensor, shape, choose_type(type, *gguf_name, shape)};
-    entry.paired = architecture->paired_rows && shape.size() <= 2 &&
-                   (tensor.find("self_attn.q_proj.") != std::string::npos ||
-                    tensor.find("self_attn.k_proj.") != std::string::npos);
-    entry.plus_one = architecture->norms_plus_one && tensor.ends_with("norm.weight");
-    if (entry.paired && (shape.empty() || shape[0] % head_dim != 0))
+  for (const GgufContent& content : contents) {
+    const auto name = name_to_gguf(architecture, content.name);
+    if (!name)
+      fail(ErrorCode::kUnsupported, "[gguf] {}: {}: has no place in architecture {}",
+           checkpoint.path().string(), printable(content.name), architecture.name);
+    if (is_paired(architecture, content) &&
+        (content.shape.empty() || content.shape[0] % head_dim != 0))
       fail(ErrorCode::kFormat, "[gguf] {}: {}: {} is not heads of {}", checkpoint.path().string(),
-           printable(tensor), to_string(shape), head_dim);
-    entries.push_back({*gguf_name, entry.type, shape});
-    exports.push_back(std::move(entry));
+           printable(content.name), to_string(content.shape), head_dim);
+    entries.push_back({*name, content.type, content.shape});
   }
-
   GgufWriter writer(path, metadata, entries);
   for (const auto& [table, values] : tables) writer.write(std::as_bytes(std::span(values)));
-  Task task(observer, "convert", static_cast<std::int64_t>(exports.size()), "tensors");
-  for (const Export& entry : exports) {
-    write_tensor(writer, checkpoint, entry, head_dim);
+  Task task(observer, task_name, static_cast<std::int64_t>(contents.size()), "tensors");
+  for (const GgufContent& content : contents) {
+    write_content(writer, content, is_paired(architecture, content) ? head_dim : 0);
     task.advance();
   }
   writer.finish();
+}
+
+void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
+                Observer& observer, std::optional<std::vector<std::int64_t>> ends,
+                const std::set<std::string>* wanted) {
+  const JsonObject config = checkpoint.config_object();
+  const GgufArchitecture architecture = gguf_architecture_of(checkpoint);
+  const auto stored = checkpoint.contents();
+  const auto find = [&](std::string_view gguf_name) {
+    return std::ranges::find_if(stored, [&](const auto& entry) {
+      return name_to_gguf(architecture, entry.first) == gguf_name;
+    });
+  };
+  const auto embedding = find("token_embd.weight");
+  if (embedding == stored.end())
+    fail(ErrorCode::kUnsupported,
+         "[gguf] {}: expected the tensors of a {} model, whose embedding is missing",
+         checkpoint.path().string(), printable(config.get_string("model_type")));
+  const auto is_wanted = [&](const std::string& name) {
+    return wanted == nullptr || wanted->contains(name);
+  };
+  // A tied head that is stored nevertheless is left out. One with elements of its own is none,
+  // whatever the configuration says.
+  const auto head = find("output.weight");
+  const bool is_tied =
+      head == stored.end() || !is_wanted(head->first) ||
+      (config.get_bool_or("tie_word_embeddings", false) && head->second == embedding->second &&
+       same_elements(checkpoint, head->first, embedding->first, head->second));
+  GgufMixture mixture(type, layers_of(config), is_tied);
+  std::vector<GgufContent> contents;
+  for (const auto& [name, shape] : stored) {
+    // What the architecture has no place for, its graph does not need.
+    const auto gguf_name = name_to_gguf(architecture, name);
+    if (!gguf_name || !is_wanted(name) || (is_tied && *gguf_name == "output.weight")) continue;
+    const bool is_norm = architecture.norms_plus_one && name.ends_with("norm.weight");
+    contents.push_back(content_of(checkpoint, name, shape, mixture.choose(*gguf_name, shape),
+                                  is_norm ? 1.0f : 0.0f));
+  }
+  warn_of_fallback(mixture.fallen_back(), type, observer);
+  write_gguf_contents(path, checkpoint, type, contents, "convert", observer, std::move(ends));
 }
 
 }  // namespace tandem

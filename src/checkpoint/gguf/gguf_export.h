@@ -1,8 +1,11 @@
 // Exports a checkpoint as a GGUF file that llama.cpp can load and chat with.
 #pragma once
 
+#include <functional>
 #include <optional>
 #include <set>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/observer.h"
@@ -12,13 +15,13 @@
 
 namespace tandem {
 
-// Writes `checkpoint` with matrices in `type` (F32, F16, BF16, Q8_0, Q4_0 or Q4_1) and vectors in
-// F32. With Q4_0 and Q4_1, the embedding and the head are Q8_0; a matrix whose rows are not a
-// multiple of the block size is F16. The vocabulary and the chat template come from tokenizer.json
-// and tokenizer_config.json in the checkpoint's folder. `observer` receives the task "convert" and
-// warnings about settings that llama.cpp ignores, and can cancel (kCancelled; nothing is written).
-// Left out are tensors that the architecture has no place for, those that are not among `wanted`
-// (null: all are wanted), and a head that is the embedding.
+// Writes `checkpoint` with matrices mostly in `type` (gguf_mixture.h: F32, F16, BF16, Q8_0, Q4_0,
+// Q4_1, Q4_K or Q6_K) and vectors in F32. The vocabulary and the chat template come from
+// tokenizer.json and tokenizer_config.json in the checkpoint's folder. `observer` receives the task
+// "convert" and warnings about settings that llama.cpp ignores and about matrices that got a type of
+// smaller blocks, and can cancel (kCancelled; nothing is written). Left out are tensors that the
+// architecture has no place for, those that are not among `wanted` (null: all are wanted), and a
+// head that is the embedding.
 // `ends` are the tokens that end an answer; default: those of generation_config.json, else of
 // config.json.
 // Throws kUnsupported for a model type or a tokenizer that GGUF cannot represent.
@@ -26,6 +29,36 @@ void write_gguf(const fs::path& path, const Checkpoint& checkpoint, GgmlType typ
                 Observer& observer = silent(),
                 std::optional<std::vector<std::int64_t>> ends = std::nullopt,
                 const std::set<std::string>* wanted = nullptr);
+
+// A tensor on its way to a GGUF file.
+struct GgufContent {
+  // The elements or blocks of rows [begin, begin + count) of the outermost dimension; a vector is
+  // read whole.
+  using Read = std::function<std::vector<std::byte>(std::int64_t begin, std::int64_t count)>;
+
+  // Name and order of rows are transformers'; norms' gains are as they stand in a GGUF.
+  std::string name;
+  Shape shape;
+  GgmlType type;
+  // Called once, when the tensor is written.
+  std::function<Read()> open;
+};
+
+// The architecture that a checkpoint has in GGUF; throws kUnsupported naming its model type.
+GgufArchitecture gguf_architecture_of(const Checkpoint& checkpoint);
+
+// What write_gguf() does with contents of any origin; the rest is that of `checkpoint`. `type` is
+// what most matrices have. Each name must have a form in the architecture. The task is named `task`.
+void write_gguf_contents(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
+                         const std::vector<GgufContent>& contents, std::string_view task,
+                         Observer& observer, std::optional<std::vector<std::int64_t>> ends);
+
+// Throws what write_gguf_contents() would throw about configuration and tokenizer, and writes
+// nothing.
+void check_gguf_metadata(const Checkpoint& checkpoint);
+
+// A line for the user about matrices that fell back to other types (GgufMixture).
+void warn_of_fallback(std::int64_t count, GgmlType type, Observer& observer);
 
 // The parts of the metadata: sizes and rope settings from config.json; tokens, merges and special
 // tokens.
