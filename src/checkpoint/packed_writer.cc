@@ -188,15 +188,20 @@ OrderedJson quark_config(const PackedStyle& style, const std::vector<PackedModul
             {"weight_merge_groups", nullptr}}}};
 }
 
+// The names that families give their heads.
+bool is_head(const PackedModule& module) {
+  return module.name == "lm_head" || module.name == "transformer.output_layer";
+}
+
 OrderedJson gptq_config(const std::vector<PackedModule>& modules) {
   const PackedModule& usual = commonest(modules);
   const bool packs_head = std::ranges::any_of(modules, [](const PackedModule& module) {
-    return module.is_packed && module.name == "lm_head";
+    return module.is_packed && is_head(module);
   });
   // GPTQModel's way to leave modules out: expressions that begin with "-:".
   OrderedJson rules = OrderedJson::object();
   for (const PackedModule& module : modules)
-    if (!module.is_packed && module.name != "lm_head")
+    if (!module.is_packed && !is_head(module))
       rules["-:" + std::regex_replace(module.name, std::regex("\\."), "\\.")] =
           OrderedJson::object();
   return {{"quant_method", "gptq"},

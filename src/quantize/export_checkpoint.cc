@@ -48,7 +48,13 @@ PackedModule planned_module(const Node& node, const Recipe& recipe, const Packed
           .bits = bits_of(scheme.weights)};
 }
 
-// The same of all modules. Those that the family has as one are made alike.
+// The type of its scales.
+DType planned_scales(const Node& node, const Recipe& recipe) {
+  const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight);
+  return codes != nullptr ? codes->scales.dtype() : plan_of(recipe, node).decode.scales;
+}
+
+// What becomes of all modules. Those that the family has as one must be made alike.
 std::vector<PackedModule> planned_modules(const Graph& graph,
                                           const std::vector<FamilyModule>& modules,
                                           const Recipe& recipe, const PackedStyle& style) {
@@ -58,8 +64,11 @@ std::vector<PackedModule> planned_modules(const Graph& graph,
     std::vector<PackedModule> parts;
     for (const NodeId id : module.nodes) {
       parts.push_back(planned_module(graph.node(id), recipe, style));
+      const bool is_alike = parts.back().has_form_of(parts.front()) &&
+                            planned_scales(graph.node(id), recipe) ==
+                                planned_scales(graph.node(module.nodes.front()), recipe);
       if (parts.back().is_packed != parts.front().is_packed ||
-          (parts.back().is_packed && !parts.back().has_form_of(parts.front())))
+          (parts.back().is_packed && !is_alike))
         fail(ErrorCode::kInvalidArgument,
              "[export] {} and {}: are one module here, {}: expected one scheme for both",
              parts.front().name, parts.back().name, module.name);

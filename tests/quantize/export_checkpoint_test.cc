@@ -12,6 +12,7 @@
 #include "models/model.h"
 #include "package/package.h"
 #include "quantize/quantize_model.h"
+#include "quantize/rtn.h"
 #include "quantize/tiny_checkpoint.h"
 #include "support.h"
 
@@ -251,15 +252,20 @@ TEST(ExportedCheckpoint, UntiesAHeadThatIsPacked) {
             demo.tensor("model.embed_tokens.weight", {4096, 256}).to_f16().to_floats());
 }
 
-// Gemma's norms are stored less 1.
-TEST(ExportedCheckpoint, KeepsNormsAsTheirFamilyStoresThem) {
-  const ScratchFolder folder;
-  fs::copy(fixture("models/fixtures/gemma2"), folder / "c");
+// A tiny checkpoint of a family, with a tokenizer for its vocabulary of 67.
+void write_family(const fs::path& folder, const std::string& family) {
+  fs::copy(fixture("models/fixtures") / family, folder);
   Json vocabulary = Json::object();
   for (int i = 0; i < 67; ++i) vocabulary[std::string(1, static_cast<char>('0' + i))] = i;
   write_text_file(
-      folder / "c/tokenizer.json",
+      folder / "tokenizer.json",
       Json{{"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}}.dump());
+}
+
+// Gemma's norms are stored less 1.
+TEST(ExportedCheckpoint, KeepsNormsAsTheirFamilyStoresThem) {
+  const ScratchFolder folder;
+  write_family(folder / "c", "gemma2");
   quantize(folder / "c", folder / "out", recipe_of(uint4(4, DType::kF32)), kQuark);
   const Checkpoint before = Checkpoint::open(folder / "c"),
                    after = Checkpoint::open(folder / "out");
@@ -277,12 +283,128 @@ TEST(ExportedCheckpoint, KeepsNormsAsTheirFamilyStoresThem) {
   EXPECT_GT(norms, 4);
 }
 
+struct FusedCase {
+  const char* family;
+  std::string layer;
+  std::string qkv, gate_up, down, head;
+};
+std::vector<FusedCase> fused_cases() {
+  return {{"phi3_longrope", "model.layers.1.", "self_attn.qkv_proj", "mlp.gate_up_proj",
+           "mlp.down_proj", "lm_head"},
+          {"chatglm", "transformer.encoder.layers.1.", "self_attention.query_key_value",
+           "mlp.dense_h_to_4h", "mlp.dense_4h_to_h", "transformer.output_layer"}};
+}
+
+// Exactly: in the types of both, all values fit.
+void expect_same_values(const Weight& got, const Weight& want, const std::string& name) {
+  ASSERT_EQ(describe(got), describe(want)) << name;
+  const std::int64_t n = output_channels(want);
+  EXPECT_EQ(dequantize_rows(got, 0, n), dequantize_rows(want, 0, n)) << name;
+}
+
+// A row's codes depend on no other row: a fused tensor is what rounding the checkpoint's own gives.
+TEST(ExportedCheckpoint, JoinsWhatItsFamilyFuses) {
+  for (const FusedCase& family : fused_cases())
+    for (const PackedStyle& style : {kAwq, kGptq, kQuark}) {
+      SCOPED_TRACE(std::string(family.family) + " " + std::string(to_string(style.layout)));
+      const ScratchFolder folder;
+      write_family(folder / "c", family.family);
+      Recipe recipe = recipe_of(uint4(32, DType::kF32));
+      // Its 60 columns are no whole groups.
+      recipe.rules.push_back(exclude("*.down_proj"));
+      quantize(folder / "c", folder / "out", recipe, style);
+      const Checkpoint before = Checkpoint::open(folder / "c"),
+                       after = Checkpoint::open(folder / "out");
+      std::set<std::string> names;
+      for (const auto& [name, shape] : before.contents()) names.insert(name);
+      for (const auto& [name, shape] : after.contents()) EXPECT_TRUE(names.contains(name)) << name;
+      EXPECT_EQ(after.contents().size(), names.size());
+
+      ThreadPool pool(1);
+      for (const std::string& module : {family.layer + family.qkv, family.layer + family.gate_up}) {
+        const Shape shape = before.contents().at(module + ".weight");
+        const Weight own = before.linear(module, shape[0], shape[1]);
+        const GroupFormat format{.group = 32, .scales = DType::kF32};
+        expect_same_values(
+            after.linear(module, shape[0], shape[1]),
+            quantize_group_codes(*std::get<FloatWeight>(own).rows, format, module, pool), module);
+        if (!names.contains(module + ".bias")) continue;
+        EXPECT_EQ(after.tensor(module + ".bias", {shape[0]}).to_floats(),
+                  before.tensor(module + ".bias", {shape[0]}).to_floats());
+      }
+      const Json config = after.config().at("quantization_config");
+      const std::vector<std::string> floats = {family.layer + family.down, family.head};
+      if (style.layout == PackedStyle::Layout::kGptq) {
+        EXPECT_EQ(config.at("dynamic").size(), 2U) << "down of two layers";
+        continue;
+      }
+      const Json& listed = config.at(
+          style.layout == PackedStyle::Layout::kQuark ? "exclude" : "modules_to_not_convert");
+      EXPECT_EQ(listed.size(), 3U);
+      for (const std::string& name : floats)
+        EXPECT_NE(std::ranges::find(listed, Json(name)), listed.end()) << name;
+    }
+}
+
+// What stays float is joined, too, and the graph of the result is the one that was made.
+TEST(ExportedCheckpoint, JoinsFloatsAndWhatIsPackedAlready) {
+  for (const FusedCase& family : fused_cases()) {
+    const ScratchFolder folder;
+    write_family(folder / "c", family.family);
+    Recipe recipe = recipe_of(uint4(4, DType::kF32));
+    for (const char* part : {"*.q_proj", "*.k_proj", "*.v_proj"})
+      recipe.rules.push_back(exclude(part));
+    quantize(folder / "c", folder / "quark", recipe, kQuark);
+    // Its codes in the words of another tool.
+    quantize(folder / "quark", folder / "awq", recipe, kAwq);
+    const Checkpoint before = Checkpoint::open(folder / "c"),
+                     awq = Checkpoint::open(folder / "awq");
+    const std::string qkv = family.layer + family.qkv;
+    const Shape shape = before.contents().at(qkv + ".weight");
+    EXPECT_EQ(dequantize_rows(awq.linear(qkv, shape[0], shape[1]), 0, shape[0]),
+              dequantize_rows(before.linear(qkv, shape[0], shape[1]), 0, shape[0]));
+    const Checkpoint quark = Checkpoint::open(folder / "quark");
+    const Graph a = build_graph(quark.config_object(), CheckpointWeights(quark));
+    const Graph b = build_graph(awq.config_object(), CheckpointWeights(awq));
+    ASSERT_EQ(dump(a), dump(b));
+    int packed = 0;
+    for (std::size_t i = 0; i < a.nodes().size(); ++i) {
+      if (a.nodes()[i].op != Op::kLinear) continue;
+      const Weight& weight = a.nodes()[i].as<LinearAttributes>().weight;
+      expect_same_values(b.nodes()[i].as<LinearAttributes>().weight, weight, a.nodes()[i].name);
+      packed += std::holds_alternative<GroupCodes>(weight);
+    }
+    EXPECT_EQ(packed, 8) << "o, gate, up and down of two blocks";
+  }
+}
+
+TEST(ExportedCheckpoint, RefusesTwoSchemesInOneModule) {
+  const ScratchFolder folder;
+  write_family(folder / "c", "chatglm");
+  const auto refused = [&](const Rule& rule) {
+    Recipe recipe = recipe_of(uint4(4, DType::kF16));
+    recipe.rules.push_back(rule);
+    const std::string message =
+        error_of([&] { quantize(folder / "c", folder / "out", recipe, kQuark); });
+    EXPECT_FALSE(fs::exists(folder / "out"));
+    return message;
+  };
+  EXPECT_EQ(refused(exclude("*.v_proj")),
+            "[export] model.layers.0.self_attn.q_proj and model.layers.0.self_attn.v_proj: are one "
+            "module here, transformer.encoder.layers.0.self_attention.query_key_value: expected "
+            "one scheme for both");
+  for (const Scheme& scheme :
+       {uint4(8, DType::kF16), uint4(4, DType::kF32), Scheme{WeightType::kInt4, 4, DType::kF16}})
+    EXPECT_NE(refused({.match = "*.layers.1.mlp.up_proj", .decode = scheme})
+                  .find("layers.1.mlp.dense_h_to_4h: expected one scheme"),
+              std::string::npos);
+}
+
 TEST(ExportedCheckpoint, RefusesBeforeAnyWork) {
   const ScratchFolder folder;
-  const auto refused = [&](const Recipe& recipe, const PackedStyle& style,
-                           const fs::path& checkpoint = demo_dir()) {
+  const auto refused = [&](const Recipe& recipe, const PackedStyle& style) {
     const std::string message =
-        error_of([&] { quantize(checkpoint, folder / "out", recipe, style); });
+        error_of([&] { quantize(demo_dir(), folder / "out", recipe, style); });
     EXPECT_FALSE(fs::exists(folder / "out"));
     return message;
   };
@@ -298,11 +420,6 @@ TEST(ExportedCheckpoint, RefusesBeforeAnyWork) {
   EXPECT_EQ(refused(two, kGptq),
             "[export] lm_head: GPTQ holds 4-bit codes of one kind and group size only");
   EXPECT_EQ(refused(recipe_of({}), kAwq), "[export] every module stays float");
-  Recipe apart = recipe_of(uint4(4, DType::kF16));
-  apart.rules.push_back(exclude("*.k_proj"));
-  EXPECT_EQ(refused(apart, kQuark, fixture("models/fixtures/phi3_longrope")),
-            "[export] model.layers.0.self_attn.q_proj and model.layers.0.self_attn.k_proj: are one "
-            "module here, model.layers.0.self_attn.qkv_proj: expected one scheme for both");
   // A folder that holds anything is somebody's.
   fs::create_directory(folder / "full");
   write_text_file(folder / "full/x", "");
