@@ -8,6 +8,8 @@
 #include "checkpoint/checkpoint.h"
 #include "checkpoint/safetensors.h"
 #include "support.h"
+#include "tensor/half.h"
+#include "tensor/packed_codes.h"
 
 namespace tandem {
 namespace {
@@ -143,6 +145,56 @@ INSTANTIATE_TEST_SUITE_P(Cases, QuarkWords,
                                            "awq_g32_float32", "rtn_g32_bfloat16", "rtn_g64_float16",
                                            "rtn_g128_float16_order", "rtn_g128_float16_head",
                                            "rtn_int4_g128_float16", "rtn_per_channel_float16"));
+
+// AutoAWQ's own class packed the fixture (fixtures/make_autoawq.py).
+TEST(PackedWriter, WritesTheWordsOfAutoAwq) {
+  constexpr std::int64_t kN = 64, kK = 128, kGroup = 32;
+  const fs::path path = testing::fixture("checkpoint/fixtures/autoawq.safetensors");
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  const auto packed_rows = [](const Tensor& bytes) {
+    std::byte* data = nullptr;
+    Tensor packed = Tensor::allocate(DType::kU8, {bytes.dim(0), bytes.dim(1) / 2}, &data);
+    for (std::int64_t row = 0; row < bytes.dim(0); ++row)
+      pack_codes(bytes.rows(row, 1).as<std::uint8_t>(), 4, data + row * packed.dim(1));
+    return packed;
+  };
+  // AutoAWQ's scales are [groups, n].
+  const std::vector<float> theirs = file.tensors.at("scales").to_floats();
+  std::byte* data = nullptr;
+  Tensor scales = Tensor::allocate(DType::kF16, {kN, kK / kGroup}, &data);
+  for (std::int64_t row = 0; row < kN; ++row)
+    for (std::int64_t g = 0; g < kK / kGroup; ++g)
+      reinterpret_cast<std::uint16_t*>(data)[row * (kK / kGroup) + g] =
+          float_to_f16(theirs[static_cast<std::size_t>(g * kN + row)]);
+  const GroupCodes codes{.n = kN,
+                         .k = kK,
+                         .group = kGroup,
+                         .codes = packed_rows(file.tensors.at("codes")),
+                         .scales = scales,
+                         .zero_points = packed_rows(file.tensors.at("zeros"))};
+  EXPECT_EQ(dequantize_rows(codes, 0, kN), file.tensors.at("values").to_floats());
+
+  const std::vector<Tensor> words = pack(codes, kAwq);
+  const auto entries = packed_tensors({"m", true, false, kGroup}, kN, kK, DType::kF16, kAwq);
+  std::map<std::string, Tensor> named;
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    const Tensor& expected = file.tensors.at(entries[i].suffix.substr(1));
+    EXPECT_EQ(words[i].dtype(), expected.dtype());
+    EXPECT_EQ(words[i].shape(), expected.shape());
+    EXPECT_TRUE(std::ranges::equal(words[i].bytes(), expected.bytes())) << entries[i].suffix;
+    named["m" + entries[i].suffix] = expected;
+  }
+  EXPECT_EQ(words.size(), 3U);
+
+  const testing::ScratchFolder folder;
+  write_safetensors(folder / "model.safetensors", named);
+  const OrderedJson config = {
+      {"model_type", "llama"},
+      {"quantization_config", packed_config(kAwq, {{"m", true, false, kGroup}})}};
+  write_text_file(folder / "config.json", config.dump());
+  EXPECT_EQ(dequantize_rows(Checkpoint::open(folder.path()).linear("m", kN, kK), 0, kN),
+            file.tensors.at("values").to_floats());
+}
 
 // Through a file and our reader, with rows that do not fill the last word.
 TEST(PackedWriter, IsReadBackBitForBit) {
