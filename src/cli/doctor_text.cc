@@ -27,7 +27,8 @@ std::string loss_text(const char* phase, const GateReport::Loss& before,
 // What was measured, and on what.
 std::string measured(const GateReport& report) {
   std::string text = loss_text("KL: decode", report.decode_before, report.decode);
-  if (report.prefill) text += ", " + loss_text("prefill", *report.prefill_before, *report.prefill);
+  if (report.prefill && report.prefill_before)
+    text += ", " + loss_text("prefill", *report.prefill_before, *report.prefill);
   // No limit was given, or that of a share of the loss, which "before repairs" shows.
   if (std::isfinite(report.max_kl) && report.max_share == 0)
     text += fmt::format("; limit {:g}", report.max_kl);
@@ -121,7 +122,7 @@ OrderedJson to_json(const GateReport& report) {
                       {"window_tokens", report.window_tokens},
                       {"decode", to_json(report.decode)},
                       {"decode_before", to_json(report.decode_before)}};
-  if (report.prefill) {
+  if (report.prefill && report.prefill_before) {
     json["prefill"] = to_json(*report.prefill);
     json["prefill_before"] = to_json(*report.prefill_before);
   }

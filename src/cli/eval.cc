@@ -235,7 +235,7 @@ void eval(const EvalFlags& flags) {
   }
   if (observer.cancelled())
     fail(ErrorCode::kCancelled, "[eval] interrupted: the figures are those of what was scored");
-  if (!layers || flags.examine.fix.empty()) return;
+  if (!examiner || !layers || flags.examine.fix.empty()) return;
   if (!is_written(*layers, flags.examine)) throw NotGoodEnough(failure_of(*layers, "eval"));
   spdlog::info("{}", examiner->next_command());
 }
