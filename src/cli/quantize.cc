@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "cli/commands.h"
 #include "cli/doctor_text.h"
 #include "cli/html_report.h"
@@ -24,6 +25,7 @@ struct QuantizeFlags {
   std::string calibration;
   std::string recipe;
   std::vector<std::string> algorithms;
+  std::optional<std::string> smooth_alpha;
   std::string compat;
   std::string format = "package";
   std::optional<std::string> pack_method;
@@ -46,6 +48,26 @@ struct QuantizeFlags {
   QuarkWords quark;
 };
 
+std::optional<double> read_alpha(const std::string& text) {
+  double alpha = 0;
+  const bool fits = CLI::detail::lexical_cast(text, alpha) && alpha >= 0 && alpha <= 1;
+  return fits ? std::optional(alpha) : std::nullopt;
+}
+
+// Of every step smoothquant; without a number it is searched.
+void set_alpha(Recipe& recipe, const std::string& text) {
+  const std::optional<double> alpha = read_alpha(text);
+  bool is_there = false;
+  for (PassStep& step : recipe.passes) {
+    if (step.name != "smoothquant") continue;
+    is_there = true;
+    step.settings["alpha"] = alpha ? Json(*alpha) : Json("search");
+  }
+  if (!is_there)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] --smooth-alpha: expected with --algo smoothquant, or a recipe that has it");
+}
+
 // The recipe from a file, or the one described by the flags; flags override what a file says.
 Recipe make_recipe(const QuantizeFlags& flags) {
   // Other tools leave the head as it is, and so do checkpoints made for them.
@@ -56,10 +78,13 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   if (flags.quark.given()) recipe.rules = flags.quark.rules(flags.group_size, flags.checkpoint);
   for (const std::string& algorithm : flags.algorithms) {
     PassStep step{algorithm};
+    // Quark's name for the pass with a search.
+    if (algorithm == "autosmoothquant") step = {"smoothquant", {{"alpha", "search"}}};
     if (algorithm == "awq" && !flags.compat.empty())
       step.settings = {{"compat", flags.compat}, {"search_tokens", 0}};
     recipe.passes.push_back(std::move(step));
   }
+  if (flags.smooth_alpha) set_alpha(recipe, *flags.smooth_alpha);
   for (const std::string& pattern : flags.exclude) recipe.rules.push_back(exclude(pattern));
   CalibrationSettings& calibration = recipe.calibration;
   calibration.samples = flags.samples.value_or(calibration.samples);
@@ -265,12 +290,24 @@ void add_quantize(CLI::App& app) {
       command
           ->add_option("--algo,--quant-algo", flags->algorithms,
                        "what is done before weights are rounded, in this order: smoothquant moves "
-                       "the range of activations into weights, awq searches scales and clipping, "
+                       "the range of activations into weights, autosmoothquant as much of it as "
+                       "rounds best, awq searches scales and clipping, "
                        "seqmse clipping alone, mse_clip without a text, gptq chooses codes that "
                        "make up for each other and comes last (default: nothing)")
           ->delimiter(',')
           ->allow_extra_args(false)
-          ->check(CLI::IsMember({"smoothquant", "awq", "seqmse", "mse_clip", "gptq"}));
+          ->check(CLI::IsMember(
+              {"smoothquant", "autosmoothquant", "awq", "seqmse", "mse_clip", "gptq"}));
+  command
+      ->add_option("--smooth-alpha", flags->smooth_alpha,
+                   "how much of the range smoothquant moves: from 0, which equalizes the weights' "
+                   "columns, to 1, the activations, or search for what rounds best of each group "
+                   "of Linears (default: 0.5; search with autosmoothquant)")
+      ->type_name("FLOAT|search")
+      ->check([](const std::string& text) {
+        if (text == "search" || read_alpha(text)) return std::string();
+        return fmt::format("expected a number from 0 to 1, or search, got '{}'", printable(text));
+      });
   command
       ->add_option("--compat", flags->compat,
                    "quark: search on all of the text and in the order of AMD Quark, whose results "

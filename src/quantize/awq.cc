@@ -69,11 +69,12 @@ class Awq : public BlockVisitor {
         settings_(settings),
         windows_(windows),
         pool_(pool),
-        clip_stride_(std::max<std::int64_t>(1, windows.tokens() / kClipTokens)) {
+        clip_stride_(std::max<std::int64_t>(1, windows.tokens() / kClipTokens)),
+        searched_(spread_windows(windows, settings.search_tokens)),
+        search_rows_(std::ranges::count(searched_, true) * windows.window) {
     for (ScalingGroup& group : find_scaling_groups(graph))
       if (std::ranges::any_of(group.linears, [&](NodeId id) { return is_quantized(id); }))
         groups_.push_back(std::move(group));
-    choose_windows();
     for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id)
       if (graph.node(id).layer >= 0) last_of_layer_[graph.node(id).layer] = graph.node(id).output();
   }
@@ -189,18 +190,6 @@ class Awq : public BlockVisitor {
   }
   Scheme scheme_of(NodeId id) const { return resolve(recipe_, graph_.node(id).name).decode; }
   bool is_quantized(NodeId id) const { return scheme_of(id).weights != WeightType::kFloat; }
-
-  // Whole windows, spread evenly.
-  void choose_windows() {
-    const std::int64_t total = windows_.tokens() / windows_.window;
-    const std::int64_t count =
-        settings_.search_tokens == 0
-            ? total
-            : std::clamp<std::int64_t>(settings_.search_tokens / windows_.window, 1, total);
-    searched_.resize(index(total));
-    for (std::int64_t i = 0; i < count; ++i) searched_[index(i * total / count)] = true;
-    search_rows_ = count * windows_.window;
-  }
 
   // What a group's nodes read besides its value: the angles of the attention's positions.
   std::vector<ValueId> inputs_of(const ScalingGroup& group) const {
@@ -412,11 +401,11 @@ class Awq : public BlockVisitor {
   ThreadPool& pool_;
   std::unique_ptr<Task> task_;
   const std::int64_t clip_stride_;
+  // By window.
+  const std::vector<bool> searched_;
+  const std::int64_t search_rows_;
   std::vector<ScalingGroup> groups_;
   std::map<std::int32_t, ValueId> last_of_layer_;
-  // By window.
-  std::vector<bool> searched_;
-  std::int64_t search_rows_ = 0;
   // Of the block that runs.
   std::map<ValueId, Seen> seen_;
   std::int32_t layer_ = -1;

@@ -18,6 +18,15 @@ std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
 }  // namespace
 
+std::vector<bool> spread_windows(const CalibrationWindows& windows, std::int64_t tokens) {
+  const std::int64_t total = windows.tokens() / windows.window;
+  const std::int64_t count =
+      tokens == 0 ? total : std::clamp<std::int64_t>(tokens / windows.window, 1, total);
+  std::vector<bool> chosen(index(total));
+  for (std::int64_t i = 0; i < count; ++i) chosen[index(i * total / count)] = true;
+  return chosen;
+}
+
 std::vector<Block> cut_blocks(const Graph& graph, const std::vector<ValueId>& wanted) {
   const Uses uses(graph);
   // What precedes the blocks, each of them, the head.

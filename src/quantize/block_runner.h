@@ -25,6 +25,10 @@ struct CalibrationWindows {
   std::int64_t tokens() const { return static_cast<std::int64_t>(ids.size()); }
 };
 
+// By window, whether it is one of those that together have at most `tokens` (0: all windows; at
+// least one), spread evenly.
+std::vector<bool> spread_windows(const CalibrationWindows& windows, std::int64_t tokens);
+
 // A part of a decoder as a graph of its own: what precedes the first decoder block (layer -1), one
 // of those, or the head that follows them.
 struct Block {

@@ -15,6 +15,7 @@
 #include "quantize/kept_codes.h"
 #include "quantize/products.h"
 #include "quantize/quantize_linears.h"
+#include "quantize/smoothquant.h"
 #include "tensor/weight.h"
 
 namespace tandem {
@@ -129,11 +130,17 @@ class Counter {
 
   void awq(double search_tokens) {
     run_blocks();
-    const double searched = search_tokens > 0 ? std::min(search_tokens, tokens_) : tokens_;
+    const double searched = searched_of(search_tokens);
     // Every Linear once with its block, and the one of a single reader again for itself.
     operations += kAwqExponents * 2.6 * weights_ * searched / kBlockEfficiency;
     seconds += kAwqExponents * 1.4 * weights_ * kRoundSeconds;
     clip(kAwqClips);
+  }
+
+  // Every Linear, also those that nothing is searched for unless it is everywhere.
+  void search_alpha(double search_tokens) {
+    operations += kSmoothQuantAlphas * 2 * weights_ * searched_of(search_tokens) / kBlockEfficiency;
+    seconds += kSmoothQuantAlphas * weights_ * kRoundSeconds;
   }
 
   void seqmse() {
@@ -168,13 +175,22 @@ class Counter {
   }
 
  private:
+  double searched_of(double search_tokens) const {
+    return search_tokens > 0 ? std::min(search_tokens, tokens_) : tokens_;
+  }
+
   const ModelShape& shape_;
   double tokens_;
   // Of all blocks.
   double weights_ = 0;
 };
 
-// Tokens that awq searches on; nothing for another pass.
+bool searches_alpha(const PassStep& step) {
+  const auto found = step.settings.find("alpha");
+  return step.name == "smoothquant" && found != step.settings.end() && *found == "search";
+}
+
+// Tokens that awq searches on, or smoothquant; nothing for another pass.
 double search_tokens(const PassStep& step) {
   const auto found = step.settings.find("search_tokens");
   return found == step.settings.end() ? static_cast<double>(AwqSettings().search_tokens)
@@ -198,7 +214,7 @@ double count_memory(const ModelShape& shape, const Recipe& recipe, double tokens
   double hidden = 1;
   for (const PassStep& step : recipe.passes) {
     double extra = 0;
-    if (step.name == "awq") {
+    if (step.name == "awq" || searches_alpha(step)) {
       const double searched = search_tokens(step) > 0 ? search_tokens(step) : tokens;
       extra = 12 * largest + 4 * std::min(searched, tokens) * (inputs + 3 * widest);
     }
@@ -223,6 +239,7 @@ Forecast forecast(const Graph& graph, const Recipe& recipe, std::int64_t tokens,
     if (step.name == "seqmse") counter.seqmse();
     if (step.name == "mse_clip") counter.clip(kSeqMseClips);
     if (step.name == "smoothquant") counter.run_blocks();
+    if (searches_alpha(step)) counter.search_alpha(search_tokens(step));
   }
   if (phases > 1 && has_static_inputs(recipe, graph)) counter.run_blocks();
   counter.make_codes(phases);

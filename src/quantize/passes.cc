@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "base/error.h"
@@ -39,9 +40,16 @@ class Settings {
   double fraction(const char* key, double fallback) {
     const Json* value = find(key);
     if (value == nullptr) return fallback;
-    const bool fits = value->is_number() && value->get<double>() >= 0 && value->get<double>() <= 1;
-    if (!fits) object(key, "a number in [0, 1]", *value);
-    return fits ? value->get<double>() : fallback;
+    if (!is_fraction(*value)) object(key, "a number in [0, 1]", *value);
+    return is_fraction(*value) ? value->get<double>() : fallback;
+  }
+  // None for the only word that the key knows.
+  std::optional<double> fraction_or(const char* word, const char* key, double fallback) {
+    const Json* value = find(key);
+    if (value == nullptr) return fallback;
+    if (is_fraction(*value)) return value->get<double>();
+    if (*value != word) object(key, fmt::format("a number in [0, 1] or \"{}\"", word), *value);
+    return std::nullopt;
   }
   // True for the only word that a key knows.
   bool word(const char* key, const char* known) {
@@ -64,6 +72,9 @@ class Settings {
   }
 
  private:
+  static bool is_fraction(const Json& value) {
+    return value.is_number() && value.get<double>() >= 0 && value.get<double>() <= 1;
+  }
   const Json* find(const char* key) {
     asked_.emplace_back(key);
     const auto found = step_.settings.find(key);
@@ -79,9 +90,13 @@ class Settings {
   std::string objection_;
 };
 
+std::int64_t read_search_tokens(Settings& settings, std::int64_t fallback) {
+  return settings.integer("search_tokens", fallback, std::int64_t{1} << 30);
+}
+
 AwqSettings read_awq(Settings& settings) {
   AwqSettings awq;
-  awq.search_tokens = settings.integer("search_tokens", awq.search_tokens, std::int64_t{1} << 30);
+  awq.search_tokens = read_search_tokens(settings, awq.search_tokens);
   awq.clip = settings.flag("clip", awq.clip);
   awq.quark = settings.word("compat", "quark");
   return awq;
@@ -89,8 +104,9 @@ AwqSettings read_awq(Settings& settings) {
 
 SmoothQuantSettings read_smoothquant(Settings& settings) {
   SmoothQuantSettings smoothquant;
-  smoothquant.alpha = settings.fraction("alpha", smoothquant.alpha);
+  smoothquant.alpha = settings.fraction_or("search", "alpha", 0.5);
   smoothquant.everywhere = settings.flag("everywhere", smoothquant.everywhere);
+  smoothquant.search_tokens = read_search_tokens(settings, smoothquant.search_tokens);
   return smoothquant;
 }
 
@@ -117,8 +133,9 @@ Graph run_awq(const Graph& graph, const Inputs& in) {
 }
 
 Graph run_smoothquant(const Graph& graph, const Inputs& in) {
-  return smooth(graph, read_smoothquant(in.settings), *in.learned.windows, in.context.pool,
-                in.context.observer, in.learned.journal);
+  return smooth(graph,
+                find_smoothing(graph, in.recipe, read_smoothquant(in.settings), *in.learned.windows,
+                               in.context.pool, in.context.observer, in.learned.journal));
 }
 
 Graph run_mse_clip(const Graph& graph, const Inputs& in) {

@@ -66,6 +66,14 @@ void check_scheme(const Node& node, const Scheme& scheme) {
 
 }  // namespace
 
+float static_scale(const InputStatistics& input, InputBound bound) {
+  constexpr float kSmallestBound = 1e-6F;
+  float largest = input.least_error;
+  if (bound == InputBound::kMax) largest = input.max;
+  if (bound == InputBound::kPercentile) largest = input.percentile;
+  return std::max(largest, kSmallestBound) / 127.0F;
+}
+
 GroupFormat group_format(const Scheme& scheme, std::int64_t columns) {
   return {.bits = bits_of(scheme.weights),
           .is_signed = is_signed(scheme.weights),
@@ -136,17 +144,11 @@ const Weight& LinearQuantizer::weight_of(const Node& node, const Scheme& scheme,
   return forms.back().weight;
 }
 
-// A code of 127 represents the bound selected by the recipe.
 float LinearQuantizer::input_scale(const std::string& module) const {
-  constexpr float kSmallestBound = 1e-6F;
   const auto found = statistics_.find(module);
   if (found == statistics_.end())
     fail(ErrorCode::kInternal, "[quantize] {}: was not calibrated", module);
-  const InputStatistics& input = found->second;
-  float bound = input.least_error;
-  if (recipe_.calibration.input_bound == InputBound::kMax) bound = input.max;
-  if (recipe_.calibration.input_bound == InputBound::kPercentile) bound = input.percentile;
-  return std::max(bound, kSmallestBound) / 127.0F;
+  return static_scale(found->second, recipe_.calibration.input_bound);
 }
 
 Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,

@@ -47,6 +47,8 @@ class LinearQuantizer {
   std::map<std::string, std::vector<Made>> made_;
 };
 
+// Of a static int8 input, by the bound that a code of 127 represents; never 0.
+float static_scale(const InputStatistics& input, InputBound bound);
 // How a scheme that quantizes in groups stores the codes of a weight with `columns` input channels.
 GroupFormat group_format(const Scheme& scheme, std::int64_t columns);
 // Of codes, scales and zero points that a scheme makes of a Linear's weight; float and codes that

@@ -123,12 +123,42 @@ TEST(QuantizeCommand, SearchesWithAwq) {
   // Refused before anything is done.
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--algo", "awk"});
-  expect_refusal(words, {"--algo: expected one of smoothquant, awq, seqmse, mse_clip, gptq, got "
-                         "'awk'; did you mean 'awq'?"});
+  expect_refusal(words,
+                 {"--algo: expected one of smoothquant, autosmoothquant, awq, seqmse, mse_clip, "
+                  "gptq, got "
+                  "'awk'; did you mean 'awq'?"});
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--compat", "quark"});
   expect_refusal(words, {"--compat"});
   EXPECT_FALSE(fs::exists(folder / "q"));
+}
+
+TEST(QuantizeCommand, SmoothsWithTheAlphaThatIsAskedFor) {
+  const ScratchFolder folder;
+  ThreadPool pool(1);
+  const auto passes = [&](const std::vector<std::string>& flags) {
+    std::vector<std::string> words = quantize_words(folder / "p");
+    words.insert(words.end(), flags.begin(), flags.end());
+    const Outcome outcome = run_program(words);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return Package::open(folder / "p", pool).manifest()["recipe"]["passes"].dump();
+  };
+  const std::string searched = R"([{"alpha":"search","name":"smoothquant"}])";
+  EXPECT_EQ(passes({"--algo", "smoothquant", "--smooth-alpha", "0.7"}),
+            R"([{"alpha":0.7,"name":"smoothquant"}])");
+  EXPECT_EQ(passes({"--algo", "smoothquant", "--smooth-alpha", "search"}), searched);
+  EXPECT_EQ(passes({"--quant_algo", "autosmoothquant"}), searched);
+  const auto refuse = [&](const std::vector<std::string>& flags, const std::string& why) {
+    std::vector<std::string> words = quantize_words(folder / "q");
+    words.insert(words.end(), flags.begin(), flags.end());
+    expect_refusal(words, {why});
+    EXPECT_FALSE(fs::exists(folder / "q"));
+  };
+  for (const std::string wrong : {"1.5", "-0.1", "serch", "nan"})
+    refuse({"--algo", "smoothquant", "--smooth-alpha", wrong},
+           "--smooth-alpha: expected a number from 0 to 1, or search, got '" + wrong + "'");
+  refuse({"--algo", "awq", "--smooth-alpha", "0.5"},
+         "--smooth-alpha: expected with --algo smoothquant");
 }
 
 TEST(QuantizeCommand, GoesOnOrBeginsWithResume) {

@@ -38,6 +38,8 @@ TEST(Forecast, GrowsWithTheWork) {
   EXPECT_GT(with({}, 1 << 20).memory_bytes, with({}, 1 << 12).memory_bytes);
   for (const char* pass : {"smoothquant", "awq", "seqmse", "gptq"})
     EXPECT_GT(with({{pass}}, 1 << 20).seconds, with({}, 1 << 12).seconds * 4) << pass;
+  const PassStep search{"smoothquant", {{"alpha", "search"}, {"search_tokens", 0}}};
+  EXPECT_GT(with({search}, 1 << 20).seconds, with({{"smoothquant"}}, 1 << 20).seconds * 4);
   EXPECT_LT(with({}, 1 << 12, 1).disk_bytes, with({}, 1 << 12, 2).disk_bytes);
 }
 

@@ -46,6 +46,7 @@ QuantizeOptions options_for(const fs::path& target) {
   options.recipe.calibration = {.samples = 2, .window = 48};
   for (const char* pass : {"smoothquant", "awq", "seqmse", "gptq"})
     options.recipe.passes.push_back({pass});
+  options.recipe.passes[0].settings = {{"alpha", "search"}};
   options.recipe.passes[1].settings = {{"search_tokens", 48}};
   return options;
 }
@@ -125,7 +126,7 @@ TEST(Journal, RefusesAnotherJobAndDamage) {
   const ScratchFolder folder;
   ThreadPool pool(2);
   QuantizeOptions options = options_for(folder / "out");
-  Interrupter observer(250);
+  Interrupter observer(500);
   error_of([&] { quantize_model(options, pool, observer); });
   const fs::path kept = folder / "out.resume";
   ASSERT_TRUE(fs::exists(kept / "1-awq-0.safetensors"));

@@ -152,8 +152,14 @@ TEST(Passes, HaveNamesAndSettings) {
         {Json{{"duo", true}}, "awq has the settings search_tokens, clip, compat, got \"duo\""}})
     EXPECT_NE(objection_to_pass({"awq", settings}).find(objection), std::string::npos) << objection;
   EXPECT_EQ(objection_to_pass({"smoothquant", Json{{"alpha", 0.8}, {"everywhere", true}}}), "");
+  EXPECT_EQ(
+      objection_to_pass(
+          {"smoothquant", Json{{"alpha", "search"}, {"everywhere", true}, {"search_tokens", 0}}}),
+      "");
   EXPECT_EQ(objection_to_pass({"smoothquant", Json{{"alpha", 1.5}}}),
-            "alpha: expected a number in [0, 1], got 1.5");
+            "alpha: expected a number in [0, 1] or \"search\", got 1.5");
+  EXPECT_EQ(objection_to_pass({"smoothquant", Json{{"search_tokens", -1}}}),
+            "search_tokens: expected an integer in [0, 1073741824], got -1");
   EXPECT_EQ(objection_to_pass({"gptq", Json{{"damping", 0.05}, {"act_order", false}}}), "");
   EXPECT_EQ(objection_to_pass({"gptq", Json{{"damping", -1}}}),
             "damping: expected a number in [0, 1], got -1");

@@ -220,6 +220,8 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
       {"{\"passes\": [{\n\"name\": 3}]}", "2: passes[0].name: expected name to be a name"},
       {"{\"passes\": [{\"name\": \"fold_norms\",\n\"strength\": 3}]}",
        "1: passes[0]: fold_norms has no settings, got \"strength\""},
+      {"{\"passes\": [\n{\"name\": \"smoothquant\", \"alpha\": \"serch\"}]}",
+       "2: passes[0]: alpha: expected a number in [0, 1] or \"search\", got \"serch\""},
       {"{\n\"rules\": \"*\"}", "2: rules: expected an array"},
       {"{\"rules\": [\n\"*\"]}", "2: rules[0]: expected an object"},
       {"{\"rules\": [\n{\"decode\": \"float\"}]}", "2: rules[0]: expected match to be a name"},
