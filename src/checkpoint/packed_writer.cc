@@ -92,7 +92,7 @@ Tensor transposed(const Tensor& matrix) {
 }
 
 // Quark's bytes: as they are for one scale per row, else transposed. Without stored zero points: 0 of
-// signed codes, the middle of others.
+// signed codes, the middle of others. Of a scale that all rows share, one.
 std::vector<Tensor> pack_bytes(const GroupCodes& codes) {
   Tensor zeros = codes.zero_points;
   if (zeros.empty()) {
@@ -102,6 +102,9 @@ std::vector<Tensor> pack_bytes(const GroupCodes& codes) {
                       std::byte{codes.is_signed ? std::uint8_t{0} : std::uint8_t{128}});
   }
   if (codes.is_signed) zeros = zeros.view_as(DType::kI8, zeros.shape());
+  if (has_one_scale(codes))
+    return {codes.codes, zeros.rows(0, 1).view_as(zeros.dtype(), {}),
+            codes.scales.rows(0, 1).view_as(codes.scales.dtype(), {})};
   if (codes.group != codes.k)
     return {transposed(codes.codes), transposed(zeros), transposed(codes.scales)};
   return {codes.codes, zeros.view_as(zeros.dtype(), {codes.n}),
@@ -143,12 +146,14 @@ OrderedJson float_names(const std::vector<PackedModule>& modules) {
 }
 
 OrderedJson quark_scheme(const PackedModule& module) {
-  const bool is_row = module.group == 0;
+  const bool is_row = module.group == 0, is_whole = module.group < 0;
+  const char* unit = is_whole ? "tensor" : is_row ? "channel" : "group";
+  const char* observer = is_whole ? "Tensor" : is_row ? "Channel" : "Group";
   return {{"weight",
            {{"dtype", fmt::format("{}int{}", module.is_signed ? "" : "u", module.bits)},
-            {"qscheme", is_row ? "per_channel" : "per_group"},
-            {"ch_axis", is_row ? 0 : -1},
-            {"group_size", is_row ? OrderedJson() : OrderedJson(module.group)},
+            {"qscheme", fmt::format("per_{}", unit)},
+            {"ch_axis", is_whole ? OrderedJson() : OrderedJson(is_row ? 0 : -1)},
+            {"group_size", is_whole || is_row ? OrderedJson() : OrderedJson(module.group)},
             {"symmetric", module.is_signed},
             {"is_dynamic", false},
             {"round_method", "half_even"},
@@ -156,7 +161,7 @@ OrderedJson quark_scheme(const PackedModule& module) {
             {"scale_format", nullptr},
             {"scale_calculation_mode", nullptr},
             {"mx_element_dtype", nullptr},
-            {"observer_cls", is_row ? "PerChannelMinMaxObserver" : "PerGroupMinMaxObserver"},
+            {"observer_cls", fmt::format("Per{}MinMaxObserver", observer)},
             {"is_scale_quant", false}}},
           {"input_tensors", nullptr},
           {"output_tensors", nullptr},
@@ -195,9 +200,8 @@ bool is_head(const PackedModule& module) {
 
 OrderedJson gptq_config(const std::vector<PackedModule>& modules) {
   const PackedModule& usual = commonest(modules);
-  const bool packs_head = std::ranges::any_of(modules, [](const PackedModule& module) {
-    return module.is_packed && is_head(module);
-  });
+  const bool packs_head = std::ranges::any_of(
+      modules, [](const PackedModule& module) { return module.is_packed && is_head(module); });
   // GPTQModel's way to leave modules out: expressions that begin with "-:".
   OrderedJson rules = OrderedJson::object();
   for (const PackedModule& module : modules)
@@ -239,7 +243,7 @@ std::string objection_to_style(const PackedStyle& style, const std::vector<Packe
       if (module.bits == 4 && module.has_form_of(usual)) continue;
       return fmt::format("{}: GPTQ holds 4-bit codes of one kind and group size only", module.name);
     }
-    if (module.is_signed || module.group == 0 || module.bits != 4)
+    if (module.is_signed || module.group <= 0 || module.bits != 4)
       return fmt::format("{}: AWQ holds asymmetric 4-bit codes in groups only", module.name);
     if (module.group != usual.group)
       return fmt::format("{}: AWQ has one group size for all, got {} beside {}", module.name,
@@ -248,12 +252,25 @@ std::string objection_to_style(const PackedStyle& style, const std::vector<Packe
   return {};
 }
 
+bool has_one_scale(const GroupCodes& codes) {
+  if (codes.bits != 8 || codes.group != codes.k || codes.n < 2) return false;
+  const auto same = [&](const Tensor& tensor) {
+    const auto first = tensor.rows(0, 1).bytes();
+    for (std::int64_t row = 1; row < codes.n; ++row)
+      if (!std::ranges::equal(tensor.rows(row, 1).bytes(), first)) return false;
+    return true;
+  };
+  return same(codes.scales) && (codes.zero_points.empty() || same(codes.zero_points));
+}
+
 std::vector<PackedTensor> packed_tensors(const PackedModule& module, std::int64_t n, std::int64_t k,
                                          DType scales, const PackedStyle& style) {
   if (module.bits == 8) {
     const DType dtype = module.is_signed ? DType::kI8 : DType::kU8;
-    const Shape per_scale = module.group == 0 ? Shape{n} : Shape{k / module.group, n};
-    return {{".weight", dtype, module.group == 0 ? Shape{n, k} : Shape{k, n}},
+    const Shape per_scale = module.group < 0    ? Shape{}
+                            : module.group == 0 ? Shape{n}
+                                                : Shape{k / module.group, n};
+    return {{".weight", dtype, module.group <= 0 ? Shape{n, k} : Shape{k, n}},
             {".weight_zero_point", dtype, per_scale},
             {".weight_scale", scales, per_scale}};
   }

@@ -34,8 +34,8 @@ struct PackedModule {
   std::string name;
   // False: it stays float.
   bool is_packed = false;
-  // Of a packed one: symmetric codes in two's complement; input channels per scale, 0 for the row; 4
-  // or 8 bits.
+  // Of a packed one: symmetric codes in two's complement; input channels per scale, 0 for the row,
+  // -1 for all rows; 4 or 8 bits.
   bool is_signed = false;
   std::int64_t group = 0;
   int bits = 4;
@@ -54,6 +54,8 @@ struct PackedTensor {
   DType dtype = DType::kI32;
   Shape shape;
 };
+// True for 8-bit codes whose rows all have the same scale and zero point, and several of them.
+bool has_one_scale(const GroupCodes& codes);
 // Of a Linear [n, k] with scales of `scales`, in the order of pack().
 std::vector<PackedTensor> packed_tensors(const PackedModule& module, std::int64_t n, std::int64_t k,
                                          DType scales, const PackedStyle& style);

@@ -17,19 +17,23 @@ namespace {
 struct Named {
   std::string_view name;
   WeightType weights;
-  // 0: one scale per row; -1: that of --group-size.
+  // As in Scheme, or kGroupSize.
   std::int64_t group;
 };
+
+// The group is that of --group-size.
+constexpr std::int64_t kGroupSize = -2;
 
 // Up to 0.10 the scheme says what is quantized and --group-size by how much; since then it says
 // both.
 constexpr std::array kSchemes = {
-    Named{"w_uint4_per_group_asym", WeightType::kUint4, -1},
-    Named{"w_int4_per_group_sym", WeightType::kInt4, -1},
+    Named{"w_uint4_per_group_asym", WeightType::kUint4, kGroupSize},
+    Named{"w_int4_per_group_sym", WeightType::kInt4, kGroupSize},
     Named{"w_uint4_per_channel_asym", WeightType::kUint4, 0},
     Named{"w_int4_per_channel_sym", WeightType::kInt4, 0},
-    Named{"w_int8_per_group_sym", WeightType::kInt8, -1},
-    Named{"w_uint8_per_group_asym", WeightType::kUint8, -1},
+    Named{"w_int8_per_group_sym", WeightType::kInt8, kGroupSize},
+    Named{"w_int8_per_tensor_sym", WeightType::kInt8, kWholeTensor},
+    Named{"w_uint8_per_group_asym", WeightType::kUint8, kGroupSize},
     Named{"w_uint8_per_channel_asym", WeightType::kUint8, 0},
     Named{"uint4_wo_32", WeightType::kUint4, 32},
     Named{"uint4_wo_64", WeightType::kUint4, 64},
@@ -51,7 +55,7 @@ Scheme find_scheme(const std::string& flag, const std::string& name, std::int64_
          fmt::join(names, ", "), printable(name), did_you_mean(name, names));
   }
   return {.weights = found->weights,
-          .group = found->group < 0 ? group : found->group,
+          .group = found->group == kGroupSize ? group : found->group,
           .scales = scales};
 }
 

@@ -40,7 +40,9 @@ std::string describe(const Scheme& scheme) {
   std::string text(to_string(scheme.weights));
   if (scheme.activations != ActivationType::kFloat)
     return text + " " + std::string(to_string(scheme.activations));
-  return text + (scheme.group > 0 ? fmt::format(" g{}", scheme.group) : " row");
+  return text + (scheme.group > 0               ? fmt::format(" g{}", scheme.group)
+                 : scheme.group == kWholeTensor ? " tensor"
+                                                : " row");
 }
 
 std::int64_t recipe_bytes(std::span<const Slot> slots) {

@@ -28,7 +28,9 @@ PackedModule module_of(const std::string& name, const Weight& weight, const Pack
   return {.name = name,
           .is_packed = true,
           .is_signed = codes->is_signed,
-          .group = is_row ? 0 : codes->group,
+          .group = has_one_scale(*codes) ? kWholeTensor
+                   : is_row              ? 0
+                                         : codes->group,
           .bits = codes->bits};
 }
 
@@ -54,6 +56,17 @@ DType planned_scales(const Node& node, const Recipe& recipe) {
   return codes != nullptr ? codes->scales.dtype() : plan_of(recipe, node).decode.scales;
 }
 
+// Fused Linears have no scale in common.
+void require_scales_of_rows(const Node& first, const Recipe& recipe, const std::string& module) {
+  const Scheme scheme = plan_of(recipe, first).decode;
+  if (is_quantized(first) || scheme.weights == WeightType::kFloat || scheme.group != kWholeTensor)
+    return;
+  fail(ErrorCode::kInvalidArgument,
+       "[export] {}: is several Linears, {} first, which have a scale each: expected scales for "
+       "rows or groups",
+       module, first.name);
+}
+
 // What becomes of all modules. Those that the family has as one must be made alike.
 std::vector<PackedModule> planned_modules(const Graph& graph,
                                           const std::vector<FamilyModule>& modules,
@@ -62,6 +75,8 @@ std::vector<PackedModule> planned_modules(const Graph& graph,
   for (const FamilyModule& module : modules) {
     if (graph.node(module.nodes.front()).op != Op::kLinear) continue;
     std::vector<PackedModule> parts;
+    if (module.nodes.size() > 1)
+      require_scales_of_rows(graph.node(module.nodes.front()), recipe, module.name);
     for (const NodeId id : module.nodes) {
       parts.push_back(planned_module(graph.node(id), recipe, style));
       const bool is_alike = parts.back().has_form_of(parts.front()) &&

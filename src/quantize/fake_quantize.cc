@@ -64,6 +64,12 @@ void FakeQuantizer::quantize_group(std::span<float> weights, std::span<std::uint
 std::vector<float> FakeQuantizer::quantize_rows(const RowSource& rows, ThreadPool& pool) const {
   const std::int64_t columns = rows.columns();
   std::vector<float> values(static_cast<std::size_t>(rows.rows() * columns));
+  if (scheme_.group == kWholeTensor) {
+    rows.read(0, values);
+    std::vector<std::uint8_t> codes(values.size());
+    quantize_group(values, codes);
+    return values;
+  }
   pool.parallel_for(rows.rows(), 1, [&](Range range) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(group_));
     const std::span<float> out =

@@ -16,13 +16,15 @@ namespace {
 
 bool has_form(const Weight& weight, const Scheme& scheme) {
   const auto* groups = std::get_if<GroupCodes>(&weight);
-  if (groups == nullptr) return scheme.weights == WeightType::kInt8 && scheme.group == 0;
+  if (groups == nullptr) return scheme.weights == WeightType::kInt8 && scheme.group <= 0;
   const std::int64_t group = scheme.group > 0 ? scheme.group : groups->k;
   return scheme.activations == ActivationType::kFloat && bits_of(scheme.weights) == groups->bits &&
-         group == groups->group;
+         group == groups->group && scheme.group != kWholeTensor;
 }
 
 std::string name_of(const Scheme& scheme) {
+  if (scheme.group == kWholeTensor)
+    return fmt::format("{} with one scale for all rows", to_string(scheme.weights));
   if (scheme.group == 0) return fmt::format("{} with one scale per row", to_string(scheme.weights));
   return fmt::format("{} in groups of {}", to_string(scheme.weights), scheme.group);
 }

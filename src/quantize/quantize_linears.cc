@@ -2,6 +2,7 @@
 #include "quantize/quantize_linears.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/error.h"
@@ -25,10 +26,28 @@ bool is_in(const GroupCodes& codes, const GroupFormat& format) {
          codes.group == format.group && codes.scales.dtype() == format.scales;
 }
 
+// One scale for all rows, and a zero point, which each of them gets.
+GroupCodes quantize_whole(const RowSource& rows, const Scheme& scheme, const std::string& name,
+                          ThreadPool& pool) {
+  const std::int64_t n = rows.rows(), k = rows.columns();
+  std::vector<float> values(static_cast<std::size_t>(n * k));
+  rows.read(0, values);
+  const Rows flat = stored_rows(Tensor::from_floats(values, {1, n * k}));
+  GroupCodes whole = quantize_group_codes(*flat, group_format(scheme, n * k), name, pool);
+  const std::vector<std::int64_t> copies(static_cast<std::size_t>(n), 0);
+  whole.n = n;
+  whole.k = whole.group = k;
+  whole.codes = whole.codes.view_as(whole.codes.dtype(), {n, k});
+  whole.scales = whole.scales.gather_rows(copies);
+  if (!whole.zero_points.empty()) whole.zero_points = whole.zero_points.gather_rows(copies);
+  return whole;
+}
+
 Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
   const Rows values = rows_of(node);
   const RowSource& rows = *values;
   if (has_row_scales(scheme)) return quantize_channel_codes(rows, node.name, pool);
+  if (scheme.group == kWholeTensor) return quantize_whole(rows, scheme, node.name, pool);
   const GroupFormat format = group_format(scheme, rows.columns());
   if (const GroupCodes* chosen = chosen_codes(rows); chosen != nullptr && is_in(*chosen, format))
     return *chosen;
@@ -50,6 +69,19 @@ std::string ways_out(const std::string& module, std::int64_t k) {
       "expected {} (--group-size for all modules, a rule or --group-size-per-layer for this one), "
       "or {}",
       sizes, exclusion);
+}
+
+// What judges or chooses the codes of one group at a time does not know what others need of a scale.
+void require_scales_in_rows(const Recipe& recipe, const Node& node, const Scheme& scheme) {
+  if (scheme.group != kWholeTensor) return;
+  constexpr std::array kByGroup = {"awq", "seqmse", "mse_clip", "gptq"};
+  for (const PassStep& step : recipe.passes)
+    if (std::ranges::find(kByGroup, step.name) != kByGroup.end())
+      fail(ErrorCode::kInvalidArgument,
+           "[recipe] {}: searches group by group, but {} has one scale for all of its rows: "
+           "expected "
+           "a group size, \"group\": \"row\", or a recipe without {}",
+           step.name, node.name, step.name);
 }
 
 void check_scheme(const Node& node, const Scheme& scheme) {
@@ -118,6 +150,7 @@ void check_recipe(const Recipe& recipe, const Graph& graph) {
     const ModulePlan plan = plan_of(recipe, node);
     check_scheme(node, plan.decode);
     check_scheme(node, plan.prefill);
+    require_scales_in_rows(recipe, node, plan.decode);
     if (node.layer < 0 && (plan.decode.activations == ActivationType::kStatic ||
                            plan.prefill.activations == ActivationType::kStatic))
       fail(ErrorCode::kInvalidArgument,

@@ -48,10 +48,13 @@ enum class ActivationType : std::uint8_t {
 };
 std::string_view to_string(ActivationType type) noexcept;
 
+// As a group size: one scale for all of a weight, of 8 bits.
+inline constexpr std::int64_t kWholeTensor = -1;
+
 // What a Linear becomes.
 struct Scheme {
   WeightType weights = WeightType::kFloat;
-  // Input channels that share a scale; 0: the whole row.
+  // Input channels that share a scale; 0: the whole row; kWholeTensor: all rows.
   std::int64_t group = 0;
   // Of the scales: F16, BF16 or F32.
   DType scales = DType::kF16;

@@ -192,8 +192,13 @@ class RecipeReader {
     scheme.weights = word(json, path, "weights", kWeights, scheme.weights);
     scheme.activations = word(json, path, "activations", kActivations, scheme.activations);
     const bool whole_row = json.contains("group") && json["group"] == "row";
+    const bool whole_tensor = json.contains("group") && json["group"] == "tensor";
+    if (whole_tensor && bits_of(scheme.weights) != 8)
+      reject(join(path, "group"), "one scale per tensor is for int8 and uint8");
     const std::int64_t usual = bits_of(scheme.weights) == 4 ? 128 : 0;
-    scheme.group = whole_row ? 0 : integer(json, path, "group", usual, 1, kMaxGroup);
+    scheme.group = whole_tensor ? kWholeTensor
+                   : whole_row  ? 0
+                                : integer(json, path, "group", usual, 1, kMaxGroup);
     const bool has_input = scheme.activations != ActivationType::kFloat;
     scheme.scales = word(json, path, "scales", kScales, has_input ? DType::kF32 : DType::kF16);
     if (has_input &&
@@ -221,7 +226,8 @@ class RecipeReader {
 OrderedJson to_json(const Scheme& scheme) {
   if (scheme.weights == WeightType::kFloat) return "float";
   OrderedJson json = {{"weights", to_string(scheme.weights)}};
-  json["group"] = scheme.group > 0 ? OrderedJson(scheme.group) : OrderedJson("row");
+  json["group"] = scheme.group > 0 ? OrderedJson(scheme.group)
+                                   : OrderedJson(scheme.group == kWholeTensor ? "tensor" : "row");
   json["scales"] = name_of(kScales, scheme.scales);
   json["activations"] = to_string(scheme.activations);
   return json;

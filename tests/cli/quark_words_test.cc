@@ -111,13 +111,16 @@ TEST_F(QuarkWords, SchemesOfEveryName) {
 
 TEST_F(QuarkWords, SchemesAndExclusionsByPattern) {
   const Json settings = config_after(
-      "out", {"--quant_scheme", "uint4_wo_128", "--layer_quant_scheme", "*.down_proj", "int4_wo_32",
-              "--exclude_layers", "*.k_proj", "lm_head", "--model_export", "hf_format",
-              "--pack_method", "order"})["quantization_config"];
+      "out",
+      {"--quant_scheme", "uint4_wo_128", "--layer_quant_scheme", "*.down_proj", "int4_wo_32",
+       "--layer_quant_scheme", "*.up_proj", "w_int8_per_tensor_sym", "--exclude_layers", "*.k_proj",
+       "lm_head", "--model_export", "hf_format", "--pack_method", "order"})["quantization_config"];
   EXPECT_EQ(settings["exclude"].size(), 7U);
-  EXPECT_EQ(settings["layer_quant_config"].size(), 6U);
+  EXPECT_EQ(settings["layer_quant_config"].size(), 12U);
   EXPECT_EQ(settings["layer_quant_config"]["model.layers.5.mlp.down_proj"]["weight"]["dtype"],
             "int4");
+  EXPECT_EQ(settings["layer_quant_config"]["model.layers.5.mlp.up_proj"]["weight"]["qscheme"],
+            "per_tensor");
   EXPECT_EQ(settings["export"]["pack_method"], "order");
 }
 

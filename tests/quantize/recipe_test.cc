@@ -58,6 +58,9 @@ TEST(Recipe, SchemesHaveTheUsualSettings) {
             (Scheme{WeightType::kInt8, 0, DType::kF32, ActivationType::kStatic}));
   EXPECT_EQ(scheme_of(R"({"weights": "int8", "group": 64, "activations": "float"})"),
             (Scheme{WeightType::kInt8, 64}));
+  for (const WeightType type : {WeightType::kInt8, WeightType::kUint8})
+    EXPECT_EQ(scheme_of(fmt::format(R"({{"weights": "{}", "group": "tensor"}})", to_string(type))),
+              (Scheme{type, kWholeTensor}));
 }
 
 TEST(Recipe, MatchesNamesPatternsAndExpressions) {
@@ -161,6 +164,7 @@ TEST(Recipe, SurvivesJsonBothWays) {
             {"match": "re:layers\\.[01]\\.", "decode": {"weights": "int4", "group": "row"},
              "prefill": {"weights": "int8", "group": 64}},
             {"match": "a", "decode": {"weights": "uint8", "scales": "float32"}},
+            {"match": "t", "decode": {"weights": "int8", "group": "tensor"}},
             {"match": "b", "prefill": {"weights": "int8", "activations": "static"}},
             {"match": "lm_head", "decode": "float", "prefill": "decode"},
             {"match": "c", "prefill": "float"},
@@ -298,12 +302,24 @@ TEST(Recipe, GroupsAreNumbersOrTheWholeRow) {
   EXPECT_EQ(scheme_of(R"({"weights": "int4", "group": 65536})").group, 65536);
 }
 
+TEST(Recipe, OneScalePerTensorIsForEightBits) {
+  for (const char* type : {"int4", "uint4"})
+    EXPECT_EQ(error_of([&] {
+                parse_recipe(fmt::format("{{\"rules\": [{{\"match\": \"*\", \"decode\": {{"
+                                         "\"weights\": \"{}\",\n\"group\": \"tensor\"}}}}]}}",
+                                         type),
+                             "r.json");
+              }),
+              "[recipe] r.json:2: rules[0].decode.group: one scale per tensor is for int8 and "
+              "uint8");
+}
+
 TEST(Recipe, Int8ActivationsNeedInt8WeightsWithRowScales) {
   for (const char* kind : {"static", "dynamic"})
     for (const char* rest :
          {R"("weights": "uint4")", R"("weights": "int4", "group": "row")", R"("weights": "uint8")",
           R"("weights": "int8", "group": 64)", R"("weights": "int8", "scales": "float16")",
-          R"("weights": "float")"}) {
+          R"("weights": "int8", "group": "tensor")", R"("weights": "float")"}) {
       const std::string text = std::string(R"({"rules": [{"match": "*", "prefill": {)") + rest +
                                ",\n\"activations\": \"" + kind + "\"}}]}";
       EXPECT_EQ(error_of([&] { parse_recipe(text, "r.json"); }),
