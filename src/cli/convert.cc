@@ -18,11 +18,11 @@
 #include "cli/commands.h"
 #include "cli/log.h"
 #include "cli/nearest.h"
-#include "cli/same_model.h"
 #include "cli/terminal_observer.h"
 #include "graph/finite.h"
 #include "models/model.h"
 #include "package/write_package.h"
+#include "quantize/same_model.h"
 #include "runtime/search_options.h"
 
 namespace tandem::cli {
@@ -208,8 +208,8 @@ class Converter {
     try {
       write_gguf(draft, checkpoint_, type_.value_or(GgmlType::kF16), observer_, info.eos,
                  &model.tensors);
-      require_same_graph(model.graph, Checkpoint::open(draft), "GGUF");
-      compare_tokenizers(checkpoint_.text_path(), draft, output.string(), observer_);
+      require_same_graph(model.graph, Checkpoint::open(draft), "convert", "GGUF");
+      compare_tokenizers(checkpoint_.text_path(), draft, "convert", output.string(), observer_);
       fs::rename(draft, output);
     } catch (...) {
       std::error_code ignored;

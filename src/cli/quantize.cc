@@ -1,5 +1,6 @@
 // tandem quantize: from a checkpoint to a package.
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <iostream>
 #include <optional>
@@ -30,6 +31,7 @@ struct QuantizeFlags {
   std::string format = "package";
   std::optional<std::string> pack_method;
   std::optional<std::int64_t> shard_bytes;
+  std::string gguf_type;
   std::int64_t group_size = 128;
   std::optional<std::string> lm_head;
   std::vector<std::string> exclude;
@@ -68,13 +70,58 @@ void set_alpha(Recipe& recipe, const std::string& text) {
          "[quantize] --smooth-alpha: expected with --algo smoothquant, or a recipe that has it");
 }
 
+struct NamedType {
+  std::string_view name;
+  GgmlType type;
+  // The codes that are most like its own, which searches judge by.
+  WeightType alike;
+};
+constexpr std::array kGgufTypes = {NamedType{"q8_0", GgmlType::kQ8_0, WeightType::kInt8},
+                                   NamedType{"q4_0", GgmlType::kQ4_0, WeightType::kInt4},
+                                   NamedType{"q4_1", GgmlType::kQ4_1, WeightType::kUint4},
+                                   NamedType{"q6_k", GgmlType::kQ6_K, WeightType::kInt8},
+                                   NamedType{"q4_k", GgmlType::kQ4_K, WeightType::kUint4}};
+
+std::optional<NamedType> gguf_type(const QuantizeFlags& flags) {
+  for (const NamedType& entry : kGgufTypes)
+    if (entry.name == flags.gguf_type) return entry;
+  return std::nullopt;
+}
+
+std::vector<std::string> gguf_type_names() {
+  std::vector<std::string> names;
+  for (const NamedType& entry : kGgufTypes) names.emplace_back(entry.name);
+  return names;
+}
+
+// Every module in blocks of 32 codes like those of `type`, which are what searches round to.
+Recipe recipe_like(const NamedType& type, bool with_head) {
+  Recipe recipe = default_recipe(32, with_head ? 32 : 0);
+  for (Rule& rule : recipe.rules)
+    if (rule.decode && rule.decode->weights != WeightType::kFloat)
+      rule.decode->weights = type.alike;
+  return recipe;
+}
+
+std::optional<GgufExport> gguf_export(const QuantizeFlags& flags) {
+  const auto type = gguf_type(flags);
+  if (flags.format == "gguf") return GgufExport{type ? std::optional(type->type) : std::nullopt};
+  if (type)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] --gguf-type: expected with --export gguf, got --export {}", flags.format);
+  return std::nullopt;
+}
+
 // The recipe from a file, or the one described by the flags; flags override what a file says.
 Recipe make_recipe(const QuantizeFlags& flags) {
   // Other tools leave the head as it is, and so do checkpoints made for them.
-  const std::string head = flags.lm_head.value_or(flags.format == "package" ? "32" : "float");
-  Recipe recipe = flags.recipe.empty()
-                      ? default_recipe(flags.group_size, head == "float" ? 0 : std::stoll(head))
-                      : read_recipe(input_path(flags.recipe));
+  // llama.cpp's mixtures of types are for the whole model.
+  const auto type = gguf_type(flags);
+  const std::string head =
+      flags.lm_head.value_or(flags.format == "package" || type ? "32" : "float");
+  Recipe recipe = !flags.recipe.empty() ? read_recipe(input_path(flags.recipe))
+                  : type                ? recipe_like(*type, head != "float")
+                         : default_recipe(flags.group_size, head == "float" ? 0 : std::stoll(head));
   if (flags.quark.given()) recipe.rules = flags.quark.rules(flags.group_size, flags.checkpoint);
   for (const std::string& algorithm : flags.algorithms) {
     PassStep step{algorithm};
@@ -103,10 +150,11 @@ std::optional<PackedStyle> export_style(const QuantizeFlags& flags) {
   if (flags.pack_method && flags.format != "quark")
     fail(ErrorCode::kInvalidArgument,
          "[quantize] --pack-method: expected with --export quark, got --export {}", flags.format);
-  if (flags.shard_bytes && flags.format == "package")
+  if (flags.shard_bytes && (flags.format == "package" || flags.format == "gguf"))
     fail(ErrorCode::kInvalidArgument,
          "[quantize] --max-shard-size: expected with --export awq, gptq or quark, got --export "
-         "package");
+         "{}",
+         flags.format);
   for (const Layout layout : {Layout::kAwq, Layout::kGptq, Layout::kQuark})
     if (flags.format == to_string(layout)) return PackedStyle{layout, reordered};
   return std::nullopt;
@@ -197,6 +245,7 @@ void quantize(const QuantizeFlags& flags) {
                                 .resume = flags.resume,
                                 .export_style = export_style(flags),
                                 .shard_bytes = flags.shard_bytes.value_or(kShardBytes),
+                                .gguf = gguf_export(flags),
                                 .recipe = make_recipe(flags),
                                 .gate = gate(flags),
                                 .dump_after = flags.dump_after,
@@ -244,18 +293,17 @@ void quantize(const QuantizeFlags& flags) {
     return;
   }
   const std::string sizes =
-      options.export_style
-          ? fmt::format("{} MB", megabytes(report.decode_bytes))
-          : fmt::format("decode {} MB, prefill {} MB", megabytes(report.decode_bytes),
-                        megabytes(report.prefill_bytes));
+      options.exports() ? fmt::format("{} MB", megabytes(report.decode_bytes))
+                        : fmt::format("decode {} MB, prefill {} MB", megabytes(report.decode_bytes),
+                                      megabytes(report.prefill_bytes));
   std::cout << fmt::format(
       "{}: {} weights quantized{} after {} calibration tokens in {:.1f} s; {}\n", flags.output,
       report.linears - report.kept, report.kept > 0 ? fmt::format(", {} kept", report.kept) : "",
       report.calibration_tokens, seconds, sizes);
   if (report.gate) std::cout << text_of(*report.gate);
   const Written made = written(flags.output);
-  spdlog::info("{} -> {}: {} files, {} MB", flags.checkpoint, flags.output, made.files,
-               megabytes(made.bytes));
+  spdlog::info("{} -> {}: {} file{}, {} MB", flags.checkpoint, flags.output, made.files,
+               made.files == 1 ? "" : "s", megabytes(made.bytes));
   spdlog::info("took {}; the forecast was {}",
                spell_cost({seconds, peak_memory_bytes(), made.bytes}), spell_cost(expected));
   suggest_run(flags.output);
@@ -276,7 +324,8 @@ void add_quantize(CLI::App& app) {
                       "adapter_config.json and adapter_model.safetensors");
   command
       ->add_option("-o,--output", flags->output,
-                   "folder of the package; replaced whole if it is a package or empty")
+                   "folder of the package; replaced whole if it is a package or empty; with "
+                   "--export gguf a file NAME.gguf")
       ->required();
   command->add_option("--calib", flags->calibration,
                       "text of the kind that the model will read, for activation scales and "
@@ -317,9 +366,15 @@ void add_quantize(CLI::App& app) {
   command
       ->add_option("--export", flags->format,
                    "what to write: a package, or the int4 weights alone as a checkpoint in the "
-                   "words of AutoAWQ, AutoGPTQ or AMD Quark")
+                   "words of AutoAWQ, AutoGPTQ or AMD Quark, or as a GGUF for llama.cpp")
       ->capture_default_str()
-      ->check(CLI::IsMember({"package", "awq", "gptq", "quark"}));
+      ->check(CLI::IsMember({"package", "awq", "gptq", "quark", "gguf"}));
+  auto* gguf = command
+                   ->add_option("--gguf-type", flags->gguf_type,
+                                "with --export gguf: weights are rounded to this type of "
+                                "llama.cpp after the recipe's passes (default: the codes that the "
+                                "recipe makes, moved into blocks)")
+                   ->check(CLI::IsMember(gguf_type_names()));
   command
       ->add_option("--pack-method", flags->pack_method,
                    "with --export quark: the order of the codes in a word (default: reorder)")
@@ -334,7 +389,8 @@ void add_quantize(CLI::App& app) {
                    "weights that share an int4 scale: 32, 64 or 128")
       ->capture_default_str()
       ->check(CLI::IsMember({32, 64, 128}))
-      ->excludes(recipe);
+      ->excludes(recipe)
+      ->excludes(gguf);
   command
       ->add_option("--lm-head", flags->lm_head,
                    "group size of the head's int4, or float (default: 32, float for an export)")

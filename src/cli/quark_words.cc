@@ -69,7 +69,7 @@ void QuarkWords::add_to(CLI::App& command) {
   const auto add = [&](CLI::Option* option) { return option->group(kGroup)->needs(scheme); };
   scheme->group(kGroup);
   // What the scheme and its flags say.
-  for (const char* ours : {"--recipe", "--export", "--lm-head"})
+  for (const char* ours : {"--recipe", "--export", "--gguf-type", "--lm-head"})
     scheme->excludes(command.get_option(ours));
   add(command.add_option("--data-type", data_type_, "type of the scales: that of the loaded model"))
       ->capture_default_str()

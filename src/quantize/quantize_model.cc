@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/printable.h"
 #include "checkpoint/checkpoint.h"
+#include "checkpoint/gguf/gguf.h"
 #include "graph/finite.h"
 #include "models/model.h"
 #include "package/output_folder.h"
@@ -42,8 +43,21 @@ void check_dump(const QuantizeOptions& options) {
        options.dump_after, known);
 }
 
+void require_room_for_file(const fs::path& target) {
+  std::error_code error;
+  if (target.extension() != ".gguf")
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] output: expected a name that ends in .gguf, got \"{}\"", target.string());
+  if (!fs::exists(fs::symlink_status(target, error)) || is_gguf(target)) return;
+  fail(ErrorCode::kInvalidArgument,
+       "[quantize] {}: would be replaced, but is no GGUF: remove it or choose another name",
+       target.string());
+}
+
 void require_room(const QuantizeOptions& options) {
-  if (options.export_style) {
+  if (options.gguf) {
+    require_room_for_file(options.target);
+  } else if (options.export_style) {
     require_replaceable(options.target, "quantize", "a checkpoint",
                         [](const fs::path&) { return "it is not empty"; });
   } else {
@@ -91,7 +105,7 @@ OrderedJson describe_job(const QuantizeOptions& options, const Checkpoint& check
           {"recipe", std::move(recipe)},
           {"calibration text", text.source},
           {"calibration settings", to_json(options.recipe)["calibration"]},
-          {"export", options.export_style.has_value()}};
+          {"export", options.exports()}};
 }
 
 void warn_of_little_room(const fs::path& target, const Forecast& expected, Observer& observer) {
@@ -175,6 +189,7 @@ void check_model(const QuantizeOptions& options, const Checkpoint& checkpoint,
          to_string(*bad));
   check_recipe(options.recipe, loaded);
   if (options.export_style) check_export(checkpoint, loaded, options.recipe, *options.export_style);
+  if (options.gguf) check_gguf_export(checkpoint, loaded, options.recipe, *options.gguf);
   warn_of_left_out(checkpoint, weights, observer);
   warn_of_second_rounding(checkpoint, options.recipe, loaded, observer);
 }
@@ -182,6 +197,10 @@ void check_model(const QuantizeOptions& options, const Checkpoint& checkpoint,
 void check_options(const QuantizeOptions& options) {
   check_chunk(options.recipe);
   check_dump(options);
+  if (options.gate && options.gguf && options.gguf->type)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] a limit to the loss is measured on the recipe's codes, which are not written "
+         "with a type of GGUF");
   std::error_code ignored;
   if (fs::equivalent(options.target, options.checkpoint, ignored))
     fail(ErrorCode::kInvalidArgument, "[quantize] {}: is the checkpoint: choose another folder",
@@ -209,8 +228,12 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   report.kept = report_kept(loaded, observer);
 
   // Before the long-running work, so that a folder that can't be written to is reported now.
-  StagedFolder staged(target);
-  const bool is_static = !options.export_style && has_static_inputs(options.recipe, loaded);
+  // A file is written in a folder of its own, from which it is moved to its place.
+  StagedFolder staged(options.gguf ? fs::path(target.string() + ".parts") : target);
+  const fs::path file = staged.path() / target.filename();
+  if (options.gguf)
+    check_gguf_outline(file, target.string(), checkpoint, loaded, options.recipe, observer);
+  const bool is_static = !options.exports() && has_static_inputs(options.recipe, loaded);
   std::optional<CalibrationText> text;
   if (is_static || std::ranges::any_of(options.recipe.passes, needs_text))
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
@@ -227,7 +250,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
                                      .interval = options.journal_interval},
                     observer);
   const Forecast expected = forecast(loaded, options.recipe, text ? windows->tokens() : 0,
-                                     options.export_style ? 1 : 2, pool);
+                                     options.exports() ? 1 : 2, pool);
   if (options.forecast) options.forecast(expected);
   warn_of_little_room(target, expected, observer);
   // Of each pass that learns from the text, and of calibration.
@@ -246,17 +269,21 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   const Pass prefill_pass{kPrefillPass,
                           [&](const Graph& g, PassContext& c) { return quantizer.prefill(g, c); }};
   if (options.gate && gate_on) {
-    report.gate = pass_gate(
-        *options.gate,
-        {loaded, graph, statistics, !options.export_style, options.export_style.has_value()},
-        gate_on->windows, recipe, quantizer, pool, observer);
+    report.gate =
+        pass_gate(*options.gate, {loaded, graph, statistics, !options.exports(), options.exports()},
+                  gate_on->windows, recipe, quantizer, pool, observer);
     report.gate->text = gate_on->source;
     if (!report.gate->passed()) return report;
   }
-  const Graph decode = run_passes(graph, {&decode_pass, 1}, context);
+  // With a type of ggml, floats are rounded as they are written.
+  const bool is_rounded_there = options.gguf && options.gguf->type;
+  const Graph decode = is_rounded_there ? graph : run_passes(graph, {&decode_pass, 1}, context);
   report.linears = std::ranges::count(graph.nodes(), Op::kLinear, &Node::op);
   report.calibration_tokens = text ? text->windows.tokens() : 0;
-  if (options.export_style) {
+  if (options.gguf) {
+    export_gguf(file, checkpoint, decode, recipe, *options.gguf, info.eos, observer);
+    report.decode_bytes = static_cast<std::int64_t>(fs::file_size(file));
+  } else if (options.export_style) {
     export_checkpoint(staged.path(), checkpoint, loaded, decode, *options.export_style,
                       options.shard_bytes, observer);
     report.decode_bytes = size_of_files(staged.path(), ".safetensors");
@@ -273,7 +300,11 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
   report.passes = std::move(context.timings);
   // Checked again: something may have been put there in the meantime.
   require_room(options);
-  staged.commit();
+  if (options.gguf) {
+    fs::rename(file, target);
+  } else {
+    staged.commit();
+  }
   if (journal) journal->finish();
   return report;
 }

@@ -15,6 +15,7 @@
 #include "checkpoint/packed_writer.h"
 #include "graph/pass.h"
 #include "quantize/export_checkpoint.h"
+#include "quantize/export_gguf.h"
 #include "quantize/forecast.h"
 #include "quantize/journal.h"
 #include "quantize/quality_gate.h"
@@ -29,7 +30,7 @@ struct QuantizeOptions {
   // Text for calibrating activation scales and for passes that learn from one; empty: a built-in
   // one, if the recipe needs any.
   fs::path calibration;
-  // Must be absent, empty or a package; for a checkpoint absent or empty.
+  // Must be absent, empty or a package; for a checkpoint absent or empty; for a GGUF absent or one.
   fs::path target;
   // Go on from the blocks that an interrupted run with the same options finished; what is finished
   // is kept in TARGET.resume until the work is done, once it takes longer than the interval.
@@ -39,6 +40,8 @@ struct QuantizeOptions {
   std::optional<PackedStyle> export_style = {};
   // Of each of its files, at most.
   std::int64_t shard_bytes = kShardBytes;
+  // Instead of a package: a GGUF file of the decode weights.
+  std::optional<GgufExport> gguf = {};
   Recipe recipe = default_recipe();
   // A limit to what the model may lose, and what may be done to keep to it.
   std::optional<GateOptions> gate = {};
@@ -48,6 +51,9 @@ struct QuantizeOptions {
   std::function<void(const Graph&)> dump = {};
   // Called before the long-running work.
   std::function<void(const Forecast&)> forecast = {};
+
+  // Whether the decode weights alone are written, for other tools.
+  bool exports() const { return export_style || gguf; }
 };
 
 struct QuantizeReport {
@@ -55,7 +61,7 @@ struct QuantizeReport {
   // Of them, those whose codes the checkpoint had already.
   std::int64_t kept = 0;
   std::int64_t calibration_tokens = 0;
-  // Size of decode.safetensors, or of a checkpoint's safetensors files.
+  // Size of decode.safetensors, of a checkpoint's safetensors files, or of a GGUF.
   std::int64_t decode_bytes = 0;
   std::int64_t prefill_bytes = 0;
   std::vector<PassContext::Timing> passes;

@@ -8,13 +8,39 @@
 
 #include "base/error.h"
 #include "tensor/half.h"
+#include "tensor/packed_codes.h"
 
 namespace tandem {
 namespace {
 
-// Elements per block: an F16 scale and 16 bytes of codes.
-constexpr std::int64_t kQ4Block = 32;
+// Of a block of Q4_0: an F16 scale and 16 bytes of codes.
 constexpr std::int64_t kQ4Bytes = 18;
+
+// Codes and zero points without their sign, so that the middle of their range is 8 or 128.
+int middle_of(const GroupCodes& codes) { return 1 << (codes.bits - 1); }
+
+int unsigned_code(const GroupCodes& codes, const std::byte* row, std::int64_t i) {
+  const int code = packed_code(row, codes.bits, i);
+  return codes.is_signed ? code ^ middle_of(codes) : code;
+}
+
+int zero_point(const GroupCodes& codes, std::int64_t row, std::int64_t group) {
+  if (codes.zero_points.empty()) return middle_of(codes);
+  const auto stride = static_cast<std::size_t>(packed_bytes(codes.groups(), codes.bits));
+  return unsigned_code(
+      codes, codes.zero_points.bytes().data() + static_cast<std::size_t>(row) * stride, group);
+}
+
+// Appends `value` in F16 and returns what it is there.
+float put_half(std::vector<std::byte>& out, float value, std::string_view name) {
+  const std::uint16_t half = float_to_f16(value);
+  const float stored = f16_to_float(half);
+  if (!std::isfinite(stored))
+    fail(ErrorCode::kUnsupported, "[ggml] {}: the scale or minimum {} is beyond F16", name, value);
+  out.push_back(static_cast<std::byte>(half & 255));
+  out.push_back(static_cast<std::byte>(half >> 8));
+  return stored;
+}
 
 }  // namespace
 
@@ -59,8 +85,8 @@ Tensor load_blocks(GgmlType type, const Shape& shape, const Tensor& raw, const s
 }
 
 Weight int4_from_q4_0(std::span<const std::byte> bytes, std::int64_t n, std::int64_t k) {
-  GroupCodes w{.n = n, .k = k, .group = kQ4Block};
-  const std::int64_t groups = k / kQ4Block;
+  GroupCodes w{.n = n, .k = k, .group = kGgmlBlock};
+  const std::int64_t groups = k / kGgmlBlock;
   assert(bytes.size() == static_cast<std::size_t>(n * groups * kQ4Bytes));
   std::byte* codes = nullptr;
   std::byte* scales = nullptr;
@@ -83,6 +109,44 @@ Weight int4_from_q4_0(std::span<const std::byte> bytes, std::int64_t n, std::int
     }
   }
   return w;
+}
+
+std::optional<GgmlType> ggml_type_of_codes(const GroupCodes& codes) {
+  if (codes.group % kGgmlBlock != 0) return std::nullopt;
+  bool is_centred = true;
+  for (std::int64_t row = 0; is_centred && row < codes.n; ++row)
+    for (std::int64_t group = 0; is_centred && group < codes.groups(); ++group)
+      is_centred = zero_point(codes, row, group) == middle_of(codes);
+  if (codes.bits == 4) return is_centred ? GgmlType::kQ4_0 : GgmlType::kQ4_1;
+  return is_centred ? std::optional(GgmlType::kQ8_0) : std::nullopt;
+}
+
+std::vector<std::byte> blocks_of_codes(const GroupCodes& codes, GgmlType type, std::int64_t begin,
+                                       std::int64_t count, std::string_view name) {
+  std::vector<std::byte> out;
+  out.reserve(static_cast<std::size_t>(count * codes.k / kGgmlBlock * ggml_info(type).block_bytes));
+  std::vector<float> scales(static_cast<std::size_t>(codes.groups()));
+  const auto stride = static_cast<std::size_t>(packed_bytes(codes.k, codes.bits));
+  for (std::int64_t row = begin; row < begin + count; ++row) {
+    const std::byte* packed = codes.codes.bytes().data() + static_cast<std::size_t>(row) * stride;
+    codes.scales.copy_floats(row * codes.groups(), scales);
+    for (std::int64_t at = 0; at < codes.k; at += kGgmlBlock) {
+      const std::int64_t group = at / codes.group;
+      const float d = put_half(out, scales[static_cast<std::size_t>(group)], name);
+      if (type == GgmlType::kQ4_1)
+        put_half(out, -static_cast<float>(zero_point(codes, row, group)) * d, name);
+      if (type == GgmlType::kQ8_0) {
+        for (std::int64_t i = at; i < at + kGgmlBlock; ++i)
+          out.push_back(static_cast<std::byte>(unsigned_code(codes, packed, i) - 128));
+      } else {
+        for (std::int64_t i = at; i < at + kGgmlBlock / 2; ++i)
+          out.push_back(
+              static_cast<std::byte>(unsigned_code(codes, packed, i) |
+                                     unsigned_code(codes, packed, i + kGgmlBlock / 2) << 4));
+      }
+    }
+  }
+  return out;
 }
 
 }  // namespace tandem

@@ -136,10 +136,6 @@ GgufArchitecture gguf_architecture_of(const Checkpoint& checkpoint) {
   return *architecture;
 }
 
-void check_gguf_metadata(const Checkpoint& checkpoint) {
-  metadata_of(checkpoint, gguf_architecture_of(checkpoint), GgmlType::kF16, {}, silent());
-}
-
 void warn_of_fallback(std::int64_t count, GgmlType type, Observer& observer) {
   if (count > 0)
     observer.warn(fmt::format(
@@ -150,7 +146,8 @@ void warn_of_fallback(std::int64_t count, GgmlType type, Observer& observer) {
 
 void write_gguf_contents(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
                          const std::vector<GgufContent>& contents, std::string_view task_name,
-                         Observer& observer, std::optional<std::vector<std::int64_t>> ends) {
+                         Observer& observer, std::optional<std::vector<std::int64_t>> ends,
+                         bool is_outline) {
   const JsonObject config = checkpoint.config_object();
   const GgufArchitecture architecture = gguf_architecture_of(checkpoint);
   const std::int64_t head_dim = architecture.paired_rows ? read_head_dim(config) : 0;
@@ -173,6 +170,7 @@ void write_gguf_contents(const fs::path& path, const Checkpoint& checkpoint, Ggm
   }
   GgufWriter writer(path, metadata, entries);
   for (const auto& [table, values] : tables) writer.write(std::as_bytes(std::span(values)));
+  if (is_outline) return writer.finish_outline();
   Task task(observer, task_name, static_cast<std::int64_t>(contents.size()), "tensors");
   for (const GgufContent& content : contents) {
     write_content(writer, content, is_paired(architecture, content) ? head_dim : 0);

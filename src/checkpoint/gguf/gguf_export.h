@@ -49,13 +49,12 @@ GgufArchitecture gguf_architecture_of(const Checkpoint& checkpoint);
 
 // What write_gguf() does with contents of any origin; the rest is that of `checkpoint`. `type` is
 // what most matrices have. Each name must have a form in the architecture. The task is named `task`.
+// With `is_outline`, metadata, rope tables and the list of tensors are all that is written: a file
+// that can be opened to see what becomes of a model, without its elements.
 void write_gguf_contents(const fs::path& path, const Checkpoint& checkpoint, GgmlType type,
                          const std::vector<GgufContent>& contents, std::string_view task,
-                         Observer& observer, std::optional<std::vector<std::int64_t>> ends);
-
-// Throws what write_gguf_contents() would throw about configuration and tokenizer, and writes
-// nothing.
-void check_gguf_metadata(const Checkpoint& checkpoint);
+                         Observer& observer, std::optional<std::vector<std::int64_t>> ends,
+                         bool is_outline = false);
 
 // A line for the user about matrices that fell back to other types (GgufMixture).
 void warn_of_fallback(std::int64_t count, GgmlType type, Observer& observer);

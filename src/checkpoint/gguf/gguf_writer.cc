@@ -166,4 +166,12 @@ void GgufWriter::finish() {
   state.file.commit();
 }
 
+void GgufWriter::finish_outline() {
+  if (!state_->slots.empty()) {
+    const std::byte last{};
+    state_->file.write_at(state_->size - 1, {&last, 1});
+  }
+  state_->file.commit();
+}
+
 }  // namespace tandem

@@ -53,6 +53,8 @@ class GgufWriter {
   void write(std::span<const std::byte> bytes);
   // Flushes to disk.
   void finish();
+  // Instead of the other tensors: their elements are a hole in the file, and read as zeros.
+  void finish_outline();
 
  private:
   struct State;

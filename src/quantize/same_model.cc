@@ -1,5 +1,5 @@
 // Graphs are compared as packages store them, tokenizers by what they make of some texts.
-#include "cli/same_model.h"
+#include "quantize/same_model.h"
 
 #include <algorithm>
 #include <cmath>
@@ -12,7 +12,7 @@
 #include "models/model.h"
 #include "text/tokenizer/tokenizer.h"
 
-namespace tandem::cli {
+namespace tandem {
 namespace {
 
 // Settings are stored as 32-bit floats.
@@ -27,7 +27,7 @@ class UnreadRows : public RowSource {
 
  private:
   void read_rows(std::int64_t, std::span<float>) const override {
-    fail(ErrorCode::kInternal, "[convert] a weight was read that is only a shape");
+    fail(ErrorCode::kInternal, "[quantize] a weight was read that is only a shape");
   }
 };
 
@@ -99,9 +99,10 @@ std::optional<Tokenizer> open_tokenizer(const fs::path& path) {
 
 }  // namespace
 
-void require_same_graph(const Graph& graph, const Checkpoint& written, const char* what) {
+void require_same_graph(const Graph& graph, const Checkpoint& written, std::string_view part,
+                        std::string_view what) {
   const auto refuse = [&](const std::string& reason) {
-    fail(ErrorCode::kUnsupported, "[convert] {} has no form for this model: {}", what, reason);
+    fail(ErrorCode::kUnsupported, "[{}] {} has no form for this model: {}", part, what, reason);
   };
   Names names;
   const OrderedJson expected = graph_to_json(graph, names)["nodes"];
@@ -124,8 +125,8 @@ void require_same_graph(const Graph& graph, const Checkpoint& written, const cha
                        got.size()));
 }
 
-void compare_tokenizers(const fs::path& source, const fs::path& written, const std::string& name,
-                        Observer& observer) {
+void compare_tokenizers(const fs::path& source, const fs::path& written, std::string_view part,
+                        const std::string& name, Observer& observer) {
   const auto one = open_tokenizer(source);
   const auto other = open_tokenizer(written);
   if (!one || !other) return;
@@ -137,10 +138,10 @@ void compare_tokenizers(const fs::path& source, const fs::path& written, const s
   for (const std::string& text : texts) {
     if (one->encode(text) == other->encode(text)) continue;
     observer.warn(
-        fmt::format("[convert] {}: its tokenizer splits some texts in another way, such as \"{}\"",
+        fmt::format("[{}] {}: its tokenizer splits some texts in another way, such as \"{}\"", part,
                     name, printable(text)));
     return;
   }
 }
 
-}  // namespace tandem::cli
+}  // namespace tandem
