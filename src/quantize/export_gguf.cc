@@ -183,11 +183,13 @@ class Contents {
     tensor.parts.push_back(weight);
   }
 
-  void add_vector(const std::string& name, std::vector<float> values) {
+  void add_vector(const std::string& name, const std::vector<float>& values) {
     const Shape shape = {static_cast<std::int64_t>(values.size())};
-    const auto bytes = quantize_blocks(GgmlType::kF32, values, name);
-    vectors_.push_back({name, shape, GgmlType::kF32, [bytes]() -> GgufContent::Read {
-                          return [bytes](std::int64_t, std::int64_t) { return bytes; };
+    const Weight row = FloatWeight(Tensor::from_floats(values, {1, shape[0]}));
+    vectors_.push_back({name, shape, GgmlType::kF32, [row, name]() -> GgufContent::Read {
+                          return [row, name](std::int64_t, std::int64_t) {
+                            return encode(row, GgmlType::kF32, 0, 1, name);
+                          };
                         }});
   }
 
