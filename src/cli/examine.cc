@@ -120,7 +120,7 @@ Examiner::Examiner(const ExamineFlags& flags, const ModelFlags& model, const std
 }
 
 GateReport Examiner::run(const CalibrationWindows& all) {
-  GateReport result = examination_->run(spread_windows(all, flags_.windows.value_or(kWindows)));
+  GateReport result = examination_->run(some_of(all, flags_.windows.value_or(kWindows)));
   if (recipe_ && is_written(result, flags_)) {
     const std::string text = to_json(examination_->recipe()).dump(2) + '\n';
     recipe_->write_at(0, std::as_bytes(std::span(text)));

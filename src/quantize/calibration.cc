@@ -104,12 +104,12 @@ CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t w
   return {{used.begin(), used.end()}, window};
 }
 
-CalibrationWindows spread_windows(const CalibrationWindows& windows, std::int64_t count) {
-  const std::int64_t all = windows.tokens() / windows.window;
-  count = std::min(count, all);
+CalibrationWindows some_of(const CalibrationWindows& windows, std::int64_t count) {
+  const std::vector<bool> chosen = spread_windows(windows, count * windows.window);
   CalibrationWindows some{{}, windows.window};
-  for (std::int64_t i = 0; i < count; ++i) {
-    const auto first = windows.ids.begin() + i * all / count * windows.window;
+  for (std::size_t i = 0; i < chosen.size(); ++i) {
+    if (!chosen[i]) continue;
+    const auto first = windows.ids.begin() + static_cast<std::ptrdiff_t>(i) * windows.window;
     some.ids.insert(some.ids.end(), first, first + windows.window);
   }
   return some;

@@ -32,8 +32,8 @@ struct InputStatistics {
 CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t window,
                                std::int64_t samples);
 
-// At most `count` of the windows, spread evenly over all.
-CalibrationWindows spread_windows(const CalibrationWindows& windows, std::int64_t count);
+// At most `count` (at least 1) of the windows, spread evenly over all.
+CalibrationWindows some_of(const CalibrationWindows& windows, std::int64_t count);
 
 // Keyed by node name. Linears outside blocks (the head) are not recorded. `progress(done, total)` is
 // called after each block; for `journal` see BlockRunner::run().

@@ -38,7 +38,7 @@ class Gate {
     report_.max_share = options.max_share;
     report_.windows = windows.tokens() / windows.window;
     report_.window_tokens = windows.window;
-    ranking_ = spread_windows(windows, options.ranking_windows);
+    ranking_ = some_of(windows, options.ranking_windows);
   }
 
   GateReport run() {
