@@ -8,12 +8,12 @@
 namespace tandem {
 
 const Kernels& window_kernels() {
-  static const Kernels kTable = [] {
+  static const Kernels fast = [] {
     Kernels table = select_kernels(detect_cpu_features());
     table.linear_float = table.linear_float_fast;
     return table;
   }();
-  return kTable;
+  return fast;
 }
 
 WindowExecutor::WindowExecutor(const Graph& graph, std::int64_t window, std::int64_t rows,
