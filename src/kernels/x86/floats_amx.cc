@@ -1,7 +1,8 @@
 // Float matrix products with AMX tiles, which multiply bfloat16 and sum in float32. A float is cut
 // into bfloat16 parts of eight bits each, the first the largest: three for a float32, two for a
 // float16, one for a bfloat16, without any loss. Of the products of parts, those that are less than
-// a float32's last bit are left out.
+// a float32's last bit are left out: three are left for a bfloat16 weight, five for a float16. For
+// a float32 there would be six, which gain nothing over AVX-512.
 #include "kernels/kernels.h"
 #include "kernels/panels.h"
 #include "kernels/x86/amx_tiles.h"
@@ -13,8 +14,10 @@ namespace tandem {
 namespace {
 
 constexpr std::int64_t kColumns = kPanelColumns;
+// Of x, and of a weight at most.
 constexpr int kParts = 3;
-// A part of a matrix at a time, 800 KiB on the stack: the rows of x; k, two of which make a row of
+constexpr int kWeightParts = 2;
+// A part of a matrix at a time, 770 KiB on the stack: the rows of x; k, two of which make a row of
 // a weight tile; and panels, which share the parts of x.
 constexpr std::int64_t kRows = 128;
 constexpr std::int64_t kSteps = 256;
@@ -26,14 +29,12 @@ struct Scratch {
   // x: [parts][rows][k].
   alignas(64) std::uint16_t x[kParts][kRows][kSteps];
   // A panel: [parts][k / 2][64 columns][2].
-  alignas(64) std::uint32_t w[kParts][kSteps / 2][kColumns];
+  alignas(64) std::uint32_t w[kWeightParts][kSteps / 2][kColumns];
   // Sums: [panels][rows][64].
   alignas(64) float sums[kPanels][kRows][kColumns];
 };
 
-constexpr int parts_of(PanelKind kind) {
-  return kind == PanelKind::kF32 ? 3 : kind == PanelKind::kF16 ? 2 : 1;
-}
+constexpr int parts_of(PanelKind kind) { return kind == PanelKind::kF16 ? 2 : 1; }
 
 // The bits of the next part, in the upper half of each lane; `rest` becomes what remains. What is
 // not finite has no remainder.
@@ -66,14 +67,10 @@ void split_rows(const float* x, std::int64_t x_stride, std::int64_t rows, std::i
 
 template <PanelKind kKind>
 TANDEM_INLINE inline __m512 load(const std::byte* panel, std::int64_t index) {
-  if constexpr (kKind == PanelKind::kF32) {
-    return _mm512_loadu_ps(reinterpret_cast<const float*>(panel) + index);
-  } else {
-    const __m256i half = _mm256_loadu_si256(
-        reinterpret_cast<const __m256i*>(reinterpret_cast<const std::uint16_t*>(panel) + index));
-    if constexpr (kKind == PanelKind::kF16) return _mm512_cvtph_ps(half);
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
-  }
+  const __m256i half = _mm256_loadu_si256(
+      reinterpret_cast<const __m256i*>(reinterpret_cast<const std::uint16_t*>(panel) + index));
+  if constexpr (kKind == PanelKind::kF16) return _mm512_cvtph_ps(half);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
 
 // Steps [begin, begin + steps) of a panel; zeros up to whole tiles.
@@ -156,6 +153,10 @@ void store(const Scratch& scratch, Range range, std::int64_t rows, std::int64_t 
 void linear_float_fast(const PanelLayout& layout, const std::byte* panels, Range range,
                        const float* x, std::int64_t x_stride, std::int64_t rows,
                        const LinearOutput& out) noexcept {
+  if (layout.kind == PanelKind::kF32) {
+    avx512_linear_float(layout, panels, range, x, x_stride, rows, out);
+    return;
+  }
   const Tiles tiles(kTileBytes);
   Scratch scratch;
   for (std::int64_t row = 0; row < rows; row += kRows) {
@@ -168,17 +169,10 @@ void linear_float_fast(const PanelLayout& layout, const std::byte* panels, Range
       for (std::int64_t begin = 0; begin < layout.k; begin += kSteps) {
         const std::int64_t steps = layout.k - begin < kSteps ? layout.k - begin : kSteps;
         split_rows(x + row * x_stride + begin, x_stride, count, steps, scratch);
-        switch (layout.kind) {
-          case PanelKind::kF32:
-            add_block<PanelKind::kF32>(layout, panels, some, begin, count, steps, scratch);
-            break;
-          case PanelKind::kF16:
-            add_block<PanelKind::kF16>(layout, panels, some, begin, count, steps, scratch);
-            break;
-          default:
-            add_block<PanelKind::kBF16>(layout, panels, some, begin, count, steps, scratch);
-            break;
-        }
+        if (layout.kind == PanelKind::kF16)
+          add_block<PanelKind::kF16>(layout, panels, some, begin, count, steps, scratch);
+        else
+          add_block<PanelKind::kBF16>(layout, panels, some, begin, count, steps, scratch);
       }
       store(scratch, some, count, layout.n, out, out.y + row * out.stride);
     }

@@ -24,6 +24,10 @@ void vnni_linear_int8_sums(const PanelLayout&, const std::byte* panels, Range ra
 void vnni_linear_int4(const PanelLayout&, const std::byte* panels, Range range,
                       const GroupInt8Rows&, std::int64_t rows, const LinearOutput&) noexcept;
 
+// The product of use_floats_avx512(), which is as fast as tiles for float32 weights.
+void avx512_linear_float(const PanelLayout&, const std::byte* panels, Range range, const float* x,
+                         std::int64_t x_stride, std::int64_t rows, const LinearOutput&) noexcept;
+
 void use_linear_amx(Kernels& table) noexcept;
 void use_floats_amx(Kernels& table) noexcept;
 
