@@ -94,6 +94,9 @@ std::string input_path(const std::string& file);
 // The same for a file of plain text. Throws kFormat if it is not UTF-8, or if it is JSON, or JSON
 // on each line.
 fs::path plain_text_path(const char* area, const std::string& file);
+// The same for a text to calibrate on, which may also be NAME.jsonl or NAME.jsonl.zst; empty for
+// none.
+fs::path calibration_path(const char* area, const std::string& file);
 
 // "hybrid mode", "cpu mode", "float mode"; of a checkpoint whose weights are stored as codes,
 // "weights as stored (int4 g32)".

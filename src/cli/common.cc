@@ -16,6 +16,7 @@
 #include "cli/commands.h"
 #include "cli/log.h"
 #include "graph/graph.h"
+#include "quantize/calibration_text.h"
 #include "text/tokenizer/unicode.h"
 
 namespace tandem::cli {
@@ -114,6 +115,11 @@ fs::path plain_text_path(const char* area, const std::string& file) {
          area, shown);
   }
   return path;
+}
+
+fs::path calibration_path(const char* area, const std::string& file) {
+  if (file.empty() || has_json_lines(file)) return file;
+  return plain_text_path(area, file);
 }
 
 std::string mode_text(LocalModel& model) {

@@ -105,10 +105,7 @@ Examiner::Examiner(const ExamineFlags& flags, const ModelFlags& model, const std
     options.recipe = read_recipe(input_path(flags.recipe));
   }
   options.checkpoint = checkpoint_;
-  if (!flags.calibration.empty())
-    options.calibration = has_json_lines(flags.calibration)
-                              ? fs::path(flags.calibration)
-                              : plain_text_path("eval", flags.calibration);
+  options.calibration = calibration_path("eval", flags.calibration);
   options.has_prefill = model.mode != "cpu";
   options.repairs = repairs(flags);
   examination_ = std::make_unique<Examination>(std::move(options), pool_, observer);

@@ -13,7 +13,6 @@
 #include "cli/log.h"
 #include "cli/quark_words.h"
 #include "cli/terminal_observer.h"
-#include "quantize/calibration_text.h"
 #include "quantize/quantize_model.h"
 
 namespace tandem::cli {
@@ -131,7 +130,14 @@ Recipe make_recipe(const QuantizeFlags& flags) {
       step.settings = {{"compat", flags.compat}, {"search_tokens", 0}};
     recipe.passes.push_back(std::move(step));
   }
-  if (flags.smooth_alpha) set_alpha(recipe, *flags.smooth_alpha);
+  if (flags.smooth_alpha) {
+    if (read_alpha(*flags.smooth_alpha) &&
+        std::ranges::find(flags.algorithms, "autosmoothquant") != flags.algorithms.end())
+      fail(ErrorCode::kInvalidArgument,
+           "[quantize] --smooth-alpha: autosmoothquant searches it: expected search, got {}",
+           *flags.smooth_alpha);
+    set_alpha(recipe, *flags.smooth_alpha);
+  }
   for (const std::string& pattern : flags.exclude) recipe.rules.push_back(exclude(pattern));
   CalibrationSettings& calibration = recipe.calibration;
   calibration.samples = flags.samples.value_or(calibration.samples);
@@ -170,11 +176,8 @@ std::string spell_cost(const Forecast& cost) {
 
 std::optional<GateOptions> gate(const QuantizeFlags& flags) {
   if (!flags.max_kl) return std::nullopt;
-  const std::string& text = flags.max_kl_text;
   return GateOptions{.max_kl = *flags.max_kl,
-                     .text = text.empty() || has_json_lines(text)
-                                 ? fs::path(text)
-                                 : plain_text_path("quantize", text),
+                     .text = calibration_path("quantize", flags.max_kl_text),
                      .max_size_increase_percent = flags.max_size_increase,
                      .ranks_always = !flags.report.empty()};
 }
@@ -238,9 +241,7 @@ void quantize(const QuantizeFlags& flags) {
   Forecast expected;
   const QuantizeOptions options{.checkpoint = flags.checkpoint,
                                 .lora = flags.lora,
-                                .calibration = text.empty() || has_json_lines(text)
-                                                   ? fs::path(text)
-                                                   : plain_text_path("quantize", text),
+                                .calibration = calibration_path("quantize", text),
                                 .target = flags.output,
                                 .resume = flags.resume,
                                 .export_style = export_style(flags),

@@ -245,19 +245,8 @@ class Awq : public BlockVisitor {
     const Rows rows = rows_of(graph_.node(id));
     const FakeQuantizer quantizer(scheme_of(id), rows->columns());
     std::vector<float> values = quantizer.quantize_rows(*scale_columns(rows, factors), pool_);
-    for_rows(values, factors.size(), [&](std::int64_t, std::span<float> row) {
-      for (std::size_t c = 0; c < row.size(); ++c) row[c] /= factors[c];
-    });
+    divide_columns(values, factors, pool_);
     return Tensor::from_floats(values, {rows->rows(), rows->columns()});
-  }
-
-  // Calls visit(row, its values) for rows of `columns` values, on all threads.
-  template <typename Visit>
-  void for_rows(std::span<float> values, std::size_t columns, Visit&& visit) const {
-    pool_.parallel_for(static_cast<std::int64_t>(values.size() / columns), 1, [&](Range range) {
-      for (std::int64_t row = range.begin; row < range.end; ++row)
-        visit(row, values.subspan(index(row) * columns, columns));
-    });
   }
 
   using Loss = std::function<double(const std::vector<float>&)>;
@@ -351,10 +340,11 @@ class Awq : public BlockVisitor {
   std::vector<float> difference_of(NodeId id, const std::vector<float>& factors) const {
     const Rows rows = rows_of(graph_.node(id));
     std::vector<float> values = trial(id, factors).to_floats();
-    for_rows(values, factors.size(), [&](std::int64_t row, std::span<float> difference) {
-      std::vector<float> weight(difference.size());
-      rows->read(row, weight);
-      for (std::size_t c = 0; c < weight.size(); ++c) difference[c] -= weight[c];
+    pool_.parallel_for(rows->rows(), 1, [&](Range range) {
+      visit_rows(*rows, range.begin, range.end, [&](std::int64_t row, std::span<float> weights) {
+        float* const difference = values.data() + row * rows->columns();
+        for (std::size_t i = 0; i < weights.size(); ++i) difference[i] -= weights[i];
+      });
     });
     return values;
   }
@@ -364,7 +354,7 @@ class Awq : public BlockVisitor {
     const std::vector<float> divisors =
         settings_.quark ? factors : expanded_factors(group, factors);
     std::vector<float> x = seen.clip;
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] /= divisors[i % divisors.size()];
+    divide_columns(x, divisors, pool_);
     for (const NodeId id : group.linears) {
       if (!is_clipped(id)) continue;
       found.bounds[id] = search_clip(*rows_of(scaled.node(id)), scheme_of(id), x, pool_);

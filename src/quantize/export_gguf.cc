@@ -13,6 +13,7 @@
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/gguf/gguf_export.h"
 #include "checkpoint/gguf/gguf_mixture.h"
+#include "models/model.h"
 #include "quantize/kept_codes.h"
 #include "quantize/same_model.h"
 
@@ -21,19 +22,11 @@ namespace {
 
 constexpr const char* kHead = "lm_head";
 
-// Modules that are one tensor in the architecture, by its name there; the rows of one follow those
-// of the other.
-std::string tensor_of(const GgufArchitecture& architecture, const std::string& module) {
-  if (architecture.name != "phi3") return module;
-  constexpr std::pair<std::string_view, std::string_view> kFused[] = {
-      {".self_attn.q_proj", ".self_attn.qkv_proj"}, {".self_attn.k_proj", ".self_attn.qkv_proj"},
-      {".self_attn.v_proj", ".self_attn.qkv_proj"}, {".mlp.gate_proj", ".mlp.gate_up_proj"},
-      {".mlp.up_proj", ".mlp.gate_up_proj"},
-  };
-  for (const auto& [part, whole] : kFused)
-    if (module.ends_with(part))
-      return module.substr(0, module.size() - part.size()) + std::string(whole);
-  return module;
+// The module that a GGUF has a tensor for: the family's own, which may be several of the graph's,
+// whose rows follow each other.
+std::string module_of(const ModulePlaces& places, const std::string& module) {
+  const auto place = places(module);
+  return place ? place->module : module;
 }
 
 const Weight& weight_of(const Node& linear) { return linear.as<LinearAttributes>().weight; }
@@ -93,9 +86,12 @@ bool is_embedding_of(const Graph& graph, const Node& head) {
 
 class Contents {
  public:
-  Contents(const GgufArchitecture& architecture, const Graph& graph, const Recipe& recipe,
+  Contents(const Checkpoint& checkpoint, const Graph& graph, const Recipe& recipe,
            const GgufExport& form)
-      : architecture_(architecture), recipe_(recipe), form_(form) {
+      : architecture_(gguf_architecture_of(checkpoint)),
+        places_(module_places(checkpoint.config_object())),
+        recipe_(recipe),
+        form_(form) {
     const auto head = std::ranges::find(graph.nodes(), std::string(kHead), &Node::name);
     const bool is_tied = head == graph.nodes().end() || is_embedding_of(graph, *head);
     const bool float_head = head != graph.nodes().end() && stays_float(recipe, *head);
@@ -195,7 +191,7 @@ class Contents {
 
   void add_linear(const Node& node, GgufMixture& mixture) {
     const auto& linear = node.as<LinearAttributes>();
-    const std::string name = tensor_of(architecture_, node.name) + ".weight";
+    const std::string name = module_of(places_, node.name) + ".weight";
     GgmlType type = GgmlType::kF16;
     if (is_quantized(node)) {
       type = type_of_kept(node);
@@ -210,6 +206,7 @@ class Contents {
   }
 
   GgufArchitecture architecture_;
+  ModulePlaces places_;
   const Recipe& recipe_;
   GgufExport form_;
   std::map<std::string, Matrix> tensors_;
@@ -238,12 +235,13 @@ void check_gguf_export(const Checkpoint& checkpoint, const Graph& loaded, const 
     fail(ErrorCode::kInvalidArgument,
          "[export] gptq chooses codes, and {} rounds anew: leave one of them out",
          to_string(*form.type));
+  const ModulePlaces places = module_places(checkpoint.config_object());
   std::map<std::string, GgmlType> types;
   for (const Node& node : loaded.nodes()) {
     const bool has_tensor =
         node.op == Op::kLinear || node.op == Op::kRmsNorm || node.op == Op::kEmbedding;
     if (!has_tensor) continue;
-    const std::string name = tensor_of(architecture, node.name);
+    const std::string name = module_of(places, node.name);
     if (!name_to_gguf(architecture, name + ".weight"))
       fail(ErrorCode::kUnsupported, "[export] {}: has no place in architecture {} of GGUF",
            printable(node.name), architecture.name);
@@ -263,7 +261,7 @@ void check_gguf_outline(const fs::path& draft, const std::string& output,
                         const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
                         Observer& observer) {
   // Of which types its matrices are does not matter here.
-  Contents contents(gguf_architecture_of(checkpoint), loaded, recipe, {GgmlType::kF16});
+  Contents contents(checkpoint, loaded, recipe, {GgmlType::kF16});
   write_gguf_contents(draft, checkpoint, GgmlType::kF16, std::move(contents).take(), "write",
                       silent(), std::nullopt, true);
   require_same_graph(loaded, Checkpoint::open(draft), "export", "GGUF");
@@ -274,7 +272,7 @@ void check_gguf_outline(const fs::path& draft, const std::string& output,
 void export_gguf(const fs::path& file, const Checkpoint& checkpoint, const Graph& graph,
                  const Recipe& recipe, const GgufExport& form, std::vector<std::int64_t> ends,
                  Observer& observer) {
-  Contents contents(gguf_architecture_of(checkpoint), graph, recipe, form);
+  Contents contents(checkpoint, graph, recipe, form);
   const GgmlType mostly = contents.mostly();
   warn_of_fallback(contents.fallen_back(), mostly, observer);
   write_gguf_contents(file, checkpoint, mostly, std::move(contents).take(), "write", observer,

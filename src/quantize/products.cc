@@ -53,6 +53,14 @@ std::vector<float> multiply(std::span<const float> x, const Tensor& weight, Thre
   return result;
 }
 
+void divide_columns(std::span<float> rows, std::span<const float> divisors, ThreadPool& pool) {
+  const std::size_t columns = divisors.size();
+  pool.parallel_for(static_cast<std::int64_t>(rows.size() / columns), 1, [&](Range range) {
+    for (std::int64_t row = range.begin; row < range.end; ++row)
+      for (std::size_t c = 0; c < columns; ++c) rows[index(row) * columns + c] /= divisors[c];
+  });
+}
+
 GramMatrix::GramMatrix(std::int64_t k, ThreadPool& pool)
     : k_(k), pool_(pool), sum_(index(k) * index(k)) {}
 

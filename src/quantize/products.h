@@ -15,6 +15,9 @@ namespace tandem {
 // x [rows, k] · weightᵀ, weight [n, k]; row-major [rows, n].
 std::vector<float> multiply(std::span<const float> x, const Tensor& weight, ThreadPool& pool);
 
+// Divides each column of row-major rows by its divisor.
+void divide_columns(std::span<float> rows, std::span<const float> divisors, ThreadPool& pool);
+
 // The Gram matrix xᵀ · x [k, k] of rows that are seen piece by piece: all that a squared error of a
 // Linear depends on. Summed in float32.
 class GramMatrix {

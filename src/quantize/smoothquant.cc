@@ -209,7 +209,7 @@ class Smoother : public BlockVisitor {
               const std::vector<std::vector<float>>& outputs,
               const std::vector<float>& factors) const {
     std::vector<float> divided = x;
-    for (std::size_t i = 0; i < divided.size(); ++i) divided[i] /= factors[i % factors.size()];
+    divide_columns(divided, factors, pool_);
     ActivationRecorder recorder(std::ssize(factors), pool_.threads());
     recorder.record(divided.data(), std::ssize(divided) / std::ssize(factors), pool_);
     const float scale = static_scale(recorder.statistics(), recipe_.calibration.input_bound);

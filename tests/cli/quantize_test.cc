@@ -157,6 +157,8 @@ TEST(QuantizeCommand, SmoothsWithTheAlphaThatIsAskedFor) {
   for (const std::string wrong : {"1.5", "-0.1", "serch", "nan"})
     refuse({"--algo", "smoothquant", "--smooth-alpha", wrong},
            "--smooth-alpha: expected a number from 0 to 1, or search, got '" + wrong + "'");
+  refuse({"--algo", "autosmoothquant", "--smooth-alpha", "0.7"},
+         "--smooth-alpha: autosmoothquant searches it: expected search, got 0.7");
   refuse({"--algo", "awq", "--smooth-alpha", "0.5"},
          "--smooth-alpha: expected with --algo smoothquant");
 }
