@@ -184,7 +184,9 @@ TEST(StagedFolder, TargetIsWholeWheneverTheWriterIsKilled) {
   std::mt19937 random(7);
   int replaced = 0;
   std::string last;
-  // How long one replacement takes here decides when to kill, so that every stage is hit.
+  // How long two replacements take here is a first guess at when to kill. It grows with each
+  // child that was killed before it replaced anything and shrinks with each other one, so that
+  // every stage is hit however long a fork takes.
   const auto start = std::chrono::steady_clock::now();
   const auto replace = [&](int number) {
     StagedFolder folder(target);
@@ -192,7 +194,7 @@ TEST(StagedFolder, TargetIsWholeWheneverTheWriterIsKilled) {
     folder.commit();
   };
   for (int i = 0; i < 4; ++i) replace(i);
-  const auto span = (std::chrono::steady_clock::now() - start) / 2;
+  auto span = (std::chrono::steady_clock::now() - start) / 2;
 
   for (int round = 0; round < 40; ++round) {
     const pid_t child = ::fork();
@@ -205,6 +207,7 @@ TEST(StagedFolder, TargetIsWholeWheneverTheWriterIsKilled) {
     ::waitpid(child, nullptr, 0);
     const std::string number = read_back(target, kFiles);
     if (number != last) ++replaced;
+    span = number == last ? span * 5 / 4 : span * 4 / 5;
     last = number;
     {
       StagedFolder folder(target);
