@@ -1,7 +1,9 @@
-// The team of threads: an epoch counter that workers watch, and a counter of workers still busy.
+// The team of threads: an epoch counter that workers watch, a mark for each share that says who
+// runs it, and a counter of shares still to be done.
 #include "base/thread_pool.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <exception>
@@ -60,12 +62,18 @@ struct ThreadPool::State {
   std::mutex callers;
   void (*function)(void*, int) = nullptr;
   void* object = nullptr;
-  bool stop = false;
-  // Counts jobs; publishes the fields above. This and the next field have a cache line each:
-  // workers poll the first while others write the second.
+  std::atomic<bool> stop{false};
+  // Counts jobs; publishes the fields above. This and the next fields have cache lines of their
+  // own: workers poll the first while others write the rest.
   alignas(64) std::atomic<std::uint32_t> epoch{0};
-  // Workers that have not finished the current job; publishes what they wrote, including `failure`.
-  alignas(64) std::atomic<std::int32_t> busy{0};
+  // Workers' shares of the current job that are not done; publishes what they wrote, including
+  // `failure`.
+  alignas(64) std::atomic<std::int32_t> left{0};
+  // Of each worker's share, the last job for which it was taken.
+  struct alignas(64) Share {
+    std::atomic<std::uint32_t> taken{0};
+  };
+  std::array<Share, kMaxThreads> shares;
   std::vector<std::thread> workers;
   // Set by the first share of the current job that throws, which then stores its exception.
   std::atomic<bool> failed{false};
@@ -75,6 +83,13 @@ struct ThreadPool::State {
     // Sequentially consistent: must not be reordered with the check for sleepers.
     epoch.fetch_add(1);
     epoch.notify_all();
+  }
+
+  // True for the first who asks for this share of job `number`, and for nobody who asks late.
+  bool take(int thread, std::uint32_t number) noexcept {
+    std::uint32_t before = number - 1;
+    return shares[static_cast<std::size_t>(thread)].taken.compare_exchange_strong(
+        before, number, std::memory_order_acq_rel, std::memory_order_relaxed);
   }
 
   // Runs one share of the job. An exception is stored, not propagated: the other shares are still
@@ -92,8 +107,9 @@ struct ThreadPool::State {
     for (std::uint32_t seen = 0;;) {
       seen = wait_until(epoch, [seen](std::uint32_t now) { return now != seen; });
       if (stop) return;
+      if (!take(thread, seen)) continue;
       call(thread);
-      if (busy.fetch_sub(1) == 1) busy.notify_one();
+      if (left.fetch_sub(1) == 1) left.notify_one();
     }
   }
 
@@ -153,11 +169,20 @@ void ThreadPool::run_erased(void (*function)(void*, int), void* object) {
   state_->function = function;
   state_->object = object;
   if (threads_ > 1) {
-    state_->busy.store(threads_ - 1, std::memory_order_relaxed);
+    state_->left.store(threads_ - 1, std::memory_order_relaxed);
     state_->publish();
   }
   state_->call(0);
-  if (threads_ > 1) wait_until(state_->busy, [](std::int32_t left) { return left == 0; });
+  if (threads_ > 1) {
+    // The shares of workers that have not begun: they sleep, or another program has their core.
+    const std::uint32_t number = state_->epoch.load(std::memory_order_relaxed);
+    for (int thread = 1; thread < threads_; ++thread) {
+      if (!state_->take(thread, number)) continue;
+      state_->call(thread);
+      state_->left.fetch_sub(1);
+    }
+    wait_until(state_->left, [](std::int32_t left) { return left == 0; });
+  }
   inside_job = false;
   if (state_->failed.load(std::memory_order_relaxed)) {
     state_->failed.store(false, std::memory_order_relaxed);

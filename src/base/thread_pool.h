@@ -24,7 +24,7 @@ class ThreadPool {
 
   // threads in [1, 64]; the calling thread is thread 0, so threads - 1 are started. Workers spin
   // for about 50 microseconds between jobs (a decode step has hundreds of short jobs), then sleep
-  // on a futex.
+  // on a futex. A caller whose own share is done takes those that no worker has begun.
   explicit ThreadPool(int threads);
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
@@ -32,10 +32,10 @@ class ThreadPool {
 
   int threads() const noexcept { return threads_; }
 
-  // Calls job(thread) once on each thread and returns when all have finished. Concurrent callers
-  // are serialised; a call from inside a job runs its shares one after the other on the calling
-  // thread. A share that throws does not stop the others: once all have finished, the first
-  // exception is rethrown, the others are dropped, and the pool stays usable.
+  // Calls job(thread) once for each thread, usually on that thread, and returns when all have
+  // finished. Concurrent callers are serialised; a call from inside a job runs its shares one after
+  // the other on the calling thread. A share that throws does not stop the others: once all have
+  // finished, the first exception is rethrown, the others are dropped, and the pool stays usable.
   template <typename Job>
   void run(Job&& job) {
     run_erased([](void* object,

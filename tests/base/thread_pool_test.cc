@@ -90,6 +90,22 @@ TEST(ThreadPool, WakesWorkersThatHaveGoneToSleep) {
   }
 }
 
+// An empty job is over before a worker that sleeps is awake.
+TEST(ThreadPool, CallerTakesTheSharesOfWorkersThatHaveNotBegun) {
+  ThreadPool pool(3);
+  const auto caller = std::this_thread::get_id();
+  int taken = 0;
+  for (int i = 0; i < 200; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    std::array<std::thread::id, 3> ran;
+    pool.run(
+        [&](int thread) { ran[static_cast<std::size_t>(thread)] = std::this_thread::get_id(); });
+    EXPECT_EQ(ran[0], caller);
+    taken += static_cast<int>(std::ranges::count(ran, caller)) - 1;
+  }
+  EXPECT_GT(taken, 0);
+}
+
 TEST(ThreadPool, CallerWaitsForASlowWorker) {
   ThreadPool pool(2);
   std::array<bool, 2> done{};
