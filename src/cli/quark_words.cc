@@ -19,13 +19,15 @@ struct Named {
   WeightType weights;
   // As in Scheme, or kGroupSize.
   std::int64_t group;
+  ActivationType activations = ActivationType::kFloat;
 };
 
 // The group is that of --group-size.
 constexpr std::int64_t kGroupSize = -2;
 
 // Up to 0.10 the scheme says what is quantized and --group-size by how much; since then it says
-// both.
+// both. With int8 activations each row of a weight has its own scale, and so has each token where
+// scales are dynamic: never coarser than the scale for the whole tensor that Quark has there.
 constexpr std::array kSchemes = {
     Named{"w_uint4_per_group_asym", WeightType::kUint4, kGroupSize},
     Named{"w_int4_per_group_sym", WeightType::kInt4, kGroupSize},
@@ -43,6 +45,14 @@ constexpr std::array kSchemes = {
     Named{"int4_wo_64", WeightType::kInt4, 64},
     Named{"int4_wo_128", WeightType::kInt4, 128},
     Named{"int4_wo_per_channel", WeightType::kInt4, 0},
+    Named{"int8", WeightType::kInt8, 0, ActivationType::kStatic},
+    Named{"w_int8_a_int8_per_tensor_sym", WeightType::kInt8, 0, ActivationType::kStatic},
+    Named{"w_int8_a_int8_per_tensor_sym_dynamic", WeightType::kInt8, 0, ActivationType::kDynamic},
+    Named{"w_int8_a_int8_per_token_dynamic", WeightType::kInt8, 0, ActivationType::kDynamic},
+    Named{"w_int8_per_channel_a_int8_per_tensor_sym", WeightType::kInt8, 0,
+          ActivationType::kStatic},
+    Named{"w_int8_per_channel_a_int8_per_tensor_sym_dynamic", WeightType::kInt8, 0,
+          ActivationType::kDynamic},
 };
 
 Scheme find_scheme(const std::string& flag, const std::string& name, std::int64_t group,
@@ -56,7 +66,8 @@ Scheme find_scheme(const std::string& flag, const std::string& name, std::int64_
   }
   return {.weights = found->weights,
           .group = found->group == kGroupSize ? group : found->group,
-          .scales = scales};
+          .scales = found->activations == ActivationType::kFloat ? scales : DType::kF32,
+          .activations = found->activations};
 }
 
 }  // namespace

@@ -170,6 +170,26 @@ TEST_F(QuarkWords, Package) {
   EXPECT_FALSE(run.out.empty());
 }
 
+// Weights and activations in int8, static or dynamic.
+TEST_F(QuarkWords, EightBitActivations) {
+  for (const auto& [scheme, activations] :
+       {std::pair{"int8", "static"}, {"w_int8_a_int8_per_tensor_sym_dynamic", "dynamic"}}) {
+    const std::string package = (folder_ / activations).string();
+    EXPECT_EQ(run_program(command(activations, {"--quant_scheme", scheme})).status, 0) << scheme;
+    const Json inspected = run_for_json({"inspect", package});
+    for (const char* phase : {"decode", "prefill"})
+      EXPECT_EQ(inspected["linears"][phase]["int8"]["count"], 42) << inspected["linears"];
+    const Json rules = inspected["recipe"]["rules"];
+    EXPECT_EQ(rules[0]["decode"]["activations"], activations);
+    const Outcome run =
+        run_program({"-q", "run", package, "-p", "Once upon a time", "-n", "8", "--no-cache"});
+    EXPECT_EQ(run.status, 0) << run.err;
+    EXPECT_FALSE(run.out.empty());
+  }
+  expect_refusal(command("out", {"--quant_scheme", "int8", "--model_export", "hf_format"}),
+                 {"int8 with int8 activations is not exported"});
+}
+
 // Each line of a code block of the page that puts their commands beside ours.
 TEST_F(QuarkWords, PageOfCommands) {
   std::istringstream page(read_text_file(fs::path(TANDEM_SOURCE_DIR) / "docs/from-the-seeds.md"));
