@@ -101,7 +101,9 @@ TEST_F(LlamaCpp, StoredAnswersAreOurs) {
   for (const auto& [type, want] : {std::pair{GgmlType::kF16, "F16"},
                                    {GgmlType::kQ8_0, "Q8_0"},
                                    {GgmlType::kQ4_0, "Q4_0"},
-                                   {GgmlType::kQ4_1, "Q4_1"}}) {
+                                   {GgmlType::kQ4_1, "Q4_1"},
+                                   {GgmlType::kQ6_K, "Q6_K"},
+                                   {GgmlType::kQ4_K, "Q4_K"}}) {
     const Json answers = stored().at(want);
     const auto model = open_model(write(type));
     EXPECT_GE(agreement(top_tokens(*model, text_), answers["top"]), 0.95) << want;
