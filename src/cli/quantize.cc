@@ -122,12 +122,15 @@ Recipe make_recipe(const QuantizeFlags& flags) {
                   : type                ? recipe_like(*type, head != "float")
                          : default_recipe(flags.group_size, head == "float" ? 0 : std::stoll(head));
   if (flags.quark.given()) recipe.rules = flags.quark.rules(flags.group_size, flags.checkpoint);
+  const bool is_package = flags.format == "package" && !flags.quark.style(true);
   for (const std::string& algorithm : flags.algorithms) {
     PassStep step{algorithm};
     // Quark's name for the pass with a search.
     if (algorithm == "autosmoothquant") step = {"smoothquant", {{"alpha", "search"}}};
     if (algorithm == "awq" && !flags.compat.empty())
       step.settings = {{"compat", flags.compat}, {"search_tokens", 0}};
+    // Other programs' checkpoints have no place for its operators.
+    if (algorithm == "rotate" && !is_package) step.settings = {{"r4", false}};
     recipe.passes.push_back(std::move(step));
   }
   if (flags.smooth_alpha) {
@@ -339,15 +342,16 @@ void add_quantize(CLI::App& app) {
   auto* algorithm =
       command
           ->add_option("--algo,--quant-algo", flags->algorithms,
-                       "what is done before weights are rounded, in this order: smoothquant moves "
-                       "the range of activations into weights, autosmoothquant as much of it as "
+                       "what is done before weights are rounded, in this order: rotate mixes "
+                       "channels so that none has outliers, smoothquant moves the range "
+                       "of activations into weights, autosmoothquant as much of it as "
                        "rounds best, awq searches scales and clipping, "
                        "seqmse clipping alone, mse_clip without a text, gptq chooses codes that "
                        "make up for each other and comes last (default: nothing)")
           ->delimiter(',')
           ->allow_extra_args(false)
           ->check(CLI::IsMember(
-              {"smoothquant", "autosmoothquant", "awq", "seqmse", "mse_clip", "gptq"}));
+              {"rotate", "smoothquant", "autosmoothquant", "awq", "seqmse", "mse_clip", "gptq"}));
   command
       ->add_option("--smooth-alpha", flags->smooth_alpha,
                    "how much of the range smoothquant moves: from 0, which equalizes the weights' "

@@ -13,6 +13,8 @@
 #include "package/write_package.h"
 #include "quantize/family_modules.h"
 #include "quantize/kept_codes.h"
+#include "quantize/linear_weights.h"
+#include "quantize/passes.h"
 
 namespace tandem {
 namespace {
@@ -94,8 +96,9 @@ std::vector<PackedModule> planned_modules(const Graph& graph,
   return planned;
 }
 
-bool is_tied(const Checkpoint& checkpoint) {
-  return checkpoint.config_object().get_bool_or("tie_word_embeddings", false);
+bool has_tied_head(const Graph& graph) {
+  const auto head = std::ranges::find(graph.nodes(), std::string(kHead), &Node::name);
+  return head != graph.nodes().end() && is_embedding_of(graph, *head);
 }
 
 // What a family adds to the stored gains of its norms: 0, or 1 as Gemma does.
@@ -114,7 +117,11 @@ class Export {
  public:
   Export(const Checkpoint& checkpoint, const Graph& loaded, const Graph& quantized,
          const PackedStyle& style)
-      : checkpoint_(checkpoint), graph_(quantized), style_(style) {
+      : checkpoint_(checkpoint),
+        graph_(quantized),
+        style_(style),
+        was_tied_(has_tied_head(loaded)),
+        is_tied_(has_tied_head(quantized)) {
     for (const Node& node : quantized.nodes()) {
       if (node.op != Op::kLinear) continue;
       if (const auto* codes = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight))
@@ -220,7 +227,7 @@ class Export {
     modules_.push_back(packed);
     if (!packed.is_packed) {
       // A tied head has no tensor of its own.
-      if (module.name != kHead || !is_tied(checkpoint_))
+      if (module.name != kHead || !is_tied_)
         add_rows(module.name + ".weight", std::get<FloatWeight>(weight_of(graph_, module)).rows);
     } else {
       std::int64_t n = 0;
@@ -249,10 +256,7 @@ class Export {
                         : dtype_ == DType::kBF16 ? "bfloat16"
                                                  : "float32";
     config[config.contains("dtype") ? "dtype" : "torch_dtype"] = dtype;
-    const bool packs_head = std::ranges::any_of(modules_, [](const PackedModule& module) {
-      return module.is_packed && module.name == kHead;
-    });
-    if (packs_head && is_tied(checkpoint_)) config["tie_word_embeddings"] = false;
+    if (was_tied_ && !is_tied_) config["tie_word_embeddings"] = false;
     config["quantization_config"] = packed_config(style_, modules_);
     return config;
   }
@@ -260,6 +264,8 @@ class Export {
   const Checkpoint& checkpoint_;
   const Graph& graph_;
   PackedStyle style_;
+  // The head, in the checkpoint and once it is quantized.
+  bool was_tied_, is_tied_;
   std::vector<PackedModule> modules_;
   DType dtype_ = DType::kF16;
   std::vector<Item> items_;
@@ -277,6 +283,7 @@ void copy_code(const fs::path& from, const fs::path& to) {
 
 void check_export(const Checkpoint& checkpoint, const Graph& loaded, const Recipe& recipe,
                   const PackedStyle& style) {
+  require_no_operators(recipe);
   const std::vector<FamilyModule> modules = family_modules(loaded, checkpoint);
   const std::vector<PackedModule> planned = planned_modules(loaded, modules, recipe, style);
   if (const std::string objection = objection_to_style(style, planned); !objection.empty())

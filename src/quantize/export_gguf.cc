@@ -15,6 +15,8 @@
 #include "checkpoint/gguf/gguf_mixture.h"
 #include "models/model.h"
 #include "quantize/kept_codes.h"
+#include "quantize/linear_weights.h"
+#include "quantize/passes.h"
 #include "quantize/same_model.h"
 
 namespace tandem {
@@ -73,15 +75,6 @@ GgmlType common_type(GgmlType a, GgmlType b, const std::string& name) {
 // A Linear that stays float, as far as the recipe is concerned.
 bool stays_float(const Recipe& recipe, const Node& linear) {
   return !is_quantized(linear) && plan_of(recipe, linear).decode.weights == WeightType::kFloat;
-}
-
-bool is_embedding_of(const Graph& graph, const Node& head) {
-  const auto* weight = std::get_if<FloatWeight>(&weight_of(head));
-  const Tensor* rows = weight == nullptr ? nullptr : weight->rows->stored();
-  return rows != nullptr && std::ranges::any_of(graph.nodes(), [&](const Node& node) {
-           return node.op == Op::kEmbedding &&
-                  node.as<EmbeddingAttributes>().table.bytes().data() == rows->bytes().data();
-         });
 }
 
 class Contents {
@@ -235,6 +228,7 @@ void check_gguf_export(const Checkpoint& checkpoint, const Graph& loaded, const 
     fail(ErrorCode::kInvalidArgument,
          "[export] gptq chooses codes, and {} rounds anew: leave one of them out",
          to_string(*form.type));
+  require_no_operators(recipe);
   const ModulePlaces places = module_places(checkpoint.config_object());
   std::map<std::string, GgmlType> types;
   for (const Node& node : loaded.nodes()) {

@@ -1,5 +1,6 @@
 #include "quantize/linear_weights.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "graph/rewriter.h"
@@ -51,6 +52,15 @@ Rows rows_of(const Node& linear) { return rows_of(linear.as<LinearAttributes>().
 Rows rows_of(const Weight& weight) {
   if (const auto* real = std::get_if<FloatWeight>(&weight)) return real->rows;
   return std::make_shared<DequantizedRows>(weight);
+}
+
+bool is_embedding_of(const Graph& graph, const Node& linear) {
+  const auto* weight = std::get_if<FloatWeight>(&linear.as<LinearAttributes>().weight);
+  const Tensor* rows = weight == nullptr ? nullptr : weight->rows->stored();
+  return rows != nullptr && std::ranges::any_of(graph.nodes(), [&](const Node& node) {
+           return node.op == Op::kEmbedding &&
+                  node.as<EmbeddingAttributes>().table.bytes().data() == rows->bytes().data();
+         });
 }
 
 LinearsByInput linears_by_input(const Graph& graph,

@@ -16,6 +16,10 @@ namespace tandem {
 Rows rows_of(const Node& linear);
 Rows rows_of(const Weight& weight);
 
+// Whether a Linear's weight is the table of the graph's embedding, in the same memory, as that of a
+// tied head is.
+bool is_embedding_of(const Graph& graph, const Node& linear);
+
 // The Linears of decoder blocks, by the value that they read.
 using LinearsByInput = std::map<ValueId, std::vector<NodeId>>;
 LinearsByInput linears_by_input(const Graph& graph, const std::function<bool(const Node&)>& counts);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <span>
 #include <utility>
 
 #include "base/error.h"
@@ -13,6 +14,7 @@
 #include "quantize/awq.h"
 #include "quantize/clip_weights.h"
 #include "quantize/gptq.h"
+#include "quantize/rotate.h"
 #include "quantize/smoothquant.h"
 
 namespace tandem {
@@ -50,6 +52,22 @@ class Settings {
     if (is_fraction(*value)) return value->get<double>();
     if (*value != word) object(key, fmt::format("a number in [0, 1] or \"{}\"", word), *value);
     return std::nullopt;
+  }
+  // One of the words, by its number.
+  std::size_t one_of(const char* key, std::span<const std::string_view> words,
+                     std::size_t fallback) {
+    const Json* value = find(key);
+    if (value == nullptr) return fallback;
+    const auto found = std::ranges::find(words, *value);
+    if (found == words.end())
+      object(key, fmt::format("\"{}\"", fmt::join(words, "\" or \"")), *value);
+    return found == words.end() ? fallback : static_cast<std::size_t>(found - words.begin());
+  }
+  std::string text(const char* key) {
+    const Json* value = find(key);
+    if (value == nullptr) return {};
+    if (!value->is_string()) object(key, "a text", *value);
+    return value->is_string() ? value->get<std::string>() : std::string();
   }
   // True for the only word that a key knows.
   bool word(const char* key, const char* known) {
@@ -117,6 +135,22 @@ GptqSettings read_gptq(Settings& settings) {
   return gptq;
 }
 
+RotateSettings read_rotate(Settings& settings) {
+  static constexpr std::array<std::string_view, 3> kKinds = {"none", "hadamard", "random"};
+  RotateSettings rotate;
+  const auto kind = [&](const char* key, RotationKind fallback) {
+    return static_cast<RotationKind>(
+        settings.one_of(key, kKinds, static_cast<std::size_t>(fallback)));
+  };
+  rotate.r1 = kind("r1", rotate.r1);
+  rotate.r2 = kind("r2", rotate.r2);
+  rotate.r3 = settings.flag("r3", rotate.r3);
+  rotate.r4 = settings.flag("r4", rotate.r4);
+  rotate.r4_block = settings.integer("r4_block", rotate.r4_block, std::int64_t{1} << 30);
+  rotate.seed = static_cast<std::uint64_t>(settings.integer("seed", 0, std::int64_t{1} << 53));
+  return rotate;
+}
+
 // What a pass is given besides its graph.
 struct Inputs {
   Settings& settings;
@@ -136,6 +170,13 @@ Graph run_smoothquant(const Graph& graph, const Inputs& in) {
   return smooth(graph,
                 find_smoothing(graph, in.recipe, read_smoothquant(in.settings), *in.learned.windows,
                                in.context.pool, in.context.observer, in.learned.journal));
+}
+
+Graph run_rotate(const Graph& graph, const Inputs& in) {
+  const RotateSettings settings = read_rotate(in.settings);
+  const std::string load = in.settings.text("load");
+  const Rotations rotations = load.empty() ? make_rotations(graph, settings) : read_rotations(load);
+  return rotate(graph, rotations, settings, in.learned.sink);
 }
 
 Graph run_mse_clip(const Graph& graph, const Inputs& in) {
@@ -165,6 +206,12 @@ constexpr std::array kPasses = {
           [](const Graph& graph, const Inputs&) { return fold_norms(graph); }},
     Entry{"untie_head", false, [](Settings&) {},
           [](const Graph& graph, const Inputs&) { return untie_head(graph); }},
+    Entry{"rotate", false,
+          [](Settings& settings) {
+            read_rotate(settings);
+            settings.text("load");
+          },
+          run_rotate},
     Entry{"smoothquant", true, [](Settings& settings) { read_smoothquant(settings); },
           run_smoothquant},
     Entry{"awq", true, [](Settings& settings) { read_awq(settings); }, run_awq},
@@ -195,6 +242,19 @@ std::string objection_to_pass(const PassStep& step) {
 bool needs_text(const PassStep& step) {
   const Entry* entry = find_pass(step.name);
   return entry != nullptr && entry->needs_text;
+}
+
+void require_no_operators(const Recipe& recipe) {
+  for (const PassStep& step : recipe.passes) {
+    if (step.name != "rotate") continue;
+    Settings settings(step);
+    const RotateSettings rotate = read_rotate(settings);
+    if (rotate.r3 || rotate.r4)
+      fail(
+          ErrorCode::kInvalidArgument,
+          "[export] rotate: R3 and R4 are operators, which only a package has: expected \"r3\" and "
+          "\"r4\" to be false");
+  }
 }
 
 Pass make_pass(const PassStep& step, const Recipe& recipe, const PassInputs& inputs) {

@@ -24,6 +24,8 @@ Graph untie_head(const Graph& graph);
 std::string objection_to_pass(const PassStep& step);
 // Whether the pass learns from a calibration text.
 bool needs_text(const PassStep& step);
+// Throws kInvalidArgument if a pass adds operators, for which a checkpoint has no place.
+void require_no_operators(const Recipe& recipe);
 // What passes learn from, and where the weights they make go.
 struct PassInputs {
   // May be null for a pass that needs no text.

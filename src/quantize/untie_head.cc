@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "graph/rewriter.h"
+#include "quantize/linear_weights.h"
 #include "quantize/passes.h"
 
 namespace tandem {
@@ -23,30 +24,20 @@ class OwnRows : public RowSource {
   std::shared_ptr<const RowSource> rows_;
 };
 
-bool is_same_memory(const Tensor& table, const FloatWeight& weight) {
-  const Tensor* stored = weight.rows->stored();
-  return stored != nullptr && stored->bytes().data() == table.bytes().data();
-}
-
 }  // namespace
 
 Graph untie_head(const Graph& graph) {
-  Tensor table;
-  for (const Node& node : graph.nodes())
-    if (node.op == Op::kEmbedding) table = node.as<EmbeddingAttributes>().table;
   Rewriter rewriter(graph);
   for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
     const Node& node = graph.node(id);
-    if (node.op == Op::kLinear) {
-      auto linear = node.as<LinearAttributes>();
-      const auto* weight = std::get_if<FloatWeight>(&linear.weight);
-      if (weight != nullptr && is_same_memory(table, *weight)) {
-        linear.weight = FloatWeight(std::make_shared<OwnRows>(weight->rows));
-        rewriter.copy(id, std::move(linear));
-        continue;
-      }
+    if (node.op != Op::kLinear || !is_embedding_of(graph, node)) {
+      rewriter.copy(id);
+      continue;
     }
-    rewriter.copy(id);
+    auto linear = node.as<LinearAttributes>();
+    linear.weight =
+        FloatWeight(std::make_shared<OwnRows>(std::get<FloatWeight>(linear.weight).rows));
+    rewriter.copy(id, std::move(linear));
   }
   return std::move(rewriter).finish();
 }

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <system_error>
 #include <variant>
+#include <vector>
 
 #include "base/error.h"
 
@@ -21,6 +22,12 @@ namespace {
 
 }  // namespace
 
+Tensor MemorySink::keep_values(const RowSource& rows) {
+  std::vector<float> values(static_cast<std::size_t>(rows.rows() * rows.columns()));
+  rows.read(0, values);
+  return Tensor::from_floats(values, {rows.rows(), rows.columns()});
+}
+
 FileSink::FileSink(const fs::path& folder) : folder_(folder) {
   std::string name = (folder / ".weights-XXXXXX").string();
   file_ = ::mkostemp(name.data(), O_CLOEXEC);
@@ -30,21 +37,37 @@ FileSink::FileSink(const fs::path& folder) : folder_(folder) {
 
 FileSink::~FileSink() { ::close(file_); }
 
-Tensor FileSink::move(const Tensor& tensor) {
-  if (tensor.empty() || tensor.elements() == 0) return tensor;
-  const auto bytes = tensor.bytes();
-  for (std::size_t done = 0; done < bytes.size();) {
-    const ssize_t wrote = ::pwrite(file_, bytes.data() + done, bytes.size() - done,
-                                   static_cast<off_t>(end_) + static_cast<off_t>(done));
+void FileSink::append(std::span<const std::byte> bytes) {
+  while (!bytes.empty()) {
+    const ssize_t wrote = ::pwrite(file_, bytes.data(), bytes.size(), static_cast<off_t>(end_));
     if (wrote < 0 && errno == EINTR) continue;
     if (wrote <= 0) fail_system(folder_, "write");
-    done += static_cast<std::size_t>(wrote);
+    bytes = bytes.subspan(static_cast<std::size_t>(wrote));
+    end_ += wrote;
   }
-  const auto part = MappedFile::open_part(file_, end_, bytes.size(), "temporary weights");
+}
+
+Tensor FileSink::map(std::int64_t begin, DType dtype, const Shape& shape) {
+  const auto part = MappedFile::open_part(file_, begin, static_cast<std::size_t>(end_ - begin),
+                                          "temporary weights");
   // Mappings must start at a page boundary.
   const std::int64_t page = ::sysconf(_SC_PAGESIZE);
-  end_ = (end_ + static_cast<std::int64_t>(bytes.size()) + page - 1) / page * page;
-  return Tensor(tensor.dtype(), tensor.shape(), part->bytes(), part);
+  end_ = (end_ + page - 1) / page * page;
+  return Tensor(dtype, shape, part->bytes(), part);
+}
+
+Tensor FileSink::move(const Tensor& tensor) {
+  if (tensor.empty() || tensor.elements() == 0) return tensor;
+  const std::int64_t begin = end_;
+  append(tensor.bytes());
+  return map(begin, tensor.dtype(), tensor.shape());
+}
+
+Tensor FileSink::keep_values(const RowSource& rows) {
+  const std::int64_t begin = end_;
+  visit_rows(rows, 0, rows.rows(),
+             [&](std::int64_t, std::span<const float> values) { append(std::as_bytes(values)); });
+  return map(begin, DType::kF32, {rows.rows(), rows.columns()});
 }
 
 Weight FileSink::keep(Weight weight) {

@@ -1,6 +1,10 @@
 // Where passes put the weights they make, so that a whole model of them need not fit in memory.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
 #include "base/files.h"
 #include "graph/graph.h"
 
@@ -11,15 +15,18 @@ class WeightSink {
   virtual ~WeightSink() = default;
   // The same weight, wherever its tensors are now.
   virtual Weight keep(Weight weight) = 0;
+  // The values of a matrix as a tensor F32.
+  virtual Tensor keep_values(const RowSource& rows) = 0;
 };
 
 // Leaves weights in memory.
 class MemorySink : public WeightSink {
  public:
   Weight keep(Weight weight) override { return weight; }
+  Tensor keep_values(const RowSource& rows) override;
 };
 
-// Moves codes and scales to an unnamed file, from which they are mapped; the system frees its space
+// Moves codes, scales and values to an unnamed file, from which they are mapped; the system frees its space
 // when the last weight is gone. Not thread-safe.
 class FileSink : public WeightSink {
  public:
@@ -30,8 +37,12 @@ class FileSink : public WeightSink {
   FileSink& operator=(const FileSink&) = delete;
 
   Weight keep(Weight weight) override;
+  Tensor keep_values(const RowSource& rows) override;
 
  private:
+  void append(std::span<const std::byte> bytes);
+  // What was appended since `begin`.
+  Tensor map(std::int64_t begin, DType dtype, const Shape& shape);
   Tensor move(const Tensor& tensor);
 
   fs::path folder_;

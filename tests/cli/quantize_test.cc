@@ -124,13 +124,67 @@ TEST(QuantizeCommand, SearchesWithAwq) {
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--algo", "awk"});
   expect_refusal(words,
-                 {"--algo: expected one of smoothquant, autosmoothquant, awq, seqmse, mse_clip, "
-                  "gptq, got "
-                  "'awk'; did you mean 'awq'?"});
+                 {"--algo: expected one of rotate, smoothquant, autosmoothquant, awq, seqmse, "
+                  "mse_clip, gptq, got 'awk'; did you mean 'awq'?"});
   words = quantize_words(folder / "q");
   words.insert(words.end(), {"--compat", "quark"});
   expect_refusal(words, {"--compat"});
   EXPECT_FALSE(fs::exists(folder / "q"));
+}
+
+// KL from the demo of what a file holds.
+double loss_of(const fs::path& model) {
+  const Json report =
+      run_for_json({"eval", model.string(), "--against", demo(), "--text",
+                    demo() + "/eval_stories.txt", "--max-windows", "4", "--no-cache"});
+  return report["texts"][0]["kl"].get<double>();
+}
+
+// A package has operators for what the weights can't hold, a checkpoint goes without.
+TEST(QuantizeCommand, Rotates) {
+  const ScratchFolder folder;
+  std::vector<std::string> words = quantize_words(folder / "p");
+  words.insert(words.end(), {"--algo", "rotate", "--dump-after", "rotate"});
+  const Outcome outcome = run_program(words);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("model.layers.5.mlp.down_proj.hadamard"), std::string::npos);
+  EXPECT_LT(loss_of(folder / "p"), 0.004) << "0.011 without it";
+  for (const char* format : {"awq", "quark", "gguf"}) {
+    const fs::path target = folder / (std::string(format) + ".gguf");
+    words = {"-q",     "quantize", demo(),     "-o",  target.string(),
+             "--algo", "rotate",   "--export", format};
+    EXPECT_EQ(run_program(words).status, 0) << format;
+    EXPECT_LT(loss_of(target), 0.006) << format;
+  }
+  write_bytes(folder / "r.json", R"({"passes": ["rotate"]})");
+  words.resize(5);
+  words[4] = (folder / "q").string();
+  words.insert(words.end(), {"--export", "awq", "--recipe", (folder / "r.json").string()});
+  expect_refusal(words, {"only a package has: expected \"r3\" and \"r4\" to be false"});
+  write_bytes(folder / "r.json", "{\"passes\": [\n{\"name\": \"rotate\", \"r1\": \"spin\"}]}");
+  expect_refusal(words,
+                 {"r.json:2: passes[0]: r1: expected \"none\" or \"hadamard\" or \"random\""});
+  write_bytes(folder / "r.json", R"({"passes": [{"name": "rotate", "load": "no.safetensors"}]})");
+  words[6] = "package";
+  words.insert(words.end(), {"--calib", demo() + "/calibration.txt"});
+  expect_refusal(words, {"no.safetensors"});
+}
+
+// A head that a pass took apart from the embedding is stored even where it stays float.
+TEST(QuantizeCommand, ExportsAHeadThatIsTiedNoLonger) {
+  const ScratchFolder folder;
+  write_bytes(folder / "r.json", R"({"passes": ["untie_head", "fold_norms"],
+      "rules": [{"match": "*", "decode": {"weights": "uint4", "group": 128}, "prefill": "decode"},
+                {"match": "lm_head", "decode": "float", "prefill": "decode"}]})");
+  for (const char* format : {"awq", "quark", "gguf"}) {
+    const fs::path target = folder / (std::string(format) + ".gguf");
+    EXPECT_EQ(run_program({"-q", "quantize", demo(), "-o", target.string(), "--export", format,
+                           "--recipe", (folder / "r.json").string()})
+                  .status,
+              0)
+        << format;
+    EXPECT_LT(loss_of(target), 0.01) << format;
+  }
 }
 
 TEST(QuantizeCommand, SmoothsWithTheAlphaThatIsAskedFor) {

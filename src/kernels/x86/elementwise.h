@@ -1,9 +1,11 @@
-// Norm, rotary embedding, activation, row sums and the activation quantizers, on vectors V.
+// Norm, rotary embedding, activation, Hadamard transform, row sums and the activation quantizers, on
+// vectors V.
 #pragma once
 
 #include <cfloat>
 
 #include "kernels/kernels.h"
+#include "kernels/ref/ref.h"
 #include "kernels/tables.h"
 #include "kernels/x86/exp.h"
 #include "kernels/x86/unroll.h"
@@ -104,6 +106,42 @@ struct Elementwise {
     }
   }
 
+  // The butterflies of strides up to half a vector stay in a register, the others go over the row
+  // in threes, with one load and store of each value. The order of additions is that of the
+  // definition.
+  static void hadamard(float* x, std::int64_t n) noexcept {
+    if (n < kWidth) return ref::hadamard(x, n);
+    for (std::int64_t i = 0; i < n; i += kWidth) V::store(x + i, V::hadamard(V::load(x + i)));
+    std::int64_t stride = kWidth;
+    for (; 8 * stride <= n; stride *= 8) butterflies<3>(x, n, stride);
+    if (4 * stride == n) butterflies<2>(x, n, stride);
+    if (2 * stride == n) butterflies<1>(x, n, stride);
+    const Float scale = V::set1(static_cast<float>(1.0 / __builtin_sqrt(static_cast<double>(n))));
+    for (std::int64_t i = 0; i < n; i += kWidth) V::store(x + i, V::mul(V::load(x + i), scale));
+  }
+
+  // Those of the strides stride, 2 stride, … of which there are kStages.
+  template <int kStages>
+  TANDEM_INLINE static void butterflies(float* x, std::int64_t n, std::int64_t stride) {
+    constexpr int kValues = 1 << kStages;
+    for (std::int64_t block = 0; block < n; block += kValues * stride)
+      for (std::int64_t i = block; i < block + stride; i += kWidth) {
+        Float values[kValues];
+        unroll<kValues>([&](auto v) TANDEM_INLINE { values[v] = V::load(x + i + v * stride); });
+        unroll<kStages>([&](auto stage) TANDEM_INLINE {
+          unroll<kValues>([&](auto v) TANDEM_INLINE {
+            constexpr int kStep = 1 << decltype(stage)::value;
+            if constexpr ((decltype(v)::value & kStep) == 0) {
+              const Float a = values[v], b = values[v + kStep];
+              values[v] = V::add(a, b);
+              values[v + kStep] = V::sub(a, b);
+            }
+          });
+        });
+        unroll<kValues>([&](auto v) TANDEM_INLINE { V::store(x + i + v * stride, values[v]); });
+      }
+  }
+
   // NaN clamps to the lower bound.
   TANDEM_INLINE static typename V::Int clamp_round(Float value, float low) {
     return V::to_int(V::min(V::max(value, V::set1(low)), V::set1(127.0F)));
@@ -173,6 +211,7 @@ void use_elementwise(Kernels& table) noexcept {
   table.softcap = Elementwise<V>::softcap;
   table.rms_norm = Elementwise<V>::rms_norm;
   table.rope = Elementwise<V>::rope;
+  table.hadamard = Elementwise<V>::hadamard;
   table.quantize_static = Elementwise<V>::quantize_static;
   table.quantize_groups = Elementwise<V>::quantize_groups;
   table.quantize_dynamic = Elementwise<V>::quantize_dynamic;

@@ -78,6 +78,17 @@ struct Vec256 {
     return _mm256_blendv_ps(other, v, _mm256_castsi256_ps(mask(begin, end)));
   }
 
+  // v times the matrix of entries (-1)^popcount(i & j): with an element and its partner i ^ stride,
+  // the sum where i has no bit of the stride, and else the partner minus it.
+  TANDEM_INLINE static Float hadamard(Float v) {
+    const Float signs1 = _mm256_setr_ps(1, -1, 1, -1, 1, -1, 1, -1);
+    v = _mm256_fmadd_ps(v, signs1, _mm256_permute_ps(v, 0xB1));
+    const Float signs2 = _mm256_setr_ps(1, 1, -1, -1, 1, 1, -1, -1);
+    v = _mm256_fmadd_ps(v, signs2, _mm256_permute_ps(v, 0x4E));
+    const Float signs4 = _mm256_setr_ps(1, 1, 1, 1, -1, -1, -1, -1);
+    return _mm256_fmadd_ps(v, signs4, _mm256_permute2f128_ps(v, v, 1));
+  }
+
   TANDEM_INLINE static float sum(Float v) {
     const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     const __m128 pair = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));

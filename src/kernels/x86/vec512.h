@@ -68,6 +68,18 @@ struct Vec512 {
     return _mm512_mask_mov_ps(other, lanes, v);
   }
 
+  // As in Vec256.
+  TANDEM_INLINE static Float hadamard(Float v) {
+    const Float signs1 = _mm512_setr_ps(1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1, 1, -1);
+    v = _mm512_fmadd_ps(v, signs1, _mm512_permute_ps(v, 0xB1));
+    const Float signs2 = _mm512_setr_ps(1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1, 1, 1, -1, -1);
+    v = _mm512_fmadd_ps(v, signs2, _mm512_permute_ps(v, 0x4E));
+    const Float signs4 = _mm512_setr_ps(1, 1, 1, 1, -1, -1, -1, -1, 1, 1, 1, 1, -1, -1, -1, -1);
+    v = _mm512_fmadd_ps(v, signs4, _mm512_shuffle_f32x4(v, v, 0xB1));
+    const Float signs8 = _mm512_setr_ps(1, 1, 1, 1, 1, 1, 1, 1, -1, -1, -1, -1, -1, -1, -1, -1);
+    return _mm512_fmadd_ps(v, signs8, _mm512_shuffle_f32x4(v, v, 0x4E));
+  }
+
   TANDEM_INLINE static float sum(Float v) {
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
     const __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));

@@ -1,0 +1,228 @@
+// Making and storing rotations, and folding them into a graph.
+#include "quantize/rotate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+#include <string_view>
+#include <utility>
+
+#include "base/error.h"
+#include "checkpoint/safetensors.h"
+#include "graph/rewriter.h"
+#include "graph/uses.h"
+#include "quantize/passes.h"
+#include "quantize/residual_stream.h"
+
+namespace tandem {
+namespace {
+
+std::string r2_name(std::int32_t layer) {
+  return fmt::format("model.layers.{}.self_attn.R2", layer);
+}
+
+std::optional<std::int32_t> layer_of(const std::string& name) {
+  constexpr std::string_view kBefore = "model.layers.";
+  if (!name.starts_with(kBefore)) return std::nullopt;
+  std::int32_t layer = 0;
+  std::from_chars(name.data() + kBefore.size(), name.data() + name.size(), layer);
+  return name == r2_name(layer) ? std::optional(layer) : std::nullopt;
+}
+
+// A Linear's way through a rotation: what its output channels and its input channels are turned by.
+struct Turns {
+  std::optional<Rotation> rows, columns;
+};
+
+class Rotator {
+ public:
+  Rotator(const Graph& graph, const Rotations& rotations, const RotateSettings& settings)
+      : graph_(graph), uses_(graph), settings_(settings) {
+    if (rotations.r1) turn_stream(*rotations.r1);
+    for (NodeId id = 0; id < count(); ++id) {
+      const Node& node = graph.node(id);
+      if (node.op != Op::kGroupQueryAttention) continue;
+      if (const auto found = rotations.r2.find(node.layer); found != rotations.r2.end())
+        turn_values(id, found->second);
+    }
+    if (settings.r4)
+      for (NodeId id = 0; id < count(); ++id) mix_input(id);
+  }
+
+  Graph run(WeightSink& sink) const {
+    Rewriter rewriter(graph_);
+    for (NodeId id = 0; id < count(); ++id) {
+      const Node& node = graph_.node(id);
+      if (node.op == Op::kGroupQueryAttention && settings_.r3) mix_heads(rewriter, node);
+      if (const auto found = blocks_.find(id); found != blocks_.end())
+        insert(rewriter, node, node.inputs[0], found->second, node.name + ".hadamard");
+      if (const auto found = tables_.find(id); found != tables_.end()) {
+        auto embedding = node.as<EmbeddingAttributes>();
+        embedding.table =
+            sink.keep_values(*rotate_columns(stored_rows(embedding.table), found->second));
+        rewriter.copy(id, std::move(embedding));
+      } else if (const auto turned = turns_.find(id); turned != turns_.end()) {
+        rewriter.copy(id, turn(node, turned->second));
+      } else {
+        rewriter.copy(id);
+      }
+    }
+    return std::move(rewriter).finish();
+  }
+
+ private:
+  NodeId count() const { return static_cast<NodeId>(graph_.nodes().size()); }
+
+  void turn_stream(const Rotation& r1) {
+    const ResidualStream stream = find_residual_stream(graph_);
+    if (!stream.objection.empty())
+      fail(ErrorCode::kInvalidArgument, "[rotate] {} (\"r1\": \"none\" rotates without it)",
+           stream.objection);
+    if (stream.width != r1.size())
+      fail(ErrorCode::kInvalidArgument, "[rotate] R1: expected {} rows, got {}", stream.width,
+           r1.size());
+    for (const NodeId id : stream.embeddings) tables_.emplace(id, r1);
+    for (const NodeId id : stream.readers) turns_[id].columns = r1;
+    for (const NodeId id : stream.writers) turns_[id].rows = r1;
+  }
+
+  void turn_values(NodeId attention, const Rotation& r2) {
+    const Node& node = graph_.node(attention);
+    const std::int64_t head_dim = node.as<AttentionAttributes>().head_dim;
+    if (r2.size() != head_dim)
+      fail(ErrorCode::kInvalidArgument, "[rotate] {}: expected {} rows, got {}",
+           r2_name(node.layer), head_dim, r2.size());
+    const NodeId values = only_linear(uses_.producer(node.inputs[2]));
+    const auto readers = uses_.readers(node.output());
+    if (values < 0 || readers.size() != 1 || only_linear(readers[0]) < 0 ||
+        uses_.readers(node.inputs[2]).size() != 1 || uses_.is_output(node.output()))
+      return;
+    turns_[values].rows = r2;
+    turns_[readers[0]].columns = r2;
+  }
+
+  // The node if it is a Linear with a float weight, else -1.
+  NodeId only_linear(NodeId id) const {
+    const bool fits =
+        id >= 0 && graph_.node(id).op == Op::kLinear &&
+        std::holds_alternative<FloatWeight>(graph_.node(id).as<LinearAttributes>().weight);
+    return fits ? id : -1;
+  }
+
+  // R4 for a Linear that reads a product, as the last one of an MLP does.
+  void mix_input(NodeId id) {
+    const Node& node = graph_.node(id);
+    if (node.layer < 0 || only_linear(id) < 0) return;
+    const ValueId input = node.inputs[0];
+    const NodeId producer = uses_.producer(input);
+    if (producer < 0 || graph_.node(producer).op != Op::kMul || uses_.readers(input).size() != 1 ||
+        uses_.is_output(input))
+      return;
+    const std::int64_t block = hadamard_block(graph_.value(input).width, settings_.r4_block);
+    if (block < 2) return;
+    blocks_.emplace(id, block);
+    turns_[id].columns = Rotation::hadamard(block);
+  }
+
+  // The largest power of two that divides `width` and is at most `most` (0: any).
+  static std::int64_t hadamard_block(std::int64_t width, std::int64_t most) {
+    std::int64_t block = std::int64_t{1} << std::countr_zero(static_cast<std::uint64_t>(width));
+    while (most > 0 && block > most) block /= 2;
+    return block;
+  }
+
+  // R3 for an attention's queries and keys.
+  void mix_heads(Rewriter& rewriter, const Node& attention) const {
+    const std::int64_t block = hadamard_block(attention.as<AttentionAttributes>().head_dim, 0);
+    if (block < 2) return;
+    for (const auto& [input, part] : {std::pair{0U, "queries"}, {1U, "keys"}})
+      insert(rewriter, attention, attention.inputs[input], block,
+             fmt::format("{}.{}.hadamard", attention.name, part));
+  }
+
+  static void insert(Rewriter& rewriter, const Node& reader, ValueId value, std::int64_t block,
+                     const std::string& name) {
+    rewriter.replace(value, rewriter.add(Op::kHadamard, name, reader.layer, {rewriter(value)},
+                                         HadamardAttributes{block}));
+  }
+
+  static LinearAttributes turn(const Node& node, const Turns& turns) {
+    auto linear = node.as<LinearAttributes>();
+    Rows rows = std::get<FloatWeight>(linear.weight).rows;
+    // Whole blocks of rows are computed at a time, columns by row: the latter come last.
+    if (turns.rows) rows = rotate_rows(rows, *turns.rows);
+    if (turns.rows && !linear.bias.empty()) linear.bias = rotate_vector(linear.bias, *turns.rows);
+    if (turns.columns) rows = rotate_columns(rows, *turns.columns);
+    linear.weight = FloatWeight(std::move(rows));
+    return linear;
+  }
+
+  const Graph& graph_;
+  const Uses uses_;
+  const RotateSettings& settings_;
+  std::map<NodeId, Rotation> tables_;
+  std::map<NodeId, Turns> turns_;
+  // Of a Linear, the block of the Hadamard operator before it.
+  std::map<NodeId, std::int64_t> blocks_;
+};
+
+Rotation make(RotationKind kind, std::int64_t size, std::uint64_t seed) {
+  return kind == RotationKind::kRandom ? Rotation::random(size, seed)
+                                       : Rotation::random_hadamard(size, seed);
+}
+
+}  // namespace
+
+Rotations make_rotations(const Graph& graph, const RotateSettings& settings) {
+  Rotations rotations;
+  if (settings.r1 != RotationKind::kNone)
+    if (const std::int64_t width = find_residual_stream(graph).width; width > 0)
+      rotations.r1 = make(settings.r1, width, settings.seed);
+  if (settings.r2 == RotationKind::kNone) return rotations;
+  for (const Node& node : graph.nodes())
+    if (node.op == Op::kGroupQueryAttention)
+      rotations.r2.emplace(node.layer,
+                           make(settings.r2, node.as<AttentionAttributes>().head_dim,
+                                settings.seed + static_cast<std::uint64_t>(node.layer) + 1));
+  return rotations;
+}
+
+Rotations read_rotations(const fs::path& path) {
+  Rotations rotations;
+  const SafetensorsFile file = SafetensorsFile::open(path);
+  for (const auto& [name, tensor] : file.tensors) {
+    const std::optional<std::int32_t> layer = layer_of(name);
+    if (name != "R1" && !layer)
+      fail(ErrorCode::kFormat, "[rotate] {}: {}: expected R1 or {}", path.string(), name,
+           "model.layers.N.self_attn.R2");
+    try {
+      Rotation rotation(Tensor::from_floats(tensor.to_floats(), tensor.shape()));
+      if (layer) {
+        rotations.r2.emplace(*layer, std::move(rotation));
+      } else {
+        rotations.r1 = std::move(rotation);
+      }
+    } catch (const Error& error) {
+      fail(ErrorCode::kFormat, "[rotate] {}: {}: {}", path.string(), name, error.what());
+    }
+  }
+  return rotations;
+}
+
+void write_rotations(const fs::path& path, const Rotations& rotations) {
+  std::map<std::string, Tensor> tensors;
+  if (rotations.r1) tensors["R1"] = rotations.r1->matrix();
+  for (const auto& [layer, rotation] : rotations.r2) tensors[r2_name(layer)] = rotation.matrix();
+  write_safetensors(path, tensors);
+}
+
+Graph rotate(const Graph& graph, const Rotations& rotations, const RotateSettings& settings,
+             WeightSink& sink) {
+  if (!rotations.r1) return Rotator(graph, rotations, settings).run(sink);
+  const Graph folded = fold_norms(untie_head(graph));
+  return Rotator(folded, rotations, settings).run(sink);
+}
+
+}  // namespace tandem
