@@ -64,6 +64,8 @@ void print_text(const OrderedJson& report, bool tensors) {
     if (key != "model_type") std::cout << fmt::format("  {:18} {}\n", key, value.dump());
   }
   std::cout << fmt::format("  {:18} {}\n", "search", report["search"].dump());
+  if (report.contains("prefix"))
+    std::cout << fmt::format("  {:18} {}\n", "prefix", report["prefix"].dump());
   for (const auto& [phase, kinds] : report["linears"].items()) {
     for (const auto& [kind, sum] : kinds.items()) {
       std::string modules;
@@ -113,6 +115,7 @@ void inspect(const InspectFlags& flags) {
     report["model"] = to_json(package.info());
     report["search"] = search_json(package.generation_config(), folder);
     report["recipe"] = package.manifest().at("recipe");
+    if (!package.prefix().empty()) report["prefix"] = package.prefix();
     for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
       add_graph(phase == Phase::kPrefill ? "prefill" : "decode", package.graph(phase));
     append_tensors(report["tensors"], package.tensors());

@@ -1,8 +1,11 @@
 // tandem quantize: from a checkpoint to a package.
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
 #include <chrono>
 #include <iostream>
+#include <limits>
 #include <optional>
 
 #include "base/error.h"
@@ -26,6 +29,7 @@ struct QuantizeFlags {
   std::string recipe;
   std::vector<std::string> algorithms;
   std::optional<std::string> smooth_alpha;
+  std::optional<std::string> prefix;
   std::string compat;
   std::string format = "package";
   std::optional<std::string> pack_method;
@@ -111,6 +115,24 @@ std::optional<GgufExport> gguf_export(const QuantizeFlags& flags) {
   return std::nullopt;
 }
 
+// "none", "search" or ids with commas between them, as the recipe's "prefix".
+void set_prefix(const std::string& words, CalibrationSettings& calibration) {
+  calibration.searches_prefix = words == "search";
+  calibration.prefix.clear();
+  if (words == "search" || words == "none") return;
+  const Json ids = Json::parse("[" + words + "]", nullptr, false);
+  const bool fits = ids.is_array() && !ids.empty() && std::ranges::all_of(ids, [](const Json& id) {
+                      return id.is_number_unsigned() &&
+                             id.get<std::uint64_t>() <= std::numeric_limits<std::int32_t>::max();
+                    });
+  if (!fits)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] --prefix: expected none, search or token ids with commas between them, got "
+         "'{}'",
+         printable(words));
+  calibration.prefix = ids.get<std::vector<std::int32_t>>();
+}
+
 // The recipe from a file, or the one described by the flags; flags override what a file says.
 Recipe make_recipe(const QuantizeFlags& flags) {
   // Other tools leave the head as it is, and so do checkpoints made for them.
@@ -146,6 +168,7 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   calibration.samples = flags.samples.value_or(calibration.samples);
   calibration.window = flags.window.value_or(calibration.window);
   recipe.chunk = flags.chunk.value_or(recipe.chunk);
+  if (flags.prefix) set_prefix(*flags.prefix, calibration);
   for (const InputBound bound :
        {InputBound::kLeastError, InputBound::kMax, InputBound::kPercentile})
     if (flags.input_scale == to_string(bound)) calibration.input_bound = bound;
@@ -286,6 +309,7 @@ void quantize(const QuantizeFlags& flags) {
                         {"linears", report.linears},
                         {"kept", report.kept},
                         {"calibration_tokens", report.calibration_tokens},
+                        {"prefix", report.prefix},
                         {"decode_bytes", report.decode_bytes},
                         {"prefill_bytes", report.prefill_bytes},
                         {"passes", std::move(passes)},
@@ -304,6 +328,10 @@ void quantize(const QuantizeFlags& flags) {
       "{}: {} weights quantized{} after {} calibration tokens in {:.1f} s; {}\n", flags.output,
       report.linears - report.kept, report.kept > 0 ? fmt::format(", {} kept", report.kept) : "",
       report.calibration_tokens, seconds, sizes);
+  if (flags.prefix == "search" && report.prefix.empty())
+    std::cout << "prefix: none, since no token has outliers\n";
+  if (!report.prefix.empty())
+    std::cout << fmt::format("prefix: {}\n", fmt::join(report.prefix, ", "));
   if (report.gate) std::cout << text_of(*report.gate);
   const Written made = written(flags.output);
   spdlog::info("{} -> {}: {} file{}, {} MB", flags.checkpoint, flags.output, made.files,
@@ -411,6 +439,9 @@ void add_quantize(CLI::App& app) {
                    "static activation scale: least_error (default), max or percentile (99.9) of "
                    "|x|")
       ->check(CLI::IsMember({"least_error", "max", "percentile"}));
+  command->add_option("--prefix", flags->prefix,
+                      "tokens that stand before every sequence, so that others have no outliers: "
+                      "none (default), search, or their ids, such as 1,13");
   command->add_option("--samples", flags->samples, "calibration windows, at most (default: 128)")
       ->check(CLI::Range(1, 1 << 20));
   command->add_option("--seq-len", flags->window, "tokens in a calibration window (default: 512)")

@@ -119,6 +119,7 @@ KvSequence::~KvSequence() {
 KvSequence::KvSequence(KvSequence&& other) noexcept
     : pool_(std::move(other.pool_)),
       ids_(std::exchange(other.ids_, {})),
+      prefix_(std::exchange(other.prefix_, 0)),
       rotary_epoch_(other.rotary_epoch_),
       blocks_(std::exchange(other.blocks_, {})),
       pointers_(std::exchange(other.pointers_, {})) {}
@@ -126,6 +127,7 @@ KvSequence::KvSequence(KvSequence&& other) noexcept
 KvSequence& KvSequence::operator=(KvSequence&& other) noexcept {
   std::swap(pool_, other.pool_);
   std::swap(ids_, other.ids_);
+  std::swap(prefix_, other.prefix_);
   std::swap(rotary_epoch_, other.rotary_epoch_);
   std::swap(blocks_, other.blocks_);
   std::swap(pointers_, other.pointers_);
@@ -133,12 +135,13 @@ KvSequence& KvSequence::operator=(KvSequence&& other) noexcept {
 }
 
 void KvSequence::reserve(std::int64_t tokens) {
-  const auto needed = index(blocks_for(length() + tokens));
+  const auto needed = index(blocks_for(position() + tokens));
   blocks_.reserve(needed);
   pointers_.reserve(needed);
   // The first block that will be written to, and those behind it, may be shared.
   std::vector<std::size_t> shared;
-  for (std::size_t b = index(length() / kKvBlockTokens); b < std::min(needed, blocks_.size()); ++b)
+  for (std::size_t b = index(position() / kKvBlockTokens); b < std::min(needed, blocks_.size());
+       ++b)
     if (pool_->is_shared(blocks_[b])) shared.push_back(b);
   const std::size_t more = needed - std::min(needed, blocks_.size());
   // All that could throw comes first, and gives back what it took.
@@ -172,8 +175,8 @@ void KvSequence::rewind(std::int64_t length) {
   if (length < 0 || length > this->length())
     fail(ErrorCode::kInvalidArgument, "[kv cache] cannot rewind to {} tokens, the sequence has {}",
          length, this->length());
-  ids_.resize(index(length));
-  const auto kept = index(blocks_for(length));
+  ids_.resize(index(prefix_ + length));
+  const auto kept = index(blocks_for(position()));
   while (blocks_.size() > kept) {
     pool_->release(blocks_.back());
     blocks_.pop_back();
@@ -181,13 +184,19 @@ void KvSequence::rewind(std::int64_t length) {
   }
 }
 
+void KvSequence::clear() {
+  prefix_ = 0;
+  rewind(0);
+}
+
 KvSequence KvSequence::fork(std::int64_t length) const {
   if (length < 0 || length > this->length())
     fail(ErrorCode::kInvalidArgument, "[kv cache] cannot share {} tokens, the sequence has {}",
          length, this->length());
   KvSequence copy(pool_);
-  const auto kept = index(blocks_for(length));
-  copy.ids_.assign(ids_.begin(), ids_.begin() + length);
+  const auto kept = index(blocks_for(prefix_ + length));
+  copy.ids_.assign(ids_.begin(), ids_.begin() + prefix_ + length);
+  copy.prefix_ = prefix_;
   copy.rotary_epoch_ = rotary_epoch_;
   copy.blocks_.reserve(kept);
   copy.pointers_.assign(pointers_.begin(), pointers_.begin() + static_cast<std::ptrdiff_t>(kept));

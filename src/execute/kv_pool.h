@@ -80,9 +80,18 @@ class KvSequence {
   KvSequence(const KvSequence&) = delete;
   KvSequence& operator=(const KvSequence&) = delete;
 
-  // Tokens that it holds.
-  std::int64_t length() const noexcept { return static_cast<std::int64_t>(ids_.size()); }
-  std::span<const std::int32_t> ids() const noexcept { return ids_; }
+  // Tokens that it holds, without those of a prefix.
+  std::int64_t length() const noexcept { return position() - prefix_; }
+  std::span<const std::int32_t> ids() const noexcept {
+    return std::span(ids_).subspan(static_cast<std::size_t>(prefix_));
+  }
+  // Where the next token stands: behind the prefix and the tokens it holds.
+  std::int64_t position() const noexcept { return static_cast<std::int64_t>(ids_.size()); }
+  // Makes what it holds a prefix: tokens that every token attends to and that take positions, but
+  // that are no part of the sequence for whoever uses it.
+  void make_prefix() noexcept { prefix_ = position(); }
+  // With the prefix.
+  std::span<const std::int32_t> all_ids() const noexcept { return ids_; }
   // Makes room for `tokens` more: new blocks at the end, and an own copy of a shared block that
   // would be written to. The sequence is as before if it throws.
   void reserve(std::int64_t tokens);
@@ -90,7 +99,9 @@ class KvSequence {
   void advance(std::span<const std::int32_t> ids);
   // Drops everything from `length` on, and the blocks that only it used.
   void rewind(std::int64_t length);
-  // A sequence with the same first tokens, sharing their blocks.
+  // Drops everything, the prefix included, which is none any more.
+  void clear();
+  // A sequence with the same prefix and first tokens, sharing their blocks.
   KvSequence fork(std::int64_t length) const;
 
   // Of graph/rotary.h: by which frequencies its keys were rotated.
@@ -104,6 +115,8 @@ class KvSequence {
  private:
   std::shared_ptr<KvPool> pool_;
   std::vector<std::int32_t> ids_;
+  // How many of them are the prefix.
+  std::int64_t prefix_ = 0;
   std::int64_t rotary_epoch_ = 0;
   std::vector<BlockId> blocks_;
   // The same, as programs find them.

@@ -84,6 +84,22 @@ void Package::open_files(const JsonObject& manifest, ThreadPool& pool,
   }
 }
 
+void Package::read_prefix(const JsonObject& manifest) {
+  if (!manifest.has("prefix")) return;
+  const Json& ids = manifest.at("prefix");
+  const auto is_token = [&](const Json& id) {
+    return id.is_number_integer() && id.get<std::int64_t>() >= 0 &&
+           id.get<std::int64_t>() < info_.vocabulary;
+  };
+  if (!ids.is_array() || !std::ranges::all_of(ids, is_token) ||
+      static_cast<std::int64_t>(ids.size()) >= info_.context_length)
+    fail(ErrorCode::kFormat,
+         "[package] {}: prefix: expected fewer than {} token ids from 0 to {}, got {}",
+         manifest.where(), info_.context_length, info_.vocabulary - 1,
+         printable(ids.dump().substr(0, 200)));
+  prefix_ = ids.get<std::vector<std::int32_t>>();
+}
+
 Json Package::read_json(const char* name) const {
   const auto bytes = files_.at(name)->bytes();
   return parse_json({reinterpret_cast<const char*>(bytes.data()), bytes.size()},
@@ -97,10 +113,10 @@ Package Package::open(const fs::path& folder, ThreadPool& pool, const PackageOpt
   package.manifest_ = read_json_file(manifest_path);
   const JsonObject manifest(package.manifest_, manifest_path.string());
   const std::int64_t format = manifest.get_int("format", 1, 1 << 20);
-  if (format != kPackageFormat) {
+  if (format != kPackageFormat && format != kPackageFormatWithPrefix) {
     fail(ErrorCode::kUnsupported,
-         "[package] {}: format {}, this version reads {}: quantize the checkpoint again",
-         manifest_path.string(), format, kPackageFormat);
+         "[package] {}: format {}, this version reads {} and {}: quantize the checkpoint again",
+         manifest_path.string(), format, kPackageFormat, kPackageFormatWithPrefix);
   }
   if (manifest.get_string("hash") != manifest_hash(package.manifest_)) {
     fail(ErrorCode::kFormat,
@@ -110,6 +126,7 @@ Package Package::open(const fs::path& folder, ThreadPool& pool, const PackageOpt
   package.open_files(manifest, pool, options);
   package.info_ = model_info_from_json(manifest.child("model"));
   package.chunk_ = manifest.child("recipe").get_int("chunk", 1, 4096);
+  package.read_prefix(manifest);
   package.graphs_ = package.read_json(kGraphFile);
   if (package.files_.contains("generation_config.json"))
     package.generation_config_ = package.read_json("generation_config.json");

@@ -4,8 +4,8 @@
 //                          tensors are named FILE:TENSOR
 //   decode.safetensors     the tensors of the decode graph
 //   prefill.safetensors    those tensors of the prefill graph that are not in the decode graph
-//   tandem.json            the model's sizes and token ids, the recipe, versions, content hashes of
-//                          all other files and of itself
+//   tandem.json            the model's sizes and token ids, the recipe, the ids of a prefix, versions,
+//                          content hashes of all other files and of itself
 //   genai_config.json      for ONNX Runtime GenAI: sizes, token ids, search defaults
 //   config.json, generation_config.json, tokenizer.json, tokenizer_config.json,
 //   special_tokens_map.json, chat_template.jinja: as in the checkpoint, where it has them
@@ -15,7 +15,9 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
 #include "base/json.h"
 #include "base/thread_pool.h"
@@ -26,6 +28,8 @@ namespace tandem {
 
 // Increment it when an older reader would misread the folder.
 inline constexpr int kPackageFormat = 2;
+// Of a package with a prefix.
+inline constexpr int kPackageFormatWithPrefix = 3;
 inline constexpr const char* kManifestFile = "tandem.json";
 inline constexpr const char* kGraphFile = "graph.json";
 inline constexpr const char* kDecodeFile = "decode.safetensors";
@@ -55,6 +59,9 @@ class Package {
   const Json& generation_config() const noexcept { return generation_config_; }
   // Rows per run of an NPU program.
   std::int64_t chunk() const noexcept { return chunk_; }
+  // Tokens that every sequence begins with; usually none. Fewer than the context has, of the
+  // vocabulary.
+  std::span<const std::int32_t> prefix() const noexcept { return prefix_; }
   // By reference, FILE:TENSOR; mapped.
   const std::map<std::string, Tensor>& tensors() const noexcept { return tensors_; }
 
@@ -65,6 +72,7 @@ class Package {
   void require_unchanged() const;
 
  private:
+  void read_prefix(const JsonObject& manifest);
   void open_files(const JsonObject& manifest, ThreadPool& pool, const PackageOptions& options);
   Json read_json(const char* name) const;
 
@@ -74,6 +82,7 @@ class Package {
   Json generation_config_ = Json::object();
   Json graphs_;
   std::int64_t chunk_ = 0;
+  std::vector<std::int32_t> prefix_;
   std::map<std::string, std::shared_ptr<const MappedFile>> files_;
   std::map<std::string, Tensor> tensors_;
 };

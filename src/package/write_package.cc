@@ -137,11 +137,14 @@ void write_package(const fs::path& folder, const PackageContents& contents, Thre
   write_text_file(folder / kGraphFile, graphs.dump(1) + "\n");
   write_text_file(folder / "genai_config.json",
                   make_genai_config(contents.info, contents.generation_config).dump(4) + "\n");
-  write_manifest(folder, {{"format", kPackageFormat},
+  const bool has_prefix = !contents.prefix.empty();
+  OrderedJson manifest = {{"format", has_prefix ? kPackageFormatWithPrefix : kPackageFormat},
                           {"tandem", build_version()},
                           {"model", to_json(contents.info)},
-                          {"recipe", contents.recipe},
-                          {"files", file_list(folder, pool)}});
+                          {"recipe", contents.recipe}};
+  if (has_prefix) manifest["prefix"] = contents.prefix;
+  manifest["files"] = file_list(folder, pool);
+  write_manifest(folder, std::move(manifest));
 }
 
 void write_texts(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {

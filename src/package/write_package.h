@@ -1,6 +1,9 @@
 // Writing a package: graphs and their tensors, and everything about the model that is no weight.
 #pragma once
 
+#include <cstdint>
+#include <vector>
+
 #include "base/files.h"
 #include "base/json.h"
 #include "base/observer.h"
@@ -20,6 +23,8 @@ struct PackageContents {
   const Graph& decode;
   // As tandem.json keeps it; its "chunk" is the rows of an NPU program.
   OrderedJson recipe;
+  // Tokens that every sequence begins with.
+  std::vector<std::int32_t> prefix = {};
 };
 
 // Fills an empty folder, whose texts (configuration, tokenizer, chat template) are there already,

@@ -106,7 +106,7 @@ CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t w
 
 CalibrationWindows some_of(const CalibrationWindows& windows, std::int64_t count) {
   const std::vector<bool> chosen = spread_windows(windows, count * windows.window);
-  CalibrationWindows some{{}, windows.window};
+  CalibrationWindows some{{}, windows.window, windows.prefix};
   for (std::size_t i = 0; i < chosen.size(); ++i) {
     if (!chosen[i]) continue;
     const auto first = windows.ids.begin() + static_cast<std::ptrdiff_t>(i) * windows.window;

@@ -12,6 +12,7 @@
 #include "base/printable.h"
 #include "quantize/kept_codes.h"
 #include "quantize/passes.h"
+#include "quantize/prefix_search.h"
 #include "quantize/prepare_graph.h"
 
 namespace tandem {
@@ -71,7 +72,7 @@ Examination::Examination(ExaminationOptions options, ThreadPool& pool, Observer&
       recipe_(options_.package == nullptr ? options_.recipe : recipe_of(*options_.package)) {
   if (options_.package != nullptr) require_same_model(*options_.package, info_, checkpoint_);
   check_recipe(recipe_, loaded_);
-  if (has_static_inputs(recipe_, loaded_) ||
+  if (has_static_inputs(recipe_, loaded_) || recipe_.calibration.searches_prefix ||
       std::ranges::any_of(recipe_.passes, [](const PassStep& step) { return needs_text(step); }))
     read_text();
 }
@@ -133,7 +134,12 @@ void Examination::require_same_codes(const Graph& graph, LinearQuantizer& quanti
       fmt::format("{} with this text, so that those are measured: {}", what, first_of(others)));
 }
 
-GateReport Examination::run(const CalibrationWindows& windows) {
+GateReport Examination::run(CalibrationWindows windows) {
+  windows.prefix =
+      options_.package != nullptr
+          ? std::vector(options_.package->prefix().begin(), options_.package->prefix().end())
+          : prefix_of(recipe_, loaded_, info_, text_ ? &text_->windows : nullptr, pool_, observer_);
+  if (text_) text_->windows.prefix = windows.prefix;
   FileSink sink(fs::temp_directory_path());
   PassContext context{pool_, observer_};
   const auto [graph, statistics] = prepare_graph(loaded_, recipe_,

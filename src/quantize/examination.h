@@ -46,7 +46,7 @@ class Examination {
   // Measures on the windows, and repairs the recipe. Where the package has other codes than are
   // made now: throws kInvalidArgument if its recipe learns from no text, so that it must be one of
   // other weights, else warns.
-  GateReport run(const CalibrationWindows& windows);
+  GateReport run(CalibrationWindows windows);
   // After run() with the rules of repairs.
   const Recipe& recipe() const noexcept { return recipe_; }
 

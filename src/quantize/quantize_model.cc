@@ -21,6 +21,7 @@
 #include "quantize/journal.h"
 #include "quantize/kept_codes.h"
 #include "quantize/passes.h"
+#include "quantize/prefix_search.h"
 #include "quantize/prepare_graph.h"
 #include "quantize/quantize_linears.h"
 
@@ -190,6 +191,9 @@ void check_model(const QuantizeOptions& options, const Checkpoint& checkpoint,
   check_recipe(options.recipe, loaded);
   if (options.export_style) check_export(checkpoint, loaded, options.recipe, *options.export_style);
   if (options.gguf) check_gguf_export(checkpoint, loaded, options.recipe, *options.gguf);
+  if (options.exports() && options.recipe.calibration.has_prefix())
+    fail(ErrorCode::kInvalidArgument,
+         "[export] a prefix has no place in a checkpoint: expected \"none\", or a package");
   warn_of_left_out(checkpoint, weights, observer);
   warn_of_second_rounding(checkpoint, options.recipe, loaded, observer);
 }
@@ -235,11 +239,16 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     check_gguf_outline(file, target.string(), checkpoint, loaded, options.recipe, observer);
   const bool is_static = !options.exports() && has_static_inputs(options.recipe, loaded);
   std::optional<CalibrationText> text;
-  if (is_static || std::ranges::any_of(options.recipe.passes, needs_text))
+  if (is_static || options.recipe.calibration.searches_prefix ||
+      std::ranges::any_of(options.recipe.passes, needs_text))
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
                                  observer, windows_to_hold_out(options));
   std::optional<GateText> gate_on;
   if (options.gate) gate_on = gate_text(*options.gate, options, checkpoint, info, text);
+  report.prefix =
+      prefix_of(options.recipe, loaded, info, text ? &text->windows : nullptr, pool, observer);
+  if (text) text->windows.prefix = report.prefix;
+  if (gate_on) gate_on->windows.prefix = report.prefix;
   const CalibrationWindows* const windows = text ? &text->windows : nullptr;
   FileSink sink(staged.path());
   std::optional<Journal> journal;
@@ -292,7 +301,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     OrderedJson written = to_json(recipe);
     if (text) written["calibration"].update(text->source);
     write_texts(checkpoint, staged.path(), observer);
-    write_package(staged.path(), {info, generation, prefill, decode, std::move(written)}, pool,
+    write_package(staged.path(),
+                  {info, generation, prefill, decode, std::move(written), report.prefix}, pool,
                   observer);
     report.decode_bytes = size_of_files(staged.path(), kDecodeFile);
     report.prefill_bytes = size_of_files(staged.path(), kPrefillFile);

@@ -61,6 +61,8 @@ struct QuantizeReport {
   // Of them, those whose codes the checkpoint had already.
   std::int64_t kept = 0;
   std::int64_t calibration_tokens = 0;
+  // Tokens that stand before every sequence; usually none.
+  std::vector<std::int32_t> prefix;
   // Size of decode.safetensors, of a checkpoint's safetensors files, or of a GGUF.
   std::int64_t decode_bytes = 0;
   std::int64_t prefill_bytes = 0;

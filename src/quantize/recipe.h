@@ -10,7 +10,8 @@
 //        "keep_codes": true},
 //       {"match": "re:layers\\.[01]\\..*down_proj", "decode": "float", "prefill": "decode"}
 //     ],
-//     "calibration": {"samples": 128, "window": 512, "input_scale": "least_error"},
+//     "calibration": {"samples": 128, "window": 512, "input_scale": "least_error",
+//                     "prefix": "none"},
 //     "chunk": 128
 //   }
 #pragma once
@@ -93,6 +94,12 @@ struct CalibrationSettings {
   // Tokens in each.
   std::int64_t window = 512;
   InputBound input_bound = InputBound::kLeastError;
+  // Whether tokens are searched that stand before every sequence (prefix_search.h), or which they
+  // are.
+  bool searches_prefix = false;
+  std::vector<std::int32_t> prefix = {};
+
+  bool has_prefix() const noexcept { return searches_prefix || !prefix.empty(); }
 };
 
 // A pass by name, with what it wants to be told.

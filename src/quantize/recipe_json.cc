@@ -1,6 +1,7 @@
 // Reads and writes recipes as JSON.
 #include <algorithm>
 #include <array>
+#include <limits>
 #include <map>
 
 #include "base/error.h"
@@ -37,6 +38,7 @@ std::string_view name_of(const std::array<Word<T>, N>& words, T value) {
 }
 
 constexpr std::int64_t kMaxGroup = 1 << 16;
+constexpr std::size_t kMaxPrefix = 64;
 
 // A rule for everything says little about a module in particular: codes that are there are kept.
 bool is_general(const Rule& rule) { return rule.match == "*"; }
@@ -208,14 +210,30 @@ class RecipeReader {
     return scheme;
   }
 
+  void read_prefix(const Json& json, CalibrationSettings& calibration) const {
+    calibration.searches_prefix = json == "search";
+    if (json == "search" || json == "none") return;
+    const bool fits = json.is_array() && json.size() <= kMaxPrefix &&
+                      std::ranges::all_of(json, [](const Json& id) {
+                        return id.is_number_integer() && id.get<double>() >= 0 &&
+                               id.get<double>() <= std::numeric_limits<std::int32_t>::max();
+                      });
+    if (!fits)
+      reject("calibration.prefix",
+             fmt::format("expected \"none\", \"search\" or at most {} token ids, got {}",
+                         kMaxPrefix, printable(json.dump().substr(0, 200))));
+    calibration.prefix = json.get<std::vector<std::int32_t>>();
+  }
+
   void read_calibration(CalibrationSettings& calibration) const {
     const Json& json = json_["calibration"];
     require_object(json, "calibration");
-    require_keys(json, "calibration", {"samples", "window", "input_scale"});
+    require_keys(json, "calibration", {"samples", "window", "input_scale", "prefix"});
     calibration.samples = integer(json, "calibration", "samples", calibration.samples, 1, 1 << 20);
     calibration.window = integer(json, "calibration", "window", calibration.window, 2, 1 << 20);
     calibration.input_bound =
         word(json, "calibration", "input_scale", kBounds, calibration.input_bound);
+    if (json.contains("prefix")) read_prefix(json["prefix"], calibration);
   }
 
   std::string where_;
@@ -263,13 +281,17 @@ OrderedJson to_json(const Recipe& recipe) {
     if (rule.keep_codes != is_general(rule)) json["keep_codes"] = rule.keep_codes;
     rules.push_back(std::move(json));
   }
-  return {{"passes", std::move(passes)},
-          {"rules", std::move(rules)},
-          {"calibration",
-           {{"samples", recipe.calibration.samples},
-            {"window", recipe.calibration.window},
-            {"input_scale", to_string(recipe.calibration.input_bound)}}},
-          {"chunk", recipe.chunk}};
+  return {
+      {"passes", std::move(passes)},
+      {"rules", std::move(rules)},
+      {"calibration",
+       {{"samples", recipe.calibration.samples},
+        {"window", recipe.calibration.window},
+        {"input_scale", to_string(recipe.calibration.input_bound)},
+        {"prefix", recipe.calibration.searches_prefix  ? OrderedJson("search")
+                   : recipe.calibration.prefix.empty() ? OrderedJson("none")
+                                                       : OrderedJson(recipe.calibration.prefix)}}},
+      {"chunk", recipe.chunk}};
 }
 
 }  // namespace tandem

@@ -41,7 +41,7 @@ struct VariantLoss {
 class VariantSweep {
  public:
   // The logits of `reference`, usually the graph before passes that change nothing of what it
-  // computes, are what variants are compared with. The graphs, the windows (of at least two tokens)
+  // computes, are what variants are compared with, behind the same prefix. The graphs, the windows (of at least two tokens)
   // and the pool must outlive this object. Throws kInvalidArgument for windows that do not fit.
   VariantSweep(const Graph& graph, const Graph& reference, const CalibrationWindows& windows,
                ThreadPool& pool);
@@ -63,6 +63,8 @@ class VariantSweep {
   };
   // What later blocks read of all tokens.
   using State = std::map<ValueId, Rows>;
+  // The same of the windows' prefix.
+  using PrefixRows = std::map<ValueId, std::vector<float>>;
   struct Noise {
     double signal = 0;
     double error = 0;
@@ -73,6 +75,10 @@ class VariantSweep {
   void advance(int b, const Variant& variant, WindowExecutor& plain, const State& base,
                const State& expected, State& state, VariantLoss& loss) const;
   void forget(int b, State& state) const;
+  // The prefix before an executor's windows, as the graph itself computes it: variants judge what
+  // follows.
+  void run_prefix(const Block& block, WindowExecutor& executor, const PrefixRows& rows) const;
+  void keep_prefix(const Block& block, const WindowExecutor& executor, PrefixRows& rows) const;
   void run_reference();
   // Runs a block from `inputs`, or else from `base`, and returns those outputs that `keep` names.
   State run_block(const Block& block, WindowExecutor& executor, const State& inputs,
@@ -93,6 +99,7 @@ class VariantSweep {
   // By value: the last block that reads it.
   std::map<ValueId, int> last_reader_;
   std::vector<std::int32_t> row_numbers_;
+  PrefixRows prefix_;
   // Of the reference: its head, and what that reads.
   std::vector<Block> reference_blocks_;
   State reference_;

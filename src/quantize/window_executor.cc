@@ -2,8 +2,10 @@
 #include "quantize/window_executor.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "base/cpu_features.h"
+#include "base/error.h"
 
 namespace tandem {
 
@@ -19,6 +21,7 @@ const Kernels& window_kernels() {
 WindowExecutor::WindowExecutor(const Graph& graph, std::int64_t window, std::int64_t rows,
                                ThreadPool& pool)
     : window_(window),
+      rows_(rows),
       row_spaces_(graph.row_spaces().size()),
       device_(window_kernels()),
       threads_{&device_, &pool} {
@@ -29,17 +32,43 @@ WindowExecutor::WindowExecutor(const Graph& graph, std::int64_t window, std::int
   const auto attention = std::ranges::find(graph.nodes(), Op::kGroupQueryAttention, &Node::op);
   if (attention == graph.nodes().end()) return;
   const auto& a = attention->as<AttentionAttributes>();
-  const auto cache = std::make_shared<KvPool>(KvShape{1, a.kv_heads, a.head_dim, DType::kF32});
-  for (std::int64_t first = 0; first < rows; first += window) {
-    sequences_.emplace_back(cache);
-    sequences_.back().reserve(window);
+  cache_ = std::make_shared<KvPool>(KvShape{1, a.kv_heads, a.head_dim, DType::kF32});
+  make_sequences(KvSequence(cache_));
+}
+
+void WindowExecutor::make_sequences(const KvSequence& prefix) {
+  sequences_.clear();
+  for (std::int64_t first = 0; first < rows_; first += window_) {
+    sequences_.push_back(prefix.fork(0));
+    sequences_.back().reserve(window_);
   }
+}
+
+void WindowExecutor::run_prefix(std::span<const void* const> inputs, std::int64_t rows) {
+  if (rows > rows_)
+    fail(ErrorCode::kInvalidArgument, "[calibrate] a prefix of {} tokens: expected at most {}",
+         rows, rows_);
+  SequenceSlice slice{0, rows};
+  std::optional<KvSequence> prefix;
+  if (cache_ != nullptr) {
+    prefix.emplace(cache_);
+    prefix->reserve(rows);
+    slice.kv = prefix->view();
+    slice.kv.layer_bytes = 0;
+  }
+  const std::vector<std::int64_t> counts(row_spaces_, rows);
+  executor_->run({inputs, counts, std::span(&slice, 1)}, arena_);
+  prefix_ = rows;
+  if (!prefix) return;
+  prefix->advance(std::vector<std::int32_t>(static_cast<std::size_t>(rows)));
+  prefix->make_prefix();
+  make_sequences(*prefix);
 }
 
 void WindowExecutor::run(std::span<const void* const> inputs, std::int64_t rows) {
   std::vector<SequenceSlice> slices;
   for (std::int64_t first = 0; first < rows; first += window_) {
-    SequenceSlice slice{first, std::min(window_, rows - first)};
+    SequenceSlice slice{first, std::min(window_, rows - first), prefix_};
     if (!sequences_.empty()) {
       slice.kv = sequences_[static_cast<std::size_t>(first / window_)].view();
       // Whatever its number, the graph's layer is the only one in the cache.

@@ -31,17 +31,27 @@ class WindowExecutor {
 
   // `inputs`: `rows` rows of each input of the graph, in its order.
   void run(std::span<const void* const> inputs, std::int64_t rows);
+  // The same for tokens that from now on stand before every window, with their keys and values; once
+  // at most. Throws kInvalidArgument for more than the rows of a run.
+  void run_prefix(std::span<const void* const> inputs, std::int64_t rows);
   // An output of the last run, [rows, width].
   const float* output(std::size_t index) const { return executor_->output(arena_, index); }
 
  private:
+  // Sequences with room for a window, behind `prefix`.
+  void make_sequences(const KvSequence& prefix);
+
   std::int64_t window_;
+  std::int64_t rows_;
   std::size_t row_spaces_;
   CpuDevice device_;
   NoPanelCache panels_;
   DeviceThreads threads_;
   std::unique_ptr<Executor> executor_;
   Arena arena_;
+  // Null for a graph without attention.
+  std::shared_ptr<KvPool> cache_;
+  std::int64_t prefix_ = 0;
   std::vector<KvSequence> sequences_;
 };
 

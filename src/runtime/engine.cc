@@ -157,6 +157,10 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
   const KvShape shape{info().layers, info().kv_heads, info().head_dim, plan.kv};
   kv_pool_ =
       std::make_shared<KvPool>(shape, options.kv_limit > 0 ? options.kv_limit : default_kv_limit());
+  prefix_.emplace(kv_pool_);
+  const std::span<const TokenId> ids = model_->prefix();
+  check_ids(ids);
+  read_prefix(*prefix_, ids, static_cast<std::int64_t>(ids.size()));
 }
 
 Engine::~Engine() = default;
@@ -221,7 +225,7 @@ std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
     KvSequence& sequence = *part.sequence;
     const auto rows = static_cast<std::int64_t>(part.ids.size());
     sequence.reserve(rows);
-    slices.push_back({static_cast<std::int64_t>(ids.size()), rows, sequence.length(),
+    slices.push_back({static_cast<std::int64_t>(ids.size()), rows, sequence.position(),
                       sequence.view(), part.total});
     ids.insert(ids.end(), part.ids.begin(), part.ids.end());
   }
@@ -240,10 +244,12 @@ std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
 void Engine::refresh(KvSequence& sequence, std::int64_t total) {
   const std::int64_t epoch = rotary_epoch(graph(Phase::kDecode), total);
   if (sequence.rotary_epoch() == epoch) return;
-  const std::vector<TokenId> ids(sequence.ids().begin(), sequence.ids().end());
-  sequence.rewind(0);
+  const std::vector<TokenId> ids(sequence.all_ids().begin(), sequence.all_ids().end());
+  const auto prefix = static_cast<std::size_t>(sequence.position() - sequence.length());
+  sequence.clear();
   sequence.begin_epoch(epoch);
-  for (std::size_t first = 0; first < ids.size();) {
+  read_prefix(sequence, std::span(ids).first(prefix), total);
+  for (std::size_t first = prefix; first < ids.size();) {
     Runner& runner = prompt_runner(static_cast<std::int64_t>(ids.size() - first));
     const auto rows = static_cast<std::size_t>(runner.executor->spec().rows);
     const std::size_t count = std::min(rows, ids.size() - first);
@@ -251,6 +257,15 @@ void Engine::refresh(KvSequence& sequence, std::int64_t total) {
     run(runner, {&part, 1}, {});
     first += count;
   }
+}
+
+void Engine::read_prefix(KvSequence& sequence, std::span<const TokenId> ids, std::int64_t total) {
+  const auto most = static_cast<std::size_t>(run_rows(Phase::kDecode));
+  for (std::size_t first = 0; first < ids.size(); first += most) {
+    const Part part{&sequence, ids.subspan(first, std::min(most, ids.size() - first)), total};
+    run(decode_, {&part, 1}, {});
+  }
+  sequence.make_prefix();
 }
 
 void Engine::read(std::span<KvSequence* const> sequences,
@@ -264,7 +279,7 @@ void Engine::read(std::span<KvSequence* const> sequences,
     if (ids[s].empty()) fail(ErrorCode::kInvalidArgument, "[model] no tokens to read");
     const auto count = static_cast<std::int64_t>(ids[s].size());
     by_phase[static_cast<std::size_t>(phase.value_or(prompt_phase(count)))].push_back(
-        {s, sequences[s], ids[s], sequences[s]->length() + count});
+        {s, sequences[s], ids[s], sequences[s]->position() + count});
   }
   Undo undo(sequences);
   for (const Phase in : {Phase::kPrefill, Phase::kDecode}) {
@@ -363,7 +378,7 @@ std::span<const float> Engine::decode_batch(std::span<KvSequence* const> sequenc
   check_batch(sequences, ids.size());
   check_ids(ids);
   Undo undo(sequences);
-  for (KvSequence* sequence : sequences) refresh(*sequence, sequence->length() + 1);
+  for (KvSequence* sequence : sequences) refresh(*sequence, sequence->position() + 1);
   const auto most = static_cast<std::size_t>(run_rows(Phase::kDecode));
   std::vector<Part> parts;
   std::vector<std::int32_t> selected;
@@ -375,7 +390,7 @@ std::span<const float> Engine::decode_batch(std::span<KvSequence* const> sequenc
     const std::size_t end = std::min(first + most, ids.size());
     for (std::size_t s = first; s < end; ++s) {
       selected.push_back(static_cast<std::int32_t>(parts.size()));
-      parts.push_back({sequences[s], ids.subspan(s, 1), sequences[s]->length() + 1});
+      parts.push_back({sequences[s], ids.subspan(s, 1), sequences[s]->position() + 1});
     }
     logits = run(decode_, parts, selected);
     if (ids.size() > most) batch_logits_.insert(batch_logits_.end(), logits.begin(), logits.end());

@@ -55,7 +55,8 @@ class Engine {
   ThreadPool& pool() noexcept { return *pool_; }
   const Kernels& kernels() const noexcept { return *kernels_; }
 
-  KvSequence new_sequence() { return KvSequence(kv_pool_); }
+  // An empty one, behind the model's prefix if it has one.
+  KvSequence new_sequence() { return prefix_->fork(0); }
   const KvPool& kv_pool() const noexcept { return *kv_pool_; }
 
   // The phase whose programs read a prompt of this many tokens: for very short prompts, the decode
@@ -105,8 +106,8 @@ class Engine {
     std::unique_ptr<Executor> executor;
     Arena arena;
   };
-  // The part of a sequence that one run reads; the sequence will hold `total` tokens once all are
-  // read.
+  // The part of a sequence that one run reads; the sequence will hold `total` tokens, those of the
+  // prefix included, once all are read.
   struct Part {
     KvSequence* sequence;
     std::span<const TokenId> ids;
@@ -130,9 +131,12 @@ class Engine {
   // All runs of an executor go through this function.
   std::span<const float> run(Runner& runner, std::span<const Part> parts,
                              std::span<const std::int32_t> selected) const;
-  // Called before a sequence grows to `total` tokens: if that changes the frequencies of its rotary
-  // embeddings, its current tokens are read again.
+  // Called before a sequence grows to `total` tokens, those of the prefix included: if that changes
+  // the frequencies of its rotary embeddings, its current tokens are read again.
   void refresh(KvSequence& sequence, std::int64_t total);
+  // Reads a prefix into an empty sequence, with the decode programs: static int8 would clip what it
+  // is a prefix for.
+  void read_prefix(KvSequence& sequence, std::span<const TokenId> ids, std::int64_t total);
   // Reads everything, passing on the logits of every row or only of each last one.
   void read(std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
             bool every_row, const RowCallback& rows, std::optional<Phase> phase = {});
@@ -148,6 +152,8 @@ class Engine {
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<PanelCache> panels_;
   std::shared_ptr<KvPool> kv_pool_;
+  // What new sequences begin with.
+  std::optional<KvSequence> prefix_;
   Runner decode_;
   // Row counts in ascending order; empty if both phases use the same programs. The last one is
   // compiled immediately, the others when needed: all of them run the same panels.

@@ -3,6 +3,8 @@
 
 #include <memory>
 #include <optional>
+#include <span>
+#include <vector>
 
 #include "base/files.h"
 #include "base/json.h"
@@ -30,6 +32,9 @@ class LoadedModel {
   const fs::path& text_path() const noexcept { return text_path_; }
   bool is_package() const noexcept { return package_.has_value(); }
   const ModelInfo& info() const noexcept { return info_; }
+  // Tokens that every sequence begins with, and of which its user sees nothing; the context length is
+  // what is left.
+  std::span<const TokenId> prefix() const noexcept { return prefix_; }
   // The search that generation_config.json recommends; throws and warns as recommended_search().
   SearchOptions recommended_search(Observer& observer = silent()) const;
   // The package's rows per run of an NPU program; 0 for a checkpoint.
@@ -53,6 +58,7 @@ class LoadedModel {
   ModelInfo info_;
   Json generation_config_;
   std::optional<Package> package_;
+  std::vector<TokenId> prefix_;
   Graph decode_;
   std::optional<Graph> prefill_;
 };

@@ -170,6 +170,43 @@ TEST(QuantizeCommand, Rotates) {
   expect_refusal(words, {"no.safetensors"});
 }
 
+TEST(QuantizeCommand, PutsAPrefixBeforeEverySequence) {
+  const ScratchFolder folder;
+  std::vector<std::string> words = quantize_words(folder / "p");
+  words.insert(words.end(), {"--prefix", "4093,17"});
+  const Outcome outcome = run_program(words);
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  EXPECT_TRUE(outcome.out.ends_with("\nprefix: 4093, 17\n")) << outcome.out;
+  const std::string package = (folder / "p").string();
+  EXPECT_EQ(run_for_json({"inspect", package})["prefix"], Json::array({4093, 17}));
+  EXPECT_NE(run_program({"inspect", package}).out.find("prefix             [4093,17]"),
+            std::string::npos);
+  // Texts are measured behind it, modules and limits too.
+  const Json report =
+      run_for_json({"eval", package, "--against", demo(), "--text", demo() + "/eval_stories.txt",
+                    "--window", "64", "--max-windows", "2", "--by-layer", "--layer-windows", "2",
+                    "--calib", demo() + "/calibration.txt", "--no-cache"});
+  EXPECT_LT(report["layers"][0]["kl"].get<double>(), 0.05);
+  words.insert(words.end(), {"--max-kl", "0.1"});
+  EXPECT_EQ(run_program(words).status, 0);
+
+  words = quantize_words(folder / "q");
+  words.insert(words.end(), {"--prefix", "search"});
+  const Outcome none = run_program(words);
+  EXPECT_NE(none.out.find("prefix: none, since no token has outliers"), std::string::npos);
+  EXPECT_FALSE(run_for_json({"inspect", (folder / "q").string()}).contains("prefix"));
+  for (const char* bad : {"a", "", "1,,2", "-1", "3000000000", "1.5"}) {
+    words.back() = bad;
+    expect_refusal(words, {"--prefix"});
+  }
+  words.back() = "4096";
+  words.insert(words.begin(), "-q");
+  expect_refusal(words, {"prefix: expected token ids from 0 to 4095, got 4096"});
+  expect_refusal(
+      {"quantize", demo(), "-o", (folder / "e").string(), "--export", "awq", "--prefix", "1"},
+      {"a prefix has no place in a checkpoint"});
+}
+
 // A head that a pass took apart from the embedding is stored even where it stays float.
 TEST(QuantizeCommand, ExportsAHeadThatIsTiedNoLonger) {
   const ScratchFolder folder;

@@ -369,5 +369,41 @@ TEST_P(KvContents, KeepsForksApart) {
 INSTANTIATE_TEST_SUITE_P(Weights, KvContents,
                          ::testing::Values(SmallWeights::kFloat, SmallWeights::kInt8));
 
+// A prefix takes positions and blocks, and is seen by nobody who counts tokens.
+TEST(KvSequence, KeepsItsPrefix) {
+  const auto pool = pool_of({1, 1, 8});
+  KvSequence prefix(pool);
+  prefix.reserve(3);
+  prefix.advance(Ids{7, 8, 9});
+  prefix.make_prefix();
+  EXPECT_EQ(prefix.length(), 0);
+  EXPECT_EQ(prefix.position(), 3);
+  KvSequence sequence = prefix.fork(0);
+  // 61 more tokens fill the block, one more takes another.
+  sequence.reserve(61);
+  EXPECT_NE(block(sequence, 0), block(prefix, 0)) << "it is written to";
+  sequence.advance(tokens(61));
+  EXPECT_EQ(pool->blocks_in_use(), 2);
+  sequence.reserve(1);
+  sequence.advance(Ids{5});
+  EXPECT_EQ(pool->blocks_in_use(), 3);
+  EXPECT_EQ(sequence.length(), 62);
+  EXPECT_EQ(sequence.ids().front(), 0);
+  EXPECT_EQ(Ids(sequence.all_ids().begin(), sequence.all_ids().begin() + 4), (Ids{7, 8, 9, 0}));
+  const KvSequence part = sequence.fork(10);
+  EXPECT_EQ(part.length(), 10);
+  EXPECT_EQ(part.position(), 13);
+  EXPECT_FALSE(error_of([&] { sequence.rewind(63); }).empty());
+  sequence.rewind(0);
+  EXPECT_EQ(sequence.position(), 3);
+  EXPECT_EQ(sequence.all_ids().front(), 7);
+  KvSequence moved = std::move(sequence);
+  EXPECT_EQ(moved.length(), 0);
+  EXPECT_EQ(moved.position(), 3);
+  moved.clear();
+  EXPECT_EQ(moved.position(), 0);
+  EXPECT_EQ(moved.length(), 0);
+}
+
 }  // namespace
 }  // namespace tandem

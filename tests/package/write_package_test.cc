@@ -195,5 +195,41 @@ TEST(WritePackage, EndsWhenItIsNoLongerWanted) {
   EXPECT_FALSE(Package::is_package(folder.path())) << "a folder without a manifest is none";
 }
 
+TEST(WritePackage, KeepsAPrefix) {
+  const ScratchFolder folder;
+  const testing::TinyModel model = tiny_model();
+  ThreadPool pool(1);
+  const auto write = [&](std::vector<std::int32_t> prefix) {
+    fs::remove_all(folder / "p");
+    fs::create_directory(folder / "p");
+    write_package(folder / "p",
+                  {model.info,
+                   Json::object(),
+                   model.prefill,
+                   model.decode,
+                   {{"chunk", 32}},
+                   std::move(prefix)},
+                  pool, silent());
+    return Package::open(folder / "p", pool);
+  };
+  const Package package = write({3, 49});
+  EXPECT_EQ(std::vector(package.prefix().begin(), package.prefix().end()),
+            (std::vector<std::int32_t>{3, 49}));
+  // Programs that know of no prefix must not read it.
+  EXPECT_EQ(package.manifest()["format"], kPackageFormatWithPrefix);
+  EXPECT_EQ(write({}).manifest()["format"], kPackageFormat);
+  const auto refusal = [&](const std::vector<std::int32_t>& prefix) {
+    return error_of([&] { write(prefix); });
+  };
+  const std::string expected =
+      fmt::format("[package] {}: prefix: expected fewer than {} token ids from 0 to 49, got [50]",
+                  (folder / "p/tandem.json").string(), model.info.context_length);
+  EXPECT_EQ(refusal({50}), expected);
+  EXPECT_FALSE(refusal({-1}).empty());
+  EXPECT_FALSE(
+      refusal(std::vector<std::int32_t>(static_cast<std::size_t>(model.info.context_length)))
+          .empty());
+}
+
 }  // namespace
 }  // namespace tandem

@@ -167,7 +167,8 @@ TEST(Passes, HaveNamesAndSettings) {
     EXPECT_EQ(error_of([&] { make_pass({name}, recipe, no_text); }),
               fmt::format("[recipe] {} learns from a text: expected one", name));
   EXPECT_EQ(error_of([&] { make_pass({"unroll"}, {}, no_text); }),
-            "[recipe] expected a pass, one of fold_norms, untie_head, smoothquant, awq, mse_clip, "
+            "[recipe] expected a pass, one of fold_norms, untie_head, rotate, smoothquant, awq, "
+            "mse_clip, "
             "seqmse, "
             "gptq, got \"unroll\"");
 }

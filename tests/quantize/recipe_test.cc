@@ -216,7 +216,8 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
        "2: ruels: unknown key, expected one of passes, rules, calibration, chunk"},
       {"{\n\n\"passes\": {}}", "3: passes: expected an array"},
       {"{\"passes\": [\n\"fold_norms\",\n\"unroll\"]}",
-       "3: passes[1]: expected a pass, one of fold_norms, untie_head, smoothquant, awq, mse_clip, "
+       "3: passes[1]: expected a pass, one of fold_norms, untie_head, rotate, smoothquant, awq, "
+       "mse_clip, "
        "seqmse, gptq, got "
        "\"unroll\""},
       {"{\"passes\": [\n7]}", "2: passes[0]: expected an object"},
@@ -261,7 +262,7 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
        "\"int8\""},
       {"{\n\"calibration\": []}", "2: calibration: expected an object"},
       {"{\"calibration\": {\n\"sample\": 1}}",
-       "2: calibration.sample: unknown key, expected one of samples, window, input_scale"},
+       "2: calibration.sample: unknown key, expected one of samples, window, input_scale, prefix"},
       {"{\"calibration\": {\n\"samples\": 0}}",
        "2: calibration.samples: expected an integer in [1, 1048576], got 0"},
       {"{\"calibration\": {\n\"window\": 1}}",
@@ -343,6 +344,25 @@ TEST(Recipe, FileThatIsNoJson) {
   EXPECT_EQ(error_of([&] { read_recipe(folder / "r.json"); }).find('\x1b'), std::string::npos);
   testing::write_bytes(folder / "r.json", "{\"chunk\": 17}");
   EXPECT_EQ(read_recipe(folder / "r.json").chunk, 17);
+}
+
+TEST(Recipe, HasAPrefix) {
+  const auto calibration = [](const std::string& prefix) {
+    return parse_recipe(R"({"calibration": {"prefix": )" + prefix + "}}", "r.json");
+  };
+  EXPECT_FALSE(calibration(R"("none")").calibration.has_prefix());
+  EXPECT_TRUE(calibration(R"("search")").calibration.searches_prefix);
+  EXPECT_EQ(calibration("[1, 13]").calibration.prefix, (std::vector<std::int32_t>{1, 13}));
+  for (const char* prefix : {R"("none")", R"("search")", "[1, 13]"}) {
+    const OrderedJson json = to_json(calibration(prefix));
+    EXPECT_EQ(to_json(parse_recipe(json.dump(), "r.json")), json) << prefix;
+  }
+  for (const char* bad : {R"("some")", "[-1]", "[1.5]", "[3000000000]", "7", R"(["a"])"})
+    EXPECT_NE(error_of([&] {
+                calibration(bad);
+              }).find("calibration.prefix: expected \"none\", \"search\" or at most 64 token ids"),
+              std::string::npos)
+        << bad;
 }
 
 }  // namespace
