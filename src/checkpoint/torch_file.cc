@@ -98,30 +98,11 @@ class TorchStore : public TensorStore {
       : file_(std::move(file)) {
     const PickleValue& dict = find_state_dict(root, place);
     for (const auto& [key, value] : dict.pairs) {
-      if (key->kind != Kind::kString || value->kind != Kind::kTensor || key->text.starts_with('_'))
-        continue;
-      const std::string& name = key->text;
-      const auto storage = storages.find(value->tensor.storage);
-      if (storage == storages.end())
-        fail(ErrorCode::kFormat, "{}: {}: its storage \"{}\" is missing", place, printable(name),
-             printable(value->tensor.storage));
-      if (static_cast<std::uint64_t>(value->tensor.storage_bytes) > storage->second.size())
-        fail(ErrorCode::kFormat, "{}: {}: its storage \"{}\" has {} bytes, expected {}", place,
-             printable(name), printable(value->tensor.storage), storage->second.size(),
-             value->tensor.storage_bytes);
-      if (!value->tensor.unread_type.empty()) {
-        unread_[name] = {.type = value->tensor.unread_type,
-                         .shape = value->tensor.shape,
-                         .bytes = value->tensor.storage_bytes};
-        continue;
-      }
-      View view =
-          check_view(value->tensor,
-                     storage->second.first(static_cast<std::size_t>(value->tensor.storage_bytes)),
-                     place, name);
-      tensors_[name] =
-          describe_plain(view.dtype, view.shape, *checked_bytes(view.dtype, view.shape));
-      views_[name] = std::move(view);
+      if (key->kind != Kind::kString || key->text.starts_with('_')) continue;
+      add(key->text, *value, storages, place);
+      if (value->kind != Kind::kList && value->kind != Kind::kTuple) continue;
+      for (std::size_t i = 0; i < value->items.size(); ++i)
+        add(fmt::format("{}.{}", key->text, i), *value->items[i], storages, place);
     }
   }
 
@@ -139,6 +120,30 @@ class TorchStore : public TensorStore {
   }
 
  private:
+  // Anything but a tensor is left out.
+  void add(const std::string& name, const PickleValue& value, const Storages& storages,
+           const std::string& place) {
+    if (value.kind != Kind::kTensor) return;
+    const PickleTensor& tensor = value.tensor;
+    const auto storage = storages.find(tensor.storage);
+    if (storage == storages.end())
+      fail(ErrorCode::kFormat, "{}: {}: its storage \"{}\" is missing", place, printable(name),
+           printable(tensor.storage));
+    if (static_cast<std::uint64_t>(tensor.storage_bytes) > storage->second.size())
+      fail(ErrorCode::kFormat, "{}: {}: its storage \"{}\" has {} bytes, expected {}", place,
+           printable(name), printable(tensor.storage), storage->second.size(),
+           tensor.storage_bytes);
+    if (!tensor.unread_type.empty()) {
+      unread_[name] = {
+          .type = tensor.unread_type, .shape = tensor.shape, .bytes = tensor.storage_bytes};
+      return;
+    }
+    View view = check_view(
+        tensor, storage->second.first(static_cast<std::size_t>(tensor.storage_bytes)), place, name);
+    tensors_[name] = describe_plain(view.dtype, view.shape, *checked_bytes(view.dtype, view.shape));
+    views_[name] = std::move(view);
+  }
+
   static void gather(const View& view, std::byte* out) {
     const std::size_t width = size_of(view.dtype);
     std::vector<std::int64_t> index(view.shape.size(), 0);

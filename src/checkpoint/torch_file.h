@@ -11,8 +11,9 @@ namespace tandem {
 
 // The tensors of a state dict, or of the one stored under "state_dict", "model", "model_state_dict"
 // or "module". Reads the zip files of PyTorch 1.6 and later, and the older format. Every view is
-// checked against its storage; contiguous tensors are mapped, others are copied when loaded. Names
-// that begin with "_" and values other than tensors are ignored.
+// checked against its storage; contiguous tensors are mapped, others are copied when loaded. Tensor
+// i of a list or tuple under a name is "NAME.i". Names that begin with "_" and values other than
+// these are ignored.
 std::shared_ptr<const TensorStore> open_torch_file(const fs::path& path);
 
 bool looks_like_torch_file(std::span<const std::byte> bytes) noexcept;

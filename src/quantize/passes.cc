@@ -7,6 +7,7 @@
 #include <array>
 #include <optional>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "base/error.h"
@@ -58,7 +59,8 @@ class Settings {
                      std::size_t fallback) {
     const Json* value = find(key);
     if (value == nullptr) return fallback;
-    const auto found = std::ranges::find(words, *value);
+    const std::string got = value->is_string() ? value->get<std::string>() : std::string();
+    const auto found = std::ranges::find(words, std::string_view(got));
     if (found == words.end())
       object(key, fmt::format("\"{}\"", fmt::join(words, "\" or \"")), *value);
     return found == words.end() ? fallback : static_cast<std::size_t>(found - words.begin());

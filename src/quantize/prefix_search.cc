@@ -68,7 +68,7 @@ PrefixSearch search_prefix(const Graph& graph, const CalibrationWindows& windows
   BlockRunner(graph, windows, values, pool).run(visitor, progress);
   PrefixSearch search;
   const auto window = static_cast<std::size_t>(windows.window);
-  const auto count = static_cast<double>(windows.ids.size() / window);
+  const std::size_t count = windows.ids.size() / window;
   double worst = 0;
   bool has_first = false;
   std::map<std::int32_t, std::int64_t> frequency;
@@ -77,7 +77,7 @@ PrefixSearch search_prefix(const Graph& graph, const CalibrationWindows& windows
         .layer = place.first, .median = median_of(largest), .max = std::ranges::max(largest)};
     for (std::size_t token = 0; token < largest.size(); ++token) {
       if (!(largest[token] > kPrefixThreshold * layer.median)) continue;
-      layer.outliers += 1 / count;
+      layer.outliers += 1 / static_cast<double>(count);
       has_first = has_first || token % window == 0;
       if (token % window != 0) ++frequency[windows.ids[token]];
     }

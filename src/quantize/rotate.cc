@@ -10,7 +10,9 @@
 #include <utility>
 
 #include "base/error.h"
+#include "base/printable.h"
 #include "checkpoint/safetensors.h"
+#include "checkpoint/torch_file.h"
 #include "graph/rewriter.h"
 #include "graph/uses.h"
 #include "quantize/passes.h"
@@ -23,12 +25,24 @@ std::string r2_name(std::int32_t layer) {
   return fmt::format("model.layers.{}.self_attn.R2", layer);
 }
 
+// The layer of an R2 by SpinQuant's name for it, or by mllm's.
 std::optional<std::int32_t> layer_of(const std::string& name) {
-  constexpr std::string_view kBefore = "model.layers.";
-  if (!name.starts_with(kBefore)) return std::nullopt;
-  std::int32_t layer = 0;
-  std::from_chars(name.data() + kBefore.size(), name.data() + name.size(), layer);
-  return name == r2_name(layer) ? std::optional(layer) : std::nullopt;
+  for (const std::string_view before : {"model.layers.", "R_v."}) {
+    if (!name.starts_with(before)) continue;
+    std::int32_t layer = 0;
+    std::from_chars(name.data() + before.size(), name.data() + name.size(), layer);
+    if (name == r2_name(layer) || name == fmt::format("R_v.{}", layer)) return layer;
+  }
+  return std::nullopt;
+}
+
+std::map<std::string, Tensor> read_matrices(const fs::path& path) {
+  std::map<std::string, Tensor> matrices;
+  const auto file = MappedFile::open(path);
+  if (!looks_like_torch_file(file->bytes())) return SafetensorsFile::open(path).tensors;
+  const auto store = open_torch_file(path);
+  for (const auto& [name, stored] : store->tensors()) matrices[name] = store->load(name);
+  return matrices;
 }
 
 // A Linear's way through a rotation: what its output channels and its input channels are turned by.
@@ -191,12 +205,12 @@ Rotations make_rotations(const Graph& graph, const RotateSettings& settings) {
 
 Rotations read_rotations(const fs::path& path) {
   Rotations rotations;
-  const SafetensorsFile file = SafetensorsFile::open(path);
-  for (const auto& [name, tensor] : file.tensors) {
+  for (const auto& [name, tensor] : read_matrices(path)) {
     const std::optional<std::int32_t> layer = layer_of(name);
-    if (name != "R1" && !layer)
-      fail(ErrorCode::kFormat, "[rotate] {}: {}: expected R1 or {}", path.string(), name,
-           "model.layers.N.self_attn.R2");
+    if (name != "R1" && name != "R" && !layer)
+      fail(ErrorCode::kFormat,
+           "[rotate] {}: {}: expected R1 and model.layers.N.self_attn.R2, or R and R_v",
+           path.string(), printable(name));
     try {
       Rotation rotation(Tensor::from_floats(tensor.to_floats(), tensor.shape()));
       if (layer) {
@@ -209,13 +223,6 @@ Rotations read_rotations(const fs::path& path) {
     }
   }
   return rotations;
-}
-
-void write_rotations(const fs::path& path, const Rotations& rotations) {
-  std::map<std::string, Tensor> tensors;
-  if (rotations.r1) tensors["R1"] = rotations.r1->matrix();
-  for (const auto& [layer, rotation] : rotations.r2) tensors[r2_name(layer)] = rotation.matrix();
-  write_safetensors(path, tensors);
 }
 
 Graph rotate(const Graph& graph, const Rotations& rotations, const RotateSettings& settings,

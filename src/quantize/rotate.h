@@ -44,11 +44,10 @@ struct Rotations {
 // R1 and R2 for a graph, made at random.
 Rotations make_rotations(const Graph& graph, const RotateSettings& settings);
 
-// The file's "R1" and "model.layers.N.self_attn.R2" (F32, F16, BF16 or F64 matrices), as SpinQuant
-// names them. Throws kFormat naming file and tensor for anything else or what is not orthogonal.
+// From a safetensors file or one of torch.save: "R1" and "model.layers.N.self_attn.R2" as SpinQuant
+// names them, or "R" and a list "R_v" as mllm does; float matrices of any type. Throws kFormat
+// naming file and tensor for anything else or what is not orthogonal.
 Rotations read_rotations(const fs::path& path);
-// Writes them to a safetensors file. Throws kIo.
-void write_rotations(const fs::path& path, const Rotations& rotations);
 
 // The rotated graph: untied, its norms folded, R1 and R2 in embeddings, weights and biases, R3 and
 // R4 as operators where `settings` asks for them. Weights are computed when they are read; the

@@ -157,7 +157,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
   const KvShape shape{info().layers, info().kv_heads, info().head_dim, plan.kv};
   kv_pool_ =
       std::make_shared<KvPool>(shape, options.kv_limit > 0 ? options.kv_limit : default_kv_limit());
-  prefix_.emplace(kv_pool_);
+  prefix_ = std::make_unique<KvSequence>(kv_pool_);
   const std::span<const TokenId> ids = model_->prefix();
   check_ids(ids);
   read_prefix(*prefix_, ids, static_cast<std::int64_t>(ids.size()));

@@ -153,7 +153,7 @@ class Engine {
   std::unique_ptr<PanelCache> panels_;
   std::shared_ptr<KvPool> kv_pool_;
   // What new sequences begin with.
-  std::optional<KvSequence> prefix_;
+  std::unique_ptr<KvSequence> prefix_;
   Runner decode_;
   // Row counts in ascending order; empty if both phases use the same programs. The last one is
   // compiled immediately, the others when needed: all of them run the same panels.

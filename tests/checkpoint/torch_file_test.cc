@@ -67,6 +67,15 @@ TEST(TorchFile, ReadsStateDicts) { expect_state_dict("torch_zip.pth"); }
 TEST(TorchFile, ReadsWhatTrainingScriptsWrap) { expect_state_dict("torch_nested.pth"); }
 TEST(TorchFile, ReadsTheFormatBeforeZip) { expect_state_dict("torch_legacy.pth", 2); }
 
+// As mllm saves rotations: a matrix, and a list of them.
+TEST(TorchFile, NamesTheTensorsOfAList) {
+  const auto store = open_torch_file(testing::fixture("quantize/fixtures/mllm_rotation.bin"));
+  ASSERT_EQ(store->tensors().size(), 3U);
+  EXPECT_EQ(store->tensors().at("R").type, "F64");
+  EXPECT_EQ(store->load("R_v.0").to_floats(), (std::vector<float>{1, 0, 0, 1}));
+  EXPECT_EQ(store->load("R_v.1").to_floats(), (std::vector<float>{0, 1, 1, 0}));
+}
+
 TEST(TorchFile, KnowsWhatLiesInTheFile) {
   const auto store = open_torch_file(fixture("torch_zip.pth"));
   int in_file = 0;

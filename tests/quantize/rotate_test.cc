@@ -144,21 +144,38 @@ TEST(Rotate, CuresStaticInt8WhereOutliersArePlanted) {
   }
 }
 
-TEST(Rotate, StoredRotationsAreReadBack) {
+TEST(Rotate, ReadsRotationsByEitherName) {
   const ScratchFolder folder;
   const DemoGraph demo;
   const RotateSettings settings{.seed = 4};
   const Rotations made = make_rotations(demo.graph(), settings);
-  write_rotations(folder / "r.safetensors", made);
-  const Rotations read = read_rotations(folder / "r.safetensors");
-  ASSERT_TRUE(read.r1);
-  EXPECT_EQ(read.r1->matrix().to_floats(), made.r1->matrix().to_floats());
-  ASSERT_EQ(read.r2.size(), 6U);
-  EXPECT_EQ(read.r2.at(5).matrix().to_floats(), made.r2.at(5).matrix().to_floats());
   const auto ids = some_ids();
-  EXPECT_LT(worst_difference(run_graph(rotate(demo.graph(), read, settings, memory()), ids),
-                             run_graph(demo.graph(), ids)),
-            1e-4F);
+  const std::vector<float> expected = run_graph(demo.graph(), ids);
+  for (const bool is_spinquant : {true, false}) {
+    std::map<std::string, Tensor> tensors = {{is_spinquant ? "R1" : "R", made.r1->matrix()}};
+    for (const auto& [layer, rotation] : made.r2)
+      tensors[is_spinquant ? fmt::format("model.layers.{}.self_attn.R2", layer)
+                           : fmt::format("R_v.{}", layer)] = rotation.matrix();
+    write_safetensors(folder / "r.safetensors", tensors);
+    const Rotations read = read_rotations(folder / "r.safetensors");
+    ASSERT_TRUE(read.r1);
+    EXPECT_EQ(read.r1->matrix().to_floats(), made.r1->matrix().to_floats());
+    ASSERT_EQ(read.r2.size(), 6U);
+    EXPECT_EQ(read.r2.at(5).matrix().to_floats(), made.r2.at(5).matrix().to_floats());
+    EXPECT_LT(
+        worst_difference(run_graph(rotate(demo.graph(), read, settings, memory()), ids), expected),
+        1e-4F);
+  }
+}
+
+// Written by torch.save, in float64.
+TEST(Rotate, ReadsTheFileOfMllm) {
+  const Rotations read = read_rotations(fixture("quantize/fixtures/mllm_rotation.bin"));
+  ASSERT_TRUE(read.r1);
+  EXPECT_EQ(read.r1->matrix().to_floats(),
+            (std::vector<float>{0.6F, 0.8F, 0, 0, -0.8F, 0.6F, 0, 0, 0, 0, 0, 1, 0, 0, -1, 0}));
+  ASSERT_EQ(read.r2.size(), 2U);
+  EXPECT_EQ(read.r2.at(1).matrix().to_floats(), (std::vector<float>{0, 1, 1, 0}));
 }
 
 TEST(Rotate, NamesWhatIsWrongInAFile) {
@@ -173,7 +190,9 @@ TEST(Rotate, NamesWhatIsWrongInAFile) {
     return error.starts_with(prefix) ? error.substr(prefix.size()) : error;
   };
   const Tensor eye = Tensor::from_floats(std::vector<float>{1, 0, 0, 1}, {2, 2});
-  EXPECT_EQ(refusal({{"R3", eye}}), "R3: expected R1 or model.layers.N.self_attn.R2");
+  for (const char* name : {"R3", "R_v", "R_v.01", "R_v.-", "model.layers.x.self_attn.R2"})
+    EXPECT_EQ(refusal({{name, eye}}),
+              std::string(name) + ": expected R1 and model.layers.N.self_attn.R2, or R and R_v");
   EXPECT_EQ(refusal({{"R1", eye}}), "[rotate] R1: expected 256 rows, got 2");
   EXPECT_EQ(refusal({{"model.layers.3.self_attn.R2", eye}}),
             "[rotate] model.layers.3.self_attn.R2: expected 64 rows, got 2");
