@@ -43,7 +43,7 @@ TEST(DeployPage, EveryCommandWorks) {
     EXPECT_EQ(outcome.status, 0) << line << '\n' << outcome.err;
     ++commands;
   }
-  EXPECT_EQ(commands, 18);
+  EXPECT_EQ(commands, 19);
 }
 
 }  // namespace
