@@ -13,6 +13,7 @@
 #include "quantize/awq.h"
 #include "quantize/journal.h"
 #include "quantize/kept_codes.h"
+#include "quantize/passes.h"
 #include "quantize/products.h"
 #include "quantize/quantize_linears.h"
 #include "quantize/smoothquant.h"
@@ -72,6 +73,8 @@ struct OutputBytes {
   std::int64_t made = 0;
   // Weights that stay as they are: those of both phases and of a tied head are stored once.
   std::int64_t kept = 0;
+  // A table that a pass makes, which is kept until the output is whole.
+  std::int64_t table = 0;
 };
 
 OutputBytes output_of(const Graph& graph, const Recipe& recipe, int phases) {
@@ -84,8 +87,12 @@ OutputBytes output_of(const Graph& graph, const Recipe& recipe, int phases) {
   };
   for (const Node& node : graph.nodes()) {
     if (node.op == Op::kEmbedding) {
-      const auto table = node.as<EmbeddingAttributes>().table.bytes();
-      if (stored.insert(table.data()).second) bytes.kept += static_cast<std::int64_t>(table.size());
+      const Tensor& table = node.as<EmbeddingAttributes>().table;
+      if (rotates_embedding(recipe)) {
+        bytes.table += table.elements() * static_cast<std::int64_t>(sizeof(float));
+      } else if (stored.insert(table.bytes().data()).second) {
+        bytes.kept += static_cast<std::int64_t>(table.bytes().size());
+      }
     }
     if (node.op != Op::kLinear) continue;
     const ModulePlan plan = plan_of(recipe, node);
@@ -250,7 +257,8 @@ Forecast forecast(const Graph& graph, const Recipe& recipe, std::int64_t tokens,
   const std::chrono::duration<double> interval = kJournalInterval;
   const double blocks = seconds > interval.count() ? count * shape.hidden * 4 : 0;
   return {seconds, static_cast<std::int64_t>(count_memory(shape, recipe, count)),
-          output.made + output.kept, output.made + static_cast<std::int64_t>(blocks)};
+          output.made + output.kept + output.table,
+          output.made + output.table + static_cast<std::int64_t>(blocks)};
 }
 
 std::int64_t peak_memory_bytes() {

@@ -221,6 +221,12 @@ constexpr std::array kPasses = {
     Entry{"seqmse", true, [](Settings&) {}, run_seqmse},
     Entry{"gptq", true, [](Settings& settings) { read_gptq(settings); }, run_gptq}};
 
+std::optional<RotateSettings> rotation_of(const PassStep& step) {
+  if (step.name != "rotate") return std::nullopt;
+  Settings settings(step);
+  return read_rotate(settings);
+}
+
 const Entry* find_pass(std::string_view name) {
   const auto* entry = std::ranges::find(kPasses, name, &Entry::name);
   return entry == kPasses.end() ? nullptr : entry;
@@ -247,16 +253,19 @@ bool needs_text(const PassStep& step) {
 }
 
 void require_no_operators(const Recipe& recipe) {
-  for (const PassStep& step : recipe.passes) {
-    if (step.name != "rotate") continue;
-    Settings settings(step);
-    const RotateSettings rotate = read_rotate(settings);
-    if (rotate.r3 || rotate.r4)
+  for (const PassStep& step : recipe.passes)
+    if (const auto rotate = rotation_of(step); rotate && (rotate->r3 || rotate->r4))
       fail(
           ErrorCode::kInvalidArgument,
           "[export] rotate: R3 and R4 are operators, which only a package has: expected \"r3\" and "
           "\"r4\" to be false");
-  }
+}
+
+bool rotates_embedding(const Recipe& recipe) {
+  return std::ranges::any_of(recipe.passes, [](const PassStep& step) {
+    const auto rotate = rotation_of(step);
+    return rotate && (rotate->r1 != RotationKind::kNone || step.settings.contains("load"));
+  });
 }
 
 Pass make_pass(const PassStep& step, const Recipe& recipe, const PassInputs& inputs) {

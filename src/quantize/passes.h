@@ -26,6 +26,8 @@ std::string objection_to_pass(const PassStep& step);
 bool needs_text(const PassStep& step);
 // Throws kInvalidArgument if a pass adds operators, for which a checkpoint has no place.
 void require_no_operators(const Recipe& recipe);
+// Whether a pass gives the embedding a table of its own, in float32.
+bool rotates_embedding(const Recipe& recipe);
 // What passes learn from, and where the weights they make go.
 struct PassInputs {
   // May be null for a pass that needs no text.

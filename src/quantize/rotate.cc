@@ -55,12 +55,7 @@ class Rotator {
   Rotator(const Graph& graph, const Rotations& rotations, const RotateSettings& settings)
       : graph_(graph), uses_(graph), settings_(settings) {
     if (rotations.r1) turn_stream(*rotations.r1);
-    for (NodeId id = 0; id < count(); ++id) {
-      const Node& node = graph.node(id);
-      if (node.op != Op::kGroupQueryAttention) continue;
-      if (const auto found = rotations.r2.find(node.layer); found != rotations.r2.end())
-        turn_values(id, found->second);
-    }
+    for (const auto& [layer, r2] : rotations.r2) turn_values(attention_of(layer), r2);
     if (settings.r4)
       for (NodeId id = 0; id < count(); ++id) mix_input(id);
   }
@@ -100,6 +95,14 @@ class Rotator {
     for (const NodeId id : stream.embeddings) tables_.emplace(id, r1);
     for (const NodeId id : stream.readers) turns_[id].columns = r1;
     for (const NodeId id : stream.writers) turns_[id].rows = r1;
+  }
+
+  NodeId attention_of(std::int32_t layer) const {
+    for (NodeId id = 0; id < count(); ++id)
+      if (graph_.node(id).op == Op::kGroupQueryAttention && graph_.node(id).layer == layer)
+        return id;
+    fail(ErrorCode::kInvalidArgument, "[rotate] {}: the model has {} layers", r2_name(layer),
+         graph_.layers());
   }
 
   void turn_values(NodeId attention, const Rotation& r2) {

@@ -41,8 +41,9 @@ struct VariantLoss {
 class VariantSweep {
  public:
   // The logits of `reference`, usually the graph before passes that change nothing of what it
-  // computes, are what variants are compared with, behind the same prefix. The graphs, the windows (of at least two tokens)
-  // and the pool must outlive this object. Throws kInvalidArgument for windows that do not fit.
+  // computes, are what variants are compared with, behind the same prefix. The graphs, the windows
+  // (of at least two tokens) and the pool must outlive this object. Throws kInvalidArgument for
+  // windows that do not fit.
   VariantSweep(const Graph& graph, const Graph& reference, const CalibrationWindows& windows,
                ThreadPool& pool);
 

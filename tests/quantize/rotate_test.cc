@@ -196,6 +196,8 @@ TEST(Rotate, NamesWhatIsWrongInAFile) {
   EXPECT_EQ(refusal({{"R1", eye}}), "[rotate] R1: expected 256 rows, got 2");
   EXPECT_EQ(refusal({{"model.layers.3.self_attn.R2", eye}}),
             "[rotate] model.layers.3.self_attn.R2: expected 64 rows, got 2");
+  EXPECT_EQ(refusal({{"R_v.6", eye}}),
+            "[rotate] model.layers.6.self_attn.R2: the model has 6 layers");
   EXPECT_EQ(refusal({{"R1", Tensor::from_floats(std::vector<float>{1, 1, 0, 1}, {2, 2})}}),
             "R1: [rotation] expected an orthogonal matrix: the product of column 0 with the others "
             "is off by 1");
