@@ -21,11 +21,11 @@ namespace {
 constexpr std::int64_t kCpuRows = 128;
 constexpr std::int64_t kMaxRows = 4096;
 
-// Prefill programs smaller than the chunk are this many rows apart up to kFineRows, then each twice
-// the one before: a short prompt, or the end of a long one, computes fewer than 16 rows of padding,
-// and no prompt more padding than tokens. All of them run the same panels, and each is compiled
-// when first needed.
-constexpr std::int64_t kRowStep = 16;
+// Prefill programs smaller than the chunk have multiples of kRowStep rows, an eighth more than the
+// one before or a little more up to kFineRows, then each twice the one before: a short prompt, or
+// the end of a long one, computes little padding, and no prompt more padding than tokens. All of
+// them run the same panels, and each is compiled when first needed.
+constexpr std::int64_t kRowStep = 2;
 constexpr std::int64_t kFineRows = 128;
 
 // Prompts of up to this many tokens are read by the decode programs: with so few rows both are
@@ -52,7 +52,9 @@ std::vector<std::int64_t> program_rows(std::int64_t chunk) {
   std::vector<std::int64_t> sizes;
   for (std::int64_t rows = kRowStep; rows < chunk;) {
     sizes.push_back(rows);
-    rows = rows < kFineRows ? rows + kRowStep : 2 * rows;
+    const auto eighth =
+        static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(rows)) / 8);
+    rows += rows < kFineRows ? std::max(kRowStep, eighth) : rows;
   }
   sizes.push_back(chunk);
   return sizes;
