@@ -16,7 +16,7 @@ namespace tandem {
 namespace {
 
 // Of the prefix's rows of a value, in a journal.
-std::string prefix_key(std::size_t value) { return fmt::format("prefix.{}", value); }
+std::string prefix_key(ValueId value) { return fmt::format("prefix.{}", value); }
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -74,7 +74,7 @@ BlockRunner::BlockRunner(const Graph& graph, const CalibrationWindows& windows,
       batch_rows_(batch_rows(windows)),
       last_reader_(graph.values().size(), -1),
       kept_(graph.values().size()),
-      prefix_rows_(graph.values().size()),
+      prefix_(windows.prefix),
       batch_outputs_(graph.values().size()) {
   require_windows();
   blocks_ = cut_blocks(graph, wanted);
@@ -129,7 +129,7 @@ std::int32_t BlockRunner::take_up(BlockVisitor& visitor, const BlockJournal& jou
   }
   const NamedTensors values = journal.values();
   for (std::size_t value = 0; value < kept_.size(); ++value) {
-    take_up_prefix(value, values, journal);
+    take_up_prefix(static_cast<ValueId>(value), values, journal);
     const auto found = values.find(std::to_string(value));
     if (found == values.end()) continue;
     const Tensor& rows = found->second;
@@ -144,29 +144,23 @@ std::int32_t BlockRunner::take_up(BlockVisitor& visitor, const BlockJournal& jou
   return finished;
 }
 
-void BlockRunner::take_up_prefix(std::size_t value, const NamedTensors& values,
+void BlockRunner::take_up_prefix(ValueId value, const NamedTensors& values,
                                  const BlockJournal& journal) {
   const auto found = values.find(prefix_key(value));
   if (found == values.end()) return;
-  const Value& expected = graph_.value(static_cast<ValueId>(value));
-  const auto bytes = found->second.bytes();
-  if (bytes.size() != windows_.prefix.size() * index(expected.width) * size_of(expected.dtype))
+  const Tensor& rows = found->second;
+  if (rows.dtype() != DType::kF32 ||
+      rows.elements() != std::ssize(windows_.prefix) * graph_.value(value).width)
     journal.fail_damaged();
-  prefix_rows_[value].assign(bytes.begin(), bytes.end());
+  prefix_.rows[value] = rows.to_floats();
 }
 
 NamedTensors BlockRunner::kept_values() const {
   NamedTensors values;
   for (std::size_t value = 0; value < kept_.size(); ++value)
     if (kept_[value].data != nullptr) values[std::to_string(value)] = kept_[value].memory;
-  for (std::size_t value = 0; value < prefix_rows_.size(); ++value) {
-    const auto& rows = prefix_rows_[value];
-    if (rows.empty()) continue;
-    std::byte* data = nullptr;
-    Tensor copy = Tensor::allocate(DType::kU8, {static_cast<std::int64_t>(rows.size())}, &data);
-    std::ranges::copy(rows, data);
-    values[prefix_key(value)] = std::move(copy);
-  }
+  for (const auto& [value, rows] : prefix_.rows)
+    values[prefix_key(value)] = Tensor::from_floats(rows, {std::ssize(rows)});
   return values;
 }
 
@@ -190,25 +184,10 @@ void BlockRunner::run_block(int b, BlockVisitor& visitor) {
   release_weights(part.graph);
 }
 
-void BlockRunner::run_prefix(WindowExecutor& executor, const Extracted& part) {
-  const auto rows = static_cast<std::int64_t>(windows_.prefix.size());
-  std::vector<const void*> inputs;
-  for (const ValueId input : part.inputs)
-    inputs.push_back(prefix_rows_[index(input)].empty()
-                         ? static_cast<const void*>(windows_.prefix.data())
-                         : prefix_rows_[index(input)].data());
-  executor.run_prefix(inputs, rows);
-  for (std::size_t i = 0; i < part.outputs.size(); ++i) {
-    const Value& value = graph_.value(part.outputs[i]);
-    if (last_reader_[index(part.outputs[i])] < 0 || value.rows != kTokens) continue;
-    const auto bytes = std::as_bytes(std::span(executor.output(i), index(rows * value.width)));
-    prefix_rows_[index(part.outputs[i])].assign(bytes.begin(), bytes.end());
-  }
-}
-
 void BlockRunner::run_windows(const Graph& graph, const Extracted& part, BlockVisitor* visitor) {
   WindowExecutor executor(graph, windows_.window, batch_rows_, pool_);
-  if (!windows_.prefix.empty()) run_prefix(executor, part);
+  prefix_.run(part, executor);
+  prefix_.keep(part, executor);
   for (std::int64_t first = 0; first < windows_.tokens(); first += batch_rows_) {
     const std::int64_t rows = std::min(batch_rows_, windows_.tokens() - first);
     std::vector<const void*> inputs;

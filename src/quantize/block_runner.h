@@ -14,6 +14,7 @@
 #include "graph/extract.h"
 #include "graph/graph.h"
 #include "quantize/journal.h"
+#include "quantize/window_executor.h"
 
 namespace tandem {
 
@@ -48,7 +49,6 @@ std::vector<Block> cut_blocks(const Graph& graph, const std::vector<ValueId>& wa
 std::int64_t batch_rows(const CalibrationWindows& windows);
 
 class BlockRunner;
-class WindowExecutor;
 
 class BlockVisitor {
  public:
@@ -104,11 +104,9 @@ class BlockRunner {
   void require_windows() const;
   // Returns the last layer that is finished, with the values that the next one begins with.
   std::int32_t take_up(BlockVisitor& visitor, const BlockJournal& journal);
-  void take_up_prefix(std::size_t value, const NamedTensors& values, const BlockJournal& journal);
+  void take_up_prefix(ValueId value, const NamedTensors& values, const BlockJournal& journal);
   NamedTensors kept_values() const;
   void run_block(int b, BlockVisitor& visitor);
-  // Runs the prefix through a block, and keeps what later blocks read of it.
-  void run_prefix(WindowExecutor& executor, const Extracted& part);
   // Runs a graph with the inputs and outputs of a block on all windows; the visitor may be null.
   void run_windows(const Graph& graph, const Extracted& part, BlockVisitor* visitor);
   void take_memory(int b, bool keep_inputs);
@@ -123,8 +121,7 @@ class BlockRunner {
   // By value of the graph: the last block that reads it, and its rows.
   std::vector<int> last_reader_;
   std::vector<Kept> kept_;
-  // The rows of the prefix, by value of the graph.
-  std::vector<std::vector<std::byte>> prefix_rows_;
+  PrefixRows prefix_;
   std::int32_t layer_ = -1;
   // Of the batch that went through the block: its first row, and each output by value.
   std::int64_t batch_first_ = 0;

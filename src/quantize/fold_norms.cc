@@ -4,15 +4,11 @@
 
 #include "graph/rewriter.h"
 #include "graph/uses.h"
+#include "quantize/linear_weights.h"
 #include "quantize/passes.h"
 
 namespace tandem {
 namespace {
-
-const FloatWeight* float_weight(const Node& node) {
-  if (node.op != Op::kLinear) return nullptr;
-  return std::get_if<FloatWeight>(&node.as<LinearAttributes>().weight);
-}
 
 // True if all readers of the norm's output are Linears whose weights can absorb its gain. A
 // per-head norm has no Linear after it.

@@ -54,8 +54,13 @@ Rows rows_of(const Weight& weight) {
   return std::make_shared<DequantizedRows>(weight);
 }
 
+const FloatWeight* float_weight(const Node& node) {
+  if (node.op != Op::kLinear) return nullptr;
+  return std::get_if<FloatWeight>(&node.as<LinearAttributes>().weight);
+}
+
 bool is_embedding_of(const Graph& graph, const Node& linear) {
-  const auto* weight = std::get_if<FloatWeight>(&linear.as<LinearAttributes>().weight);
+  const FloatWeight* weight = float_weight(linear);
   const Tensor* rows = weight == nullptr ? nullptr : weight->rows->stored();
   return rows != nullptr && std::ranges::any_of(graph.nodes(), [&](const Node& node) {
            return node.op == Op::kEmbedding &&

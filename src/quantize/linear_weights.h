@@ -16,6 +16,9 @@ namespace tandem {
 Rows rows_of(const Node& linear);
 Rows rows_of(const Weight& weight);
 
+// The weight of a Linear if it is float, else null; null for any other node.
+const FloatWeight* float_weight(const Node& node);
+
 // Whether a Linear's weight is the table of the graph's embedding, in the same memory, as that of a
 // tied head is.
 bool is_embedding_of(const Graph& graph, const Node& linear);

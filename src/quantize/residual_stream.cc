@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "quantize/linear_weights.h"
+
 namespace tandem {
 namespace {
 
@@ -36,10 +38,6 @@ bool has_gain(const Node& norm) {
   return std::ranges::any_of(gain, [](float g) { return g != 1.0F; });
 }
 
-bool is_float(const Node& linear) {
-  return std::holds_alternative<FloatWeight>(linear.as<LinearAttributes>().weight);
-}
-
 // Why a node can't be in the stream; empty if it can.
 std::string objection_to(const Node& node) {
   switch (node.op) {
@@ -48,7 +46,7 @@ std::string objection_to(const Node& node) {
     case Op::kSelectRows:
       return {};
     case Op::kLinear:
-      return is_float(node) ? "" : "its weight is quantized: expected a float one";
+      return float_weight(node) != nullptr ? "" : "its weight is quantized: expected a float one";
     case Op::kRmsNorm:
       if (!is_whole_norm(node)) return "it norms parts of the residual stream";
       return has_gain(node) ? "its gain is in no Linear, so that it would have to be rotated, too"

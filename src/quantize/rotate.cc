@@ -1,4 +1,4 @@
-// Making and storing rotations, and folding them into a graph.
+// Making and reading rotations, and folding them into a graph.
 #include "quantize/rotate.h"
 
 #include <fmt/format.h>
@@ -15,6 +15,7 @@
 #include "checkpoint/torch_file.h"
 #include "graph/rewriter.h"
 #include "graph/uses.h"
+#include "quantize/linear_weights.h"
 #include "quantize/passes.h"
 #include "quantize/residual_stream.h"
 
@@ -122,10 +123,7 @@ class Rotator {
 
   // The node if it is a Linear with a float weight, else -1.
   NodeId only_linear(NodeId id) const {
-    const bool fits =
-        id >= 0 && graph_.node(id).op == Op::kLinear &&
-        std::holds_alternative<FloatWeight>(graph_.node(id).as<LinearAttributes>().weight);
-    return fits ? id : -1;
+    return id >= 0 && float_weight(graph_.node(id)) != nullptr ? id : -1;
   }
 
   // R4 for a Linear that reads a product, as the last one of an MLP does.

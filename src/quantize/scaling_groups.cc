@@ -8,15 +8,11 @@
 
 #include "graph/rewriter.h"
 #include "graph/uses.h"
+#include "quantize/linear_weights.h"
 #include "tensor/half.h"
 
 namespace tandem {
 namespace {
-
-const FloatWeight* float_weight(const Node& node) {
-  if (node.op != Op::kLinear) return nullptr;
-  return std::get_if<FloatWeight>(&node.as<LinearAttributes>().weight);
-}
 
 class Finder {
  public:

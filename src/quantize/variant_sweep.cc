@@ -43,6 +43,7 @@ VariantSweep::VariantSweep(const Graph& graph, const Graph& reference,
       batch_rows_(batch_rows(windows)),
       blocks_(cut_blocks(graph, {})),
       row_numbers_(index(std::max<std::int64_t>(0, windows.window))),
+      prefix_(windows.prefix),
       reference_blocks_(cut_blocks(reference, {})) {
   if (windows.window < 2)
     fail(ErrorCode::kInvalidArgument, "[doctor] windows of {} tokens, expected at least 2",
@@ -56,13 +57,13 @@ VariantSweep::VariantSweep(const Graph& graph, const Graph& reference,
 }
 
 void VariantSweep::run_reference() {
-  PrefixRows prefix;
+  PrefixRows prefix(windows_.prefix);
   for (std::size_t b = 0; b + 1 < reference_blocks_.size(); ++b) {
     const Block& block = reference_blocks_[b];
     if (block.part.graph.nodes().empty()) continue;
     WindowExecutor executor(block.part.graph, windows_.window, batch_rows_, pool_);
-    run_prefix(block, executor, prefix);
-    keep_prefix(block, executor, prefix);
+    prefix.run(block.part, executor);
+    prefix.keep(block.part, executor);
     State outputs = run_block(block, executor, reference_, {}, [](ValueId) { return true; });
     outputs.merge(reference_);
     reference_ = std::move(outputs);
@@ -122,8 +123,8 @@ std::vector<VariantLoss> VariantSweep::run_some(std::span<const Variant> variant
     const Block& block = blocks_[index(b)];
     if (block.part.graph.nodes().empty()) continue;
     WindowExecutor plain(block.part.graph, windows_.window, batch_rows_, pool_);
-    run_prefix(block, plain, prefix_);
-    keep_prefix(block, plain, prefix_);
+    prefix_.run(block.part, plain);
+    prefix_.keep(block.part, plain);
     State outputs = run_block(block, plain, base, {}, [](ValueId) { return true; });
     for (std::size_t v = 0; v < variants.size(); ++v) {
       if (b < variants[v].first) continue;
@@ -139,29 +140,6 @@ std::vector<VariantLoss> VariantSweep::run_some(std::span<const Variant> variant
   return losses;
 }
 
-void VariantSweep::run_prefix(const Block& block, WindowExecutor& executor,
-                              const PrefixRows& rows) const {
-  if (windows_.prefix.empty()) return;
-  std::vector<const void*> inputs;
-  for (const ValueId input : block.part.inputs) {
-    const auto kept = rows.find(input);
-    inputs.push_back(kept == rows.end() ? static_cast<const void*>(windows_.prefix.data())
-                                        : kept->second.data());
-  }
-  executor.run_prefix(inputs, static_cast<std::int64_t>(windows_.prefix.size()));
-}
-
-void VariantSweep::keep_prefix(const Block& block, const WindowExecutor& executor,
-                               PrefixRows& rows) const {
-  if (windows_.prefix.empty()) return;
-  for (std::size_t i = 0; i < block.part.outputs.size(); ++i) {
-    const ValueId value = block.part.outputs[i];
-    const std::int64_t width = block.part.graph.value(block.part.graph.outputs()[i]).width;
-    const auto count = windows_.prefix.size() * index(width);
-    rows[value].assign(executor.output(i), executor.output(i) + count);
-  }
-}
-
 void VariantSweep::advance(int b, const Variant& variant, WindowExecutor& plain, const State& base,
                            const State& expected, State& state, VariantLoss& loss) const {
   const Block& block = blocks_[index(b)];
@@ -170,7 +148,7 @@ void VariantSweep::advance(int b, const Variant& variant, WindowExecutor& plain,
   State outputs;
   if (b <= variant.last) {
     WindowExecutor own(variant.rewrite(block.part.graph), windows_.window, batch_rows_, pool_);
-    run_prefix(block, own, prefix_);
+    prefix_.run(block.part, own);
     outputs = run_block(block, own, state, base, keep);
   } else {
     outputs = run_block(block, plain, state, base, keep);

@@ -64,8 +64,6 @@ class VariantSweep {
   };
   // What later blocks read of all tokens.
   using State = std::map<ValueId, Rows>;
-  // The same of the windows' prefix.
-  using PrefixRows = std::map<ValueId, std::vector<float>>;
   struct Noise {
     double signal = 0;
     double error = 0;
@@ -76,10 +74,6 @@ class VariantSweep {
   void advance(int b, const Variant& variant, WindowExecutor& plain, const State& base,
                const State& expected, State& state, VariantLoss& loss) const;
   void forget(int b, State& state) const;
-  // The prefix before an executor's windows, as the graph itself computes it: variants judge what
-  // follows.
-  void run_prefix(const Block& block, WindowExecutor& executor, const PrefixRows& rows) const;
-  void keep_prefix(const Block& block, const WindowExecutor& executor, PrefixRows& rows) const;
   void run_reference();
   // Runs a block from `inputs`, or else from `base`, and returns those outputs that `keep` names.
   State run_block(const Block& block, WindowExecutor& executor, const State& inputs,
@@ -100,6 +94,7 @@ class VariantSweep {
   // By value: the last block that reads it.
   std::map<ValueId, int> last_reader_;
   std::vector<std::int32_t> row_numbers_;
+  // As the graph itself computes it: variants judge what follows.
   PrefixRows prefix_;
   // Of the reference: its head, and what that reads.
   std::vector<Block> reference_blocks_;

@@ -80,4 +80,25 @@ void WindowExecutor::run(std::span<const void* const> inputs, std::int64_t rows)
   executor_->run({inputs, counts, slices}, arena_);
 }
 
+void PrefixRows::run(const Extracted& part, WindowExecutor& executor) const {
+  if (ids_.empty()) return;
+  std::vector<const void*> inputs;
+  for (const ValueId input : part.inputs) {
+    // What no part computed are the token ids.
+    const auto kept = rows.find(input);
+    inputs.push_back(kept == rows.end() ? static_cast<const void*>(ids_.data())
+                                        : kept->second.data());
+  }
+  executor.run_prefix(inputs, std::ssize(ids_));
+}
+
+void PrefixRows::keep(const Extracted& part, const WindowExecutor& executor) {
+  if (ids_.empty()) return;
+  for (std::size_t i = 0; i < part.outputs.size(); ++i) {
+    const std::int64_t width = part.graph.value(part.graph.outputs()[i]).width;
+    const float* values = executor.output(i);
+    rows[part.outputs[i]].assign(values, values + std::ssize(ids_) * width);
+  }
+}
+
 }  // namespace tandem

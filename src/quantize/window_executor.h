@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "devices/no_panel_cache.h"
 #include "execute/executor.h"
 #include "execute/kv_pool.h"
+#include "graph/extract.h"
 #include "graph/graph.h"
 
 namespace tandem {
@@ -53,6 +55,24 @@ class WindowExecutor {
   std::shared_ptr<KvPool> cache_;
   std::int64_t prefix_ = 0;
   std::vector<KvSequence> sequences_;
+};
+
+// What is computed of the tokens before every window, from one part of a graph to the next.
+class PrefixRows {
+ public:
+  explicit PrefixRows(std::span<const std::int32_t> ids) : ids_(ids) {}
+
+  // Runs the prefix through an executor of this part, from what earlier parts computed of it.
+  // Nothing without a prefix, as keep().
+  void run(const Extracted& part, WindowExecutor& executor) const;
+  // Keeps what the executor computed for later parts.
+  void keep(const Extracted& part, const WindowExecutor& executor);
+
+  // Of float values, [prefix, width] each, by value of the whole graph.
+  std::map<ValueId, std::vector<float>> rows;
+
+ private:
+  std::span<const std::int32_t> ids_;
 };
 
 }  // namespace tandem

@@ -21,10 +21,10 @@ namespace {
 constexpr std::int64_t kCpuRows = 128;
 constexpr std::int64_t kMaxRows = 4096;
 
-// Prefill programs smaller than the chunk have multiples of kRowStep rows, an eighth more than the
-// one before or a little more up to kFineRows, then each twice the one before: a short prompt, or
-// the end of a long one, computes little padding, and no prompt more padding than tokens. All of
-// them run the same panels, and each is compiled when first needed.
+// Prefill programs smaller than the chunk are kRowStep rows apart, or up to an eighth of their rows
+// where that is more, up to kFineRows; then each has twice the rows of the one before. A short
+// prompt, or the end of a long one, computes little padding, and no prompt more padding than
+// tokens. All of them run the same panels, and each is compiled when first needed.
 constexpr std::int64_t kRowStep = 2;
 constexpr std::int64_t kFineRows = 128;
 

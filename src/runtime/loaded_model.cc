@@ -14,8 +14,7 @@ std::shared_ptr<const LoadedModel> LoadedModel::open(const fs::path& path, Threa
   if (Package::is_package(path)) {
     const Package& package = model->package_.emplace(Package::open(path, pool, options));
     model->info_ = package.info();
-    model->prefix_.assign(package.prefix().begin(), package.prefix().end());
-    model->info_.context_length -= static_cast<std::int64_t>(model->prefix_.size());
+    model->info_.context_length -= static_cast<std::int64_t>(package.prefix().size());
     model->generation_config_ = package.generation_config();
     model->decode_ = package.graph(Phase::kDecode);
     model->prefill_ = package.graph(Phase::kPrefill);

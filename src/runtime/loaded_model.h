@@ -4,7 +4,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <vector>
 
 #include "base/files.h"
 #include "base/json.h"
@@ -34,7 +33,9 @@ class LoadedModel {
   const ModelInfo& info() const noexcept { return info_; }
   // Tokens that every sequence begins with, and of which its user sees nothing; the context length is
   // what is left.
-  std::span<const TokenId> prefix() const noexcept { return prefix_; }
+  std::span<const TokenId> prefix() const noexcept {
+    return package_ ? package_->prefix() : std::span<const TokenId>();
+  }
   // The search that generation_config.json recommends; throws and warns as recommended_search().
   SearchOptions recommended_search(Observer& observer = silent()) const;
   // The package's rows per run of an NPU program; 0 for a checkpoint.
@@ -58,7 +59,6 @@ class LoadedModel {
   ModelInfo info_;
   Json generation_config_;
   std::optional<Package> package_;
-  std::vector<TokenId> prefix_;
   Graph decode_;
   std::optional<Graph> prefill_;
 };
