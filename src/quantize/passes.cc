@@ -178,6 +178,8 @@ Graph run_rotate(const Graph& graph, const Inputs& in) {
   const RotateSettings settings = read_rotate(in.settings);
   const std::string load = in.settings.text("load");
   const Rotations rotations = load.empty() ? make_rotations(graph, settings) : read_rotations(load);
+  if (const std::string save = in.settings.text("save"); !save.empty())
+    write_rotations(save, rotations);
   return rotate(graph, rotations, settings, in.learned.sink);
 }
 
@@ -212,6 +214,7 @@ constexpr std::array kPasses = {
           [](Settings& settings) {
             read_rotate(settings);
             settings.text("load");
+            settings.text("save");
           },
           run_rotate},
     Entry{"smoothquant", true, [](Settings& settings) { read_smoothquant(settings); },

@@ -6,13 +6,16 @@
 #include <algorithm>
 #include <bit>
 #include <charconv>
+#include <span>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/printable.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
+#include "checkpoint/torch_writer.h"
 #include "graph/rewriter.h"
 #include "graph/uses.h"
 #include "quantize/linear_weights.h"
@@ -224,6 +227,36 @@ Rotations read_rotations(const fs::path& path) {
     }
   }
   return rotations;
+}
+
+void write_rotations(const fs::path& path, const Rotations& rotations) {
+  if (path.extension() == ".safetensors") {
+    std::map<std::string, Tensor> matrices;
+    if (rotations.r1) matrices["R1"] = rotations.r1->matrix();
+    for (const auto& [layer, r2] : rotations.r2) matrices[r2_name(layer)] = r2.matrix();
+    write_safetensors(path, matrices);
+    return;
+  }
+  // mllm counts the layers of "R_v" from 0.
+  const auto layers = static_cast<std::int32_t>(rotations.r2.size());
+  if (layers > 0 && rotations.r2.rbegin()->first != layers - 1)
+    fail(ErrorCode::kInvalidArgument,
+         "[rotate] {}: expected R2 for every layer, or NAME.safetensors", path.string());
+  std::vector<TorchWriter::Entry> entries;
+  std::vector<Tensor> matrices;
+  const auto add = [&](const char* name, const Rotation& rotation, bool in_list) {
+    matrices.push_back(rotation.matrix());
+    entries.push_back({name, DType::kF64, matrices.back().shape(), in_list});
+  };
+  if (rotations.r1) add("R", *rotations.r1, false);
+  for (const auto& [layer, r2] : rotations.r2) add("R_v", r2, true);
+  TorchWriter writer(path, std::move(entries));
+  for (const Tensor& matrix : matrices) {
+    const std::vector<float> values = matrix.to_floats();
+    const std::vector<double> wide(values.begin(), values.end());
+    writer.write(std::as_bytes(std::span(wide)));
+  }
+  writer.finish();
 }
 
 Graph rotate(const Graph& graph, const Rotations& rotations, const RotateSettings& settings,

@@ -49,6 +49,11 @@ Rotations make_rotations(const Graph& graph, const RotateSettings& settings);
 // naming file and tensor for anything else or what is not orthogonal.
 Rotations read_rotations(const fs::path& path);
 
+// Writes R1 and R2 where read_rotations() finds them: as safetensors for NAME.safetensors, F32 by
+// SpinQuant's names, else as mllm does, by torch.save, F64. Throws kInvalidArgument where mllm has
+// no place for layers without R2 among others.
+void write_rotations(const fs::path& path, const Rotations& rotations);
+
 // The rotated graph: untied, its norms folded, R1 and R2 in embeddings, weights and biases, R3 and
 // R4 as operators where `settings` asks for them. Weights are computed when they are read; the
 // embedding's table goes to the sink. R2 and R4 leave a layer alone whose values or products are

@@ -168,6 +168,35 @@ TEST(Rotate, ReadsRotationsByEitherName) {
   }
 }
 
+TEST(Rotate, SavesRotationsInEitherFormat) {
+  const ScratchFolder folder;
+  const DemoGraph demo;
+  const Rotations made = make_rotations(demo.graph(), {.r2 = RotationKind::kRandom});
+  for (const char* name : {"r.safetensors", "r.bin"}) {
+    write_rotations(folder / name, made);
+    const Rotations read = read_rotations(folder / name);
+    EXPECT_EQ(read.r1->matrix().to_floats(), made.r1->matrix().to_floats());
+    ASSERT_EQ(read.r2.size(), 6U);
+    for (const auto& [layer, r2] : made.r2)
+      EXPECT_EQ(read.r2.at(layer).matrix().to_floats(), r2.matrix().to_floats());
+  }
+  Rotations some = made;
+  some.r2.erase(2);
+  EXPECT_EQ(error_of([&] { write_rotations(folder / "r.bin", some); }),
+            "[rotate] " + (folder / "r.bin").string() +
+                ": expected R2 for every layer, or NAME.safetensors");
+  write_rotations(folder / "r.safetensors", some);
+  EXPECT_EQ(read_rotations(folder / "r.safetensors").r2.size(), 5U);
+  // As a recipe asks for it.
+  Recipe recipe;
+  recipe.passes = {{"rotate", {{"save", (folder / "saved.bin").string()}, {"seed", 3}}}};
+  ThreadPool pool(1);
+  PassContext context{pool, silent()};
+  prepare_graph(demo.graph(), recipe, {.sink = memory()}, context);
+  EXPECT_EQ(read_rotations(folder / "saved.bin").r1->matrix().to_floats(),
+            make_rotations(demo.graph(), {.seed = 3}).r1->matrix().to_floats());
+}
+
 // Written by torch.save, in float64.
 TEST(Rotate, ReadsTheFileOfMllm) {
   const Rotations read = read_rotations(fixture("quantize/fixtures/mllm_rotation.bin"));
