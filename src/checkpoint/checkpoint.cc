@@ -120,8 +120,14 @@ class ShapedStore : public TensorStore {
       if (found == flat_->tensors().end() ||
           element_count(found->second.shape) != element_count(shape))
         continue;
-      tensors_.emplace(name, found->second).first->second.shape = shape;
+      Shape& stored = tensors_.emplace(name, found->second).first->second.shape;
+      stored = shape;
+      // mllm's int8 codes are transposed.
+      if (is_packed_part(*flat_, name)) std::ranges::reverse(stored);
     }
+    // The other parts of such a Linear are numbers.
+    for (const auto& [name, tensor] : flat_->tensors())
+      if (is_packed_part(*flat_, name)) tensors_.emplace(name, tensor);
   }
   Tensor load(const std::string& name) const override {
     const Tensor flat = flat_->load(name);
@@ -135,6 +141,22 @@ class ShapedStore : public TensorStore {
  private:
   std::shared_ptr<const TensorStore> flat_;
 };
+
+// The biases that codes of mllm's and their scale stand for.
+Tensor scaled(const Tensor& codes, const Tensor& scale, const fs::path& file,
+              const std::string& name) {
+  if (!is_float(scale.dtype()) || scale.elements() != 1)
+    fail(ErrorCode::kFormat, "[checkpoint] {}: {}: expected one float, got {} {}", file.string(),
+         name, to_string(scale.dtype()), to_string(scale.shape()));
+  std::vector<float> values(static_cast<std::size_t>(codes.elements()));
+  if (codes.dtype() == DType::kI32) {
+    std::ranges::copy(codes.as<std::int32_t>(), values.begin());
+  } else {
+    values = codes.to_floats();
+  }
+  for (float& value : values) value *= scale.to_floats()[0];
+  return Tensor::from_floats(values, codes.shape());
+}
 
 // The only file in `folder` that ends in `suffix`, or a part of the only model that is split into
 // several; an empty path if there is none. Throws kInvalidArgument if there are several.
@@ -367,6 +389,10 @@ Tensor Checkpoint::tensor(const std::string& name, const Shape& expected) const 
     return *std::get<FloatWeight>(weight).rows->stored();
   }
   const Tensor tensor = store_->load(stored);
+  if (const std::string scale = name + ".scale";
+      name.ends_with(".bias") && tensors().contains(scale))
+    return scaled(tensor, store_->load(scale), file_of(scale), scale)
+        .view_as(DType::kF32, expected);
   return tensor.view_as(tensor.dtype(), expected);
 }
 

@@ -26,7 +26,13 @@ constexpr std::array<int, 8> kReordered = [] {
 }();
 // The names that writers use for the scales.
 constexpr std::initializer_list<const char*> kScales = {".scales", ".qscales", ".weight_scale",
-                                                        ".weight_scale_inv"};
+                                                        ".weight_scale_inv", ".weight.scale"};
+// Only mllm's int8 models have this one.
+constexpr const char* kMllmScale = ".weight.scale";
+
+bool is_of_mllm(const TensorStore& store, const std::string& module) {
+  return store.tensors().contains(module + kMllmScale);
+}
 
 // True if `store` holds 8-bit floats under `name`.
 bool is_f8_in(const TensorStore& store, const std::string& name) {
@@ -68,6 +74,7 @@ class PackedReader {
 
   Weight read() {
     if (is_f8_in(store_, module_ + ".weight")) return read_f8();
+    if (is_of_mllm(store_, module_)) return read_mllm();
     if (scheme_.method == Method::kNone)
       fail(ErrorCode::kFormat,
            "[packed] {}: {}: is packed, but quantization_config in config.json does not say how",
@@ -358,6 +365,24 @@ class PackedReader {
     return {1, k_};
   }
 
+  // mllm's int8: codes [k, n], or without a shape, and one scale.
+  Weight read_mllm() {
+    codes_ = load({".weight"}, "codes");
+    load_scales();
+    expect_dtype(codes_, DType::kI8, "codes");
+    if (codes_.shape() != Shape{n_ * k_}) expect_shape(codes_, {k_, n_}, "codes");
+    if (scales_.elements() != 1) reject("scales", "one", scales_);
+    std::byte* memory = nullptr;
+    ChannelCodes w{.n = n_, .k = k_, .codes = Tensor::allocate(DType::kI8, {n_, k_}, &memory)};
+    w.scales = Tensor::from_floats(scales_.to_floats(), {1});
+    const auto stored = codes_.as<std::int8_t>();
+    for (std::int64_t first = 0; first < n_; first += kRowBlock)
+      for (std::int64_t c = 0; c < k_; ++c)
+        for (std::int64_t r = first; r < std::min(n_, first + kRowBlock); ++r)
+          memory[r * k_ + c] = static_cast<std::byte>(stored[static_cast<std::size_t>(c * n_ + r)]);
+    return w;
+  }
+
   // Quark's int8 and uint8: [n, k] with one scale per tensor or per row, or transposed [k, n] with
   // scales [groups, n].
   Weight read_bytes() {
@@ -495,6 +520,10 @@ bool is_packed_part(const TensorStore& store, const std::string& name) {
                                     ".qscales",
                                     ".weight_scale",
                                     ".weight_scale_inv",
+                                    kMllmScale,
+                                    ".bias.scale",
+                                    ".clip_input",
+                                    ".clip_output",
                                     ".qzeros",
                                     ".qqzeros",
                                     ".weight_zero_point",
@@ -526,6 +555,7 @@ Shape packed_shape(const TensorStore& store, const PackedSettings& settings,
   const Shape scales = shape_of(kScales).shape;
   const PackedScheme scheme = settings.scheme(module);
   const bool grouped = scales.size() == 2;
+  if (codes.shape.size() == 2 && is_of_mllm(store, module)) return {codes.shape[1], codes.shape[0]};
   if (codes.shape.size() != 2 || is_float(codes.dtype)) return codes.shape;
   if (codes.dtype != DType::kI32)
     return grouped ? Shape{codes.shape[1], codes.shape[0]} : codes.shape;
@@ -558,7 +588,8 @@ float read_packed_input_scale(const TensorStore& store, const std::string& modul
     fail(ErrorCode::kFormat,
          "[packed] {}: {}: input scale: expected a finite number from 0 up, got {}", place, module,
          value);
-  return value;
+  // mllm stores the largest value instead.
+  return is_of_mllm(store, module) ? value / 127.0F : value;
 }
 
 }  // namespace tandem

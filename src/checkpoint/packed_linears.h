@@ -1,6 +1,6 @@
 // Linears packed by AWQ, GPTQ or AMD Quark, integer codes in 32-bit words with scales and zero
-// points alongside, and Linears of 8-bit floats with scales, in the layouts and under the names
-// that the tools write.
+// points alongside, the int8 Linears of mllm, and Linears of 8-bit floats with scales, in the
+// layouts and under the names that the tools write.
 #pragma once
 
 #include <array>
@@ -98,8 +98,8 @@ Weight read_packed_linear(const TensorStore& store, const PackedSettings& settin
                           const std::string& module, std::int64_t n, std::int64_t k,
                           const std::string& place);
 
-// The static int8 scale of the module's input, if the file has one (Quark's W8A8); 0 if not, and
-// for 8-bit floats, whose inputs are not quantized here. Throws kFormat unless it is a single
+// The static int8 scale of the module's input, if the file has one (Quark's W8A8, or mllm's, which
+// stores 127 times as much); 0 if not, and for 8-bit floats, whose inputs are not quantized here. Throws kFormat unless it is a single
 // finite float >= 0.
 float read_packed_input_scale(const TensorStore& store, const std::string& module,
                               const std::string& place);

@@ -65,6 +65,10 @@ const std::vector<Alias>& aliases() {
   return table;
 }
 
+// mllm's names for the model that writes answers and the one that reads prompts.
+constexpr std::string_view kDecodingModel = "--decoding-model";
+constexpr std::string_view kPromptModel = "--qnn-model";
+
 std::string with_hyphens(std::string_view name) {
   std::string text(name);
   std::ranges::replace(text, '_', '-');
@@ -90,9 +94,11 @@ class Flags {
 
   const std::vector<const CLI::Option*>& positionals() const { return positionals_; }
 
-  // True for -m, --model and --model-dir where the only argument without a flag is the model.
+  // True for -m, --model and --model-dir where the only argument without a flag is the model, and for
+  // --decoding-model where there is another one beside it.
   bool is_model(std::string_view name) const {
     const std::string hyphened = with_hyphens(name);
+    if (hyphened == kDecodingModel) return find(kPromptModel) != nullptr;
     return (name == "-m" || hyphened == "--model" || hyphened == "--model-dir") &&
            positionals_.size() == 1;
   }
@@ -128,6 +134,7 @@ class Flags {
         if (name.starts_with("--")) names.emplace_back(name);
     }
     if (is_model("-m")) names.emplace_back("--model");
+    if (is_model(kDecodingModel)) names.emplace_back(kDecodingModel);
     return names;
   }
 
@@ -174,6 +181,20 @@ const char* why_unneeded(std::string_view name) {
   const auto* found =
       std::ranges::find_if(kUnneeded, [&](const auto& flag) { return name == flag.first; });
   return found == kUnneeded.end() ? nullptr : found->second;
+}
+
+// mllm's "quantize IN.mllm OUT.mllm Q4_K" is a conversion here; any other line stays as it is.
+std::vector<std::string> in_our_words(std::vector<std::string> words) {
+  const auto is_mllm = [](const std::string& word) { return word.ends_with(".mllm"); };
+  const auto at = std::ranges::find(words, "quantize");
+  const bool fits =
+      words.end() - at == 4 && is_mllm(at[1]) && is_mllm(at[2]) && !at[3].starts_with('-');
+  if (!fits) return words;
+  *at = "convert";
+  std::ranges::transform(at[3], at[3].begin(), [](unsigned char c) { return std::tolower(c); });
+  words.insert(at + 3, "--dtype");
+  words.emplace_back("--mllm-types");
+  return words;
 }
 
 std::string did_you_mean_command(std::string_view word, const std::vector<std::string>& known) {
@@ -293,8 +314,24 @@ class Pass {
     }
   }
 
+  // Short flags as mllm's demos have them, in a line with --decoding-model; null for any other.
+  const CLI::Option* find_of_mllm(const std::string& word) const {
+    const bool of_mllm = std::ranges::any_of(words_, [](const std::string& each) {
+      return with_hyphens(each.substr(0, each.find('='))) == kDecodingModel;
+    });
+    for (const auto& [name, flag] :
+         {std::pair{"-m", kPromptModel}, {"-v", "--vocab"}, {"-e", "--merge"}})
+      if (of_mllm && word == name) return flags_.find(flag);
+    return nullptr;
+  }
+
   // "-n 5", "-n5", several flags at once such as "-qv", or a word such as "-cnv".
   void take_short(const std::string& word) {
+    if (const CLI::Option* option = find_of_mllm(word)) {
+      line_.words.push_back(full_name(*option));
+      take_value(*option);
+      return;
+    }
     if (flags_.is_model(word)) {
       take_model(std::nullopt);
       return;
@@ -380,7 +417,7 @@ class Pass {
 }  // namespace
 
 CommandLine spell_out(const CLI::App& app, const std::vector<std::string>& words) {
-  return Pass(app, words).run();
+  return Pass(app, in_our_words(words)).run();
 }
 
 void let_the_last_win(CLI::App& app) {

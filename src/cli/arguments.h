@@ -29,6 +29,7 @@ struct CommandLine {
 //   - "_" is the same as "-" in long flags;
 //   - the names that llama.cpp and Hugging Face use for a flag of the same meaning become ours;
 //   - "-m MODEL" becomes the model's place among the arguments;
+//   - mllm's "quantize IN.mllm OUT.mllm TYPE" becomes a conversion;
 //   - "help", "help COMMAND", "COMMAND help" and "version" become --help and --version;
 //   - an argument called like a command stays an argument.
 // Values of flags stay as they are. Throws kInvalidArgument for an unknown command or flag, with

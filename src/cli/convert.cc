@@ -35,6 +35,7 @@ struct ConvertFlags {
   std::string dtype;
   std::string config;
   int mllm_version = 1;
+  bool mllm_types = false;
 };
 
 struct NamedType {
@@ -194,6 +195,13 @@ class Converter {
         contents_(checkpoint.contents()),
         observer_(observer) {}
 
+  // Types of tensors in .mllm as mllm's quantize chooses them: the embedding in Q4_0, and a head even
+  // where it is the embedding.
+  void use_mllm_types() {
+    mllm_types_ = true;
+    if (contents_.contains(kTable)) contents_.emplace(kHead, contents_.at(kTable));
+  }
+
   void to_gguf(const fs::path& output) {
     if (is_gguf(checkpoint_.weight_files().front()))
       fail(ErrorCode::kUnsupported,
@@ -237,10 +245,11 @@ class Converter {
       fail(ErrorCode::kInvalidArgument, "[convert] --dtype: .mllm version 1 has no bf16");
     std::vector<MllmWriter::Entry> entries;
     std::vector<Planned> planned;
-    for (const auto& [name, shape] : contents_) {
-      Planned plan{name, shape};
-      const bool plain = checkpoint_.is_stored_plainly(name, shape);
-      const DType dtype = plain ? checkpoint_.tensors().at(name).dtype : DType::kF32;
+    for (const auto& [name, shape] : mllm_contents()) {
+      const std::string stored = stored_name(name);
+      Planned plan{stored, shape};
+      const bool plain = is_in_parts() || checkpoint_.is_stored_plainly(stored, shape);
+      const DType dtype = plain ? checkpoint_.tensors().at(stored).dtype : DType::kF32;
       const bool bytes = dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kBool;
       if (!is_float(dtype) && (bytes || version == 2)) {
         plan.kept = dtype;
@@ -256,7 +265,7 @@ class Converter {
       planned.push_back(std::move(plan));
     }
     MllmWriter writer(output, std::move(entries), version);
-    Task task = begin();
+    Task task = begin(planned.size());
     for (std::size_t i = 0; i < planned.size(); ++i) {
       const Planned& plan = planned[i];
       if (plan.kept) {
@@ -285,7 +294,7 @@ class Converter {
     merge_sort(entries,
                [](const auto& a, const auto& b) { return size_of(a.dtype) > size_of(b.dtype); });
     SafetensorsWriter writer(output, entries, {{"format", "pt"}});
-    Task task = begin();
+    Task task = begin(entries.size());
     for (const SafetensorsWriter::Entry& entry : entries) {
       if (checkpoint_.is_stored_plainly(entry.name, entry.shape) &&
           checkpoint_.tensors().at(entry.name).dtype == entry.dtype) {
@@ -331,11 +340,31 @@ class Converter {
   }
 
  private:
+  static constexpr const char* kTable = "model.embed_tokens.weight";
+  static constexpr const char* kHead = "lm_head.weight";
+
+  // Whether Linears are in mllm's int8, whose parts it reads by their names.
+  bool is_in_parts() const {
+    return !type_ && std::ranges::any_of(checkpoint_.tensors(), [](const auto& tensor) {
+      return tensor.first.ends_with(".weight.scale");
+    });
+  }
+  std::map<std::string, Shape> mllm_contents() const {
+    if (!is_in_parts()) return contents_;
+    std::map<std::string, Shape> parts;
+    for (const auto& [name, tensor] : checkpoint_.tensors()) parts.emplace(name, tensor.shape);
+    return parts;
+  }
+  // Of a head that is the embedding, the embedding's.
+  std::string stored_name(const std::string& name) const {
+    return name == kHead && !checkpoint_.has(kHead) ? kTable : name;
+  }
+
   JsonObject generation_object() const {
     return {checkpoint_.generation_config(), "generation_config.json"};
   }
-  Task begin() const {
-    return {observer_, "convert", static_cast<std::int64_t>(contents_.size()), "tensors"};
+  Task begin(std::size_t tensors) const {
+    return {observer_, "convert", static_cast<std::int64_t>(tensors), "tensors"};
   }
 
   // Vectors and tensors that mllm's quantizer leaves in F32 keep their type; matrices get the
@@ -346,6 +375,7 @@ class Converter {
                                                  : GgmlType::kF32;
     if (!type_) return own;
     if (plain_dtype(*type_)) return *type_;
+    if (mllm_types_ && name == kTable) return GgmlType::kQ4_0;
     const bool is_matrix = shape.size() == 2 && shape[1] % ggml_info(*type_).block_elements == 0 &&
                            name.find("norm") == std::string::npos && name.ends_with(".weight");
     return is_matrix ? *type_ : GgmlType::kF32;
@@ -369,7 +399,8 @@ class Converter {
 
   const Checkpoint& checkpoint_;
   const std::optional<GgmlType> type_;
-  const std::map<std::string, Shape> contents_;
+  std::map<std::string, Shape> contents_;
+  bool mllm_types_ = false;
   Observer& observer_;
 };
 
@@ -428,6 +459,7 @@ void convert(const ConvertFlags& flags) {
     checkpoint.set_shapes(asked_shapes(checkpoint));
   if (!checkpoint.config().empty()) require_finite(checkpoint, observer);
   Converter converter(checkpoint, type, observer);
+  if (flags.mllm_types) converter.use_mllm_types();
   if (suffix == ".gguf") {
     converter.to_gguf(output);
   } else if (suffix == ".mllm") {
@@ -480,6 +512,10 @@ void add_convert(CLI::App& app) {
                       "config.json of an input that has none in its folder");
   command->add_option("--mllm_version", flags->mllm_version, "of .mllm files (default: 1)")
       ->check(CLI::IsMember({1, 2}));
+  command->add_flag(
+      "--mllm_types", flags->mllm_types,
+      "types as mllm's quantize chooses them: the embedding in q4_0, a head of its own "
+      "(tandem quantize IN.mllm OUT.mllm Q4_K is the same)");
   command->callback([flags] { convert(*flags); });
 }
 
