@@ -31,6 +31,9 @@ void add_bench(CLI::App& app);
 void add_devices(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_profile(CLI::App& app);
+void add_export_qnn(CLI::App& app);
+void add_export_rotated(CLI::App& app);
 // `app` is the whole program, whose commands are described.
 void add_completion(CLI::App& app);
 

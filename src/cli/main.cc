@@ -114,6 +114,9 @@ int main(int argc, char** argv) {
   tandem::cli::add_devices(app);
   tandem::cli::add_synth(app);
   tandem::cli::add_convert(app);
+  tandem::cli::add_profile(app);
+  tandem::cli::add_export_qnn(app);
+  tandem::cli::add_export_rotated(app);
   tandem::cli::add_completion(app);
 
   // Both are rewritten to flags; they stand here for the list of commands.

@@ -50,10 +50,26 @@ std::string read_prompt(const RunFlags& flags) {
   return prompt;
 }
 
+// A user's turn as mllm has it for models whose files hold no chat template.
+std::vector<TokenId> encode_for_mllm(LocalModel& model, const std::string& prompt) {
+  const std::string before =
+      "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n";
+  const TextSpan user{before.size(), before.size() + prompt.size()};
+  EncodeOptions options;
+  options.plain = {&user, 1};
+  return model.text.tokenizer().encode(before + prompt + "<|im_end|>\n<|im_start|>assistant\n",
+                                       options);
+}
+
 std::vector<TokenId> encode_prompt(LocalModel& model, const RunFlags& flags) {
   const std::string prompt = read_prompt(flags);
   const bool asked_for = flags.prompt_given || !flags.prompt_file.empty();
   if (prompt.empty() && !asked_for) fail_without_prompt();
+  if (!flags.qnn_model.empty() && !flags.raw && !flags.chat) {
+    if (model.text.has_chat_template())
+      return model.text.encode_chat(prompt, flags.system, flags.chat_options());
+    if (model.text.tokenizer().token_to_id("<|im_start|>")) return encode_for_mllm(model, prompt);
+  }
   if (flags.chat) return model.text.encode_chat(prompt, flags.system, flags.chat_options());
   return model.text.encode_prompt(prompt);
 }
@@ -113,6 +129,8 @@ void run(const RunFlags& flags) {
   catch_interrupt(kInterruptGrace);
   LoadOptions load = flags.model.load_options();
   load.chat_template = input_path(flags.chat_template);
+  load.prefill_model = flags.qnn_model;
+  load.vocabulary = {flags.vocabulary, flags.merges};
   TerminalObserver observer;
   const auto model = LocalModel::open(flags.model.model, load, observer);
   if (flags.placement) print_placement(model->engine);
@@ -128,6 +146,8 @@ void run(const RunFlags& flags) {
   const SearchOptions search = flags.search(*model->model);
   check_lengths(static_cast<std::int64_t>(ids.size()), search, flags, model->info());
 
+  const bool as_mllm = !flags.qnn_model.empty() && !flags.json;
+  if (as_mllm) std::cout << "[Q] " << model->text.tokenizer().decode(ids) << "\n[A] " << std::flush;
   const auto loaded = Clock::now();
   const Completion completion =
       complete(*model, ids, search, flags.tokens, [&](std::string_view text) {
@@ -159,7 +179,7 @@ void run(const RunFlags& flags) {
         mode_text(*model), model->engine.pool().threads(), completion.prompt_tokens,
         completion.ttft_ms, completion.tokens, completion.decode_tokens_per_s);
     // Last, so that looking for a template delays no token.
-    if (!flags.chat && !flags.raw && model->text.has_chat_template())
+    if (!flags.chat && !flags.raw && !as_mllm && model->text.has_chat_template())
       spdlog::info(
           "the text was continued as it is; --chat has this model answer it (--raw: no such hint)");
   }
@@ -222,6 +242,14 @@ void add_run(CLI::App& app) {
       app.add_subcommand("run", "continue a prompt with a package or a float checkpoint");
   auto flags = std::make_shared<RunFlags>();
   flags->model.add_to(*command);
+  command->add_option("--qnn-model", flags->qnn_model,
+                      "mllm's pair of models: the int8 one, which reads the prompt as a user's "
+                      "turn; the other one, "
+                      "--decoding-model, writes the answer");
+  auto* vocabulary = command->add_option("--vocab", flags->vocabulary,
+                                         "tokenizer file (default: the one beside the model)");
+  command->add_option("--merge", flags->merges, "its merges (default: merges.txt beside it)")
+      ->needs(vocabulary);
   auto* prompt = command->add_option("-p,--prompt", flags->prompt, "text to continue");
   command->add_option("-f,--file", flags->prompt_file, "file with the text to continue")
       ->excludes(prompt);

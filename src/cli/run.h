@@ -13,6 +13,11 @@ namespace tandem::cli {
 
 struct RunFlags {
   ModelFlags model;
+  // mllm's words: a checkpoint in static int8 that reads the prompts for the model, which then
+  // writes the answers, and the tokenizer of both.
+  std::string qnn_model;
+  std::string vocabulary;
+  std::string merges;
   std::string prompt;
   std::string prompt_file;
   // True even for an empty prompt.

@@ -19,12 +19,24 @@
 namespace tandem {
 namespace {
 
+// Of valid UTF-8.
+std::string first_characters(std::string text, std::size_t count) {
+  std::size_t seen = 0;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const bool begins = (static_cast<unsigned char>(text[at]) & 0xC0) != 0x80;
+    if (begins && seen++ == count) text.resize(at);
+  }
+  return text;
+}
+
 class Documents {
  public:
-  Documents(const Checkpoint& checkpoint, std::string where)
-      : checkpoint_(checkpoint),
+  // `longest`: characters of a line's text that are read, at most.
+  Documents(fs::path text_path, std::string where, std::size_t longest)
+      : text_path_(std::move(text_path)),
         where_(std::move(where)),
-        tokenizer_(Tokenizer::open(checkpoint.text_path())) {}
+        longest_(longest),
+        tokenizer_(Tokenizer::open(text_path_)) {}
 
   std::vector<TokenId> of_text(std::string_view text) const { return tokenizer_.encode(text); }
 
@@ -48,14 +60,14 @@ class Documents {
       return json.is_object() && json.contains(key) && test(json[key]);
     };
     if (has("text", [](const OrderedJson& text) { return text.is_string(); }))
-      return of_text(json["text"].get<std::string>());
+      return of_text(first_characters(json["text"].get<std::string>(), longest_));
     if (!has("messages", [](const OrderedJson& list) { return list.is_array(); }))
       fail(ErrorCode::kFormat,
            "[quantize] {}: expected an object with a string at \"text\" or a list at \"messages\"",
            place);
     if (!template_) {
-      template_ = ChatTemplate::open(checkpoint_.text_path());
-      context_ = read_special_tokens(checkpoint_.text_path());
+      template_ = ChatTemplate::open(text_path_);
+      context_ = read_special_tokens(text_path_);
       for (const char* key : {"tools", "documents"}) context_[key] = nullptr;
       context_["add_generation_prompt"] = false;
     }
@@ -65,8 +77,9 @@ class Documents {
     return tokenizer_.encode(chat.text, {.add_special_tokens = false, .plain = chat.from_chat});
   }
 
-  const Checkpoint& checkpoint_;
+  fs::path text_path_;
   std::string where_;
+  std::size_t longest_;
   Tokenizer tokenizer_;
   // Opened for the first conversation.
   std::optional<ChatTemplate> template_;
@@ -80,8 +93,8 @@ std::string text_of(const fs::path& file) {
 }
 
 std::vector<TokenId> tokenize(const std::string& text, const fs::path& file,
-                              const Checkpoint& checkpoint) {
-  Documents documents(checkpoint, file.string());
+                              const fs::path& text_path, std::size_t longest = std::string::npos) {
+  Documents documents(text_path, file.string(), longest);
   return has_json_lines(file) ? documents.of_lines(text) : documents.of_text(text);
 }
 
@@ -110,7 +123,12 @@ bool has_json_lines(const fs::path& file) {
 }
 
 std::vector<std::int32_t> tokenize_text(const fs::path& file, const Checkpoint& checkpoint) {
-  return tokenize(text_of(file), file, checkpoint);
+  return tokenize(text_of(file), file, checkpoint.text_path());
+}
+
+std::vector<std::int32_t> tokenize_text(const fs::path& file, const fs::path& tokenizer,
+                                        std::size_t longest) {
+  return tokenize(text_of(file), file, tokenizer, longest);
 }
 
 CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& checkpoint,
@@ -124,7 +142,7 @@ CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& ch
   const std::string text = text_of(file);
   CalibrationText result;
   result.windows =
-      cut_windows(tokenize(text, file, checkpoint),
+      cut_windows(tokenize(text, file, checkpoint.text_path()),
                   std::min(settings.window, info.longest_sequence()), settings.samples + held_out);
   if (held_out > 0) result.held_out = split_off(result.windows, settings.samples, held_out);
   const std::int64_t tokens = result.windows.tokens(), window = result.windows.window;

@@ -19,6 +19,11 @@ class Checkpoint;
 // read_calibration_text().
 std::vector<std::int32_t> tokenize_text(const fs::path& file, const Checkpoint& checkpoint);
 
+// The same with the tokenizer at that path. Of a line of JSON lines, the first `longest` characters
+// of "text" are read.
+std::vector<std::int32_t> tokenize_text(const fs::path& file, const fs::path& tokenizer,
+                                        std::size_t longest);
+
 struct CalibrationText {
   CalibrationWindows windows;
   // Windows behind those, for measuring on what nothing was calibrated on.

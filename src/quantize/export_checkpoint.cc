@@ -101,18 +101,6 @@ bool has_tied_head(const Graph& graph) {
   return head != graph.nodes().end() && is_embedding_of(graph, *head);
 }
 
-// What a family adds to the stored gains of its norms: 0, or 1 as Gemma does.
-float norm_offset(const Checkpoint& checkpoint, const std::string& name, const Node& norm) {
-  const Tensor& gain = norm.as<RmsNormAttributes>().weight;
-  const std::vector<float> loaded = gain.to_floats();
-  const std::vector<float> stored = checkpoint.tensor(name + ".weight", gain.shape()).to_floats();
-  if (loaded == stored) return 0;
-  for (std::size_t i = 0; i < loaded.size(); ++i)
-    if (loaded[i] != stored[i] + 1)
-      fail(ErrorCode::kUnsupported, "[export] {}: this family's norms are not exported", name);
-  return 1;
-}
-
 class Export {
  public:
   Export(const Checkpoint& checkpoint, const Graph& loaded, const Graph& quantized,

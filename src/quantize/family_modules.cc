@@ -98,4 +98,15 @@ std::vector<float> bias_of(const Graph& graph, const FamilyModule& module) {
   return ordered;
 }
 
+float norm_offset(const Checkpoint& checkpoint, const std::string& name, const Node& norm) {
+  const Tensor& gain = norm.as<RmsNormAttributes>().weight;
+  const std::vector<float> loaded = gain.to_floats();
+  const std::vector<float> stored = checkpoint.tensor(name + ".weight", gain.shape()).to_floats();
+  if (loaded == stored) return 0;
+  for (std::size_t i = 0; i < loaded.size(); ++i)
+    if (loaded[i] != stored[i] + 1)
+      fail(ErrorCode::kUnsupported, "[export] {}: this family's norms are not exported", name);
+  return 1;
+}
+
 }  // namespace tandem

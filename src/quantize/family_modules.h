@@ -31,4 +31,9 @@ Weight weight_of(const Graph& graph, const FamilyModule& module);
 // Empty for none.
 std::vector<float> bias_of(const Graph& graph, const FamilyModule& module);
 
+// What a family adds to the stored gains of its norms: 0, or 1 as Gemma does. `norm` is the node
+// that the checkpoint's own graph has for the module `name`. Throws kUnsupported if the gains are
+// any other function of the stored ones.
+float norm_offset(const Checkpoint& checkpoint, const std::string& name, const Node& norm);
+
 }  // namespace tandem

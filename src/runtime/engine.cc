@@ -132,7 +132,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
       kernels_(&find_kernels(options.kernels)),
       panels_(std::make_unique<FilePanelCache>(options.cache, observer)) {
   const bool needs_package = plan.prompt_graph == Phase::kPrefill;
-  if (needs_package && !model_->is_package())
+  if (needs_package && !model_->has_prefill_graph())
     fail(ErrorCode::kInvalidArgument,
          "[model] {}: mode {} needs a package (see tandem quantize); this is a float checkpoint",
          model_->path().string(), plan.name);

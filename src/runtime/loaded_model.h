@@ -16,6 +16,13 @@
 
 namespace tandem {
 
+// A tokenizer that is named apart from its model: the file, and merges in a file of their own if
+// they don't stand next to it.
+struct VocabularyFiles {
+  fs::path vocabulary;
+  fs::path merges;
+};
+
 class LoadedModel {
  public:
   // Opens a package folder, or anything that Checkpoint::open() accepts. `pool` is used for hashing
@@ -24,12 +31,20 @@ class LoadedModel {
   static std::shared_ptr<const LoadedModel> open(const fs::path& path, ThreadPool& pool,
                                                  const PackageOptions& options = {},
                                                  Observer& observer = silent());
+  // The same model in two checkpoints: `decode` writes answers, `prefill` reads prompts, in static
+  // int8 as mllm's models for Qualcomm's NPU do. Throws kInvalidArgument, naming both, unless they
+  // have the same sizes and, but for what rounding did, the same values.
+  static std::shared_ptr<const LoadedModel> open_pair(const fs::path& decode,
+                                                      const fs::path& prefill,
+                                                      Observer& observer = silent());
 
   // As given.
   const fs::path& path() const noexcept { return path_; }
   // Where the tokenizer and the chat template are.
   const fs::path& text_path() const noexcept { return text_path_; }
   bool is_package() const noexcept { return package_.has_value(); }
+  // Whether prompts have a graph of their own, as those of a package have.
+  bool has_prefill_graph() const noexcept { return prefill_.has_value(); }
   const ModelInfo& info() const noexcept { return info_; }
   // Tokens that every sequence begins with, and of which its user sees nothing; the context length is
   // what is left.
@@ -53,6 +68,8 @@ class LoadedModel {
 
  private:
   LoadedModel() = default;
+  // Sets what a checkpoint has for both phases.
+  void open_checkpoint(const fs::path& path, Observer& observer);
 
   fs::path path_;
   fs::path text_path_;

@@ -12,7 +12,11 @@
 namespace tandem {
 
 struct LoadOptions {
-  // Default: hybrid for a package, float for a checkpoint.
+  // A checkpoint of the same model that reads the prompts, see LoadedModel::open_pair(); empty: none.
+  fs::path prefill_model = {};
+  // Replaces the model's own tokenizer, if there is a vocabulary.
+  VocabularyFiles vocabulary = {};
+  // Default: hybrid for a package or a pair, float for a checkpoint.
   std::optional<Mode> mode = {};
   EngineOptions engine = {};
   // Folder for packed weights and verification records; default: default_cache_folder(); an empty
@@ -26,10 +30,10 @@ struct LoadOptions {
 
 struct LocalModel {
   LocalModel(std::shared_ptr<const LoadedModel> loaded, const Plan& plan,
-             const EngineOptions& options, const fs::path& chat_template, Observer& observer)
+             const LoadOptions& options, const EngineOptions& engine_options, Observer& observer)
       : model(std::move(loaded)),
-        engine(model, plan, options, observer),
-        text(model, chat_template, observer) {}
+        engine(model, plan, engine_options, observer),
+        text(model, options.chat_template, options.vocabulary, observer) {}
 
   // Opens a package folder, or anything that Checkpoint::open() accepts. The observer must outlive
   // the model.

@@ -8,14 +8,18 @@
 namespace tandem {
 
 TextModel::TextModel(std::shared_ptr<const LoadedModel> model, fs::path chat_template,
-                     Observer& observer)
-    : model_(std::move(model)), chat_template_path_(std::move(chat_template)), observer_(observer) {
+                     VocabularyFiles vocabulary, Observer& observer)
+    : model_(std::move(model)),
+      chat_template_path_(std::move(chat_template)),
+      vocabulary_(std::move(vocabulary)),
+      observer_(observer) {
+  if (vocabulary_.vocabulary.empty()) vocabulary_.vocabulary = model_->text_path();
   if (chat_template_path_.empty()) chat_template_path_ = model_->text_path();
 }
 
 const Tokenizer& TextModel::tokenizer() {
   if (!tokenizer_) {
-    tokenizer_ = Tokenizer::open(model_->text_path(), observer_);
+    tokenizer_ = Tokenizer::open(vocabulary_.vocabulary, observer_, vocabulary_.merges);
     // Makes sure that the files read now are those that were verified.
     model_->require_unchanged();
   }

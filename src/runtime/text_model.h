@@ -32,10 +32,10 @@ struct ChatOptions {
 // Opens each part when it is first needed; belongs to one thread at a time.
 class TextModel {
  public:
-  // `chat_template` replaces the model's own; as for ChatTemplate::open(). The observer must
-  // outlive the model.
+  // `chat_template` replaces the model's own, as for ChatTemplate::open(), and `vocabulary` its
+  // tokenizer, as for Tokenizer::open(). The observer must outlive the model.
   explicit TextModel(std::shared_ptr<const LoadedModel> model, fs::path chat_template = {},
-                     Observer& observer = silent());
+                     VocabularyFiles vocabulary = {}, Observer& observer = silent());
 
   const Tokenizer& tokenizer();
   // Throws kNotFound, saying what to do, if the model has none.
@@ -59,6 +59,7 @@ class TextModel {
 
   std::shared_ptr<const LoadedModel> model_;
   fs::path chat_template_path_;
+  VocabularyFiles vocabulary_;
   Observer& observer_;
   std::optional<Tokenizer> tokenizer_;
   std::optional<ChatTemplate> chat_template_;

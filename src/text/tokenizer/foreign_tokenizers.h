@@ -16,11 +16,11 @@ Json read_sentencepiece_model(const fs::path& file, std::string_view bytes);
 // tiktoken's lines "base64 rank", as published with Llama 3 and Qwen.
 Json read_tiktoken(const fs::path& file, std::string_view bytes);
 
-// mllm's vocabulary, with the merges in the text file next to it.
-Json read_mllm_vocabulary(const fs::path& file, std::string_view bytes);
+// mllm's vocabulary, with the merges in a text file, empty: in the one next to it.
+Json read_mllm_vocabulary(const fs::path& file, std::string_view bytes, const fs::path& merges);
 
-// {"token": id, …} of `file`, with the merges in merges.txt next to it.
-Json read_vocabulary_with_merges(const fs::path& file, Json vocabulary);
+// {"token": id, …} of `file`, with the merges in a text file, empty: in merges.txt next to it.
+Json read_vocabulary_with_merges(const fs::path& file, Json vocabulary, const fs::path& merges);
 
 // tokenizer.ggml.* in the metadata of a GGUF. Warns of a file that does not say how to cut text in
 // words.

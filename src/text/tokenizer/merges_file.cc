@@ -97,14 +97,14 @@ Json byte_level_tokenizer(const fs::path& file, Json vocabulary, Json merges, bo
   return json;
 }
 
-Json read_vocabulary_with_merges(const fs::path& file, Json vocabulary) {
-  return byte_level_tokenizer(file, std::move(vocabulary),
-                              read_merges_file(find_merges(file, "vocab.json")), false);
+Json read_vocabulary_with_merges(const fs::path& file, Json vocabulary, const fs::path& merges) {
+  const fs::path& found = merges.empty() ? find_merges(file, "vocab.json") : merges;
+  return byte_level_tokenizer(file, std::move(vocabulary), read_merges_file(found), false);
 }
 
 // Little-endian: the magic number and the number of tokens, then for each token its id, length,
 // bytes and score. mllm splits text into words as Qwen2 does.
-Json read_mllm_vocabulary(const fs::path& file, std::string_view bytes) {
+Json read_mllm_vocabulary(const fs::path& file, std::string_view bytes, const fs::path& merges) {
   const std::string name = file.string();
   std::size_t at = 4;
   const auto number = [&] {
@@ -133,8 +133,8 @@ Json read_mllm_vocabulary(const fs::path& file, std::string_view bytes) {
            "[tokenizer] {}: token {} with id {}: expected UTF-8, and no token twice", name, i, id);
     }
   }
-  return byte_level_tokenizer(file, std::move(vocabulary),
-                              read_merges_file(find_merges(file, "vocab.mllm")), true);
+  const fs::path& found = merges.empty() ? find_merges(file, "vocab.mllm") : merges;
+  return byte_level_tokenizer(file, std::move(vocabulary), read_merges_file(found), true);
 }
 
 }  // namespace tandem

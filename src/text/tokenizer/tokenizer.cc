@@ -191,9 +191,9 @@ Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
 
-Tokenizer Tokenizer::open(const fs::path& path, Observer& observer) {
+Tokenizer Tokenizer::open(const fs::path& path, Observer& observer, const fs::path& merges) {
   const fs::path file = find_tokenizer(path);
-  const Json json = read_tokenizer(file, observer);
+  const Json json = read_tokenizer(file, observer, merges);
   return Tokenizer(std::make_unique<const Impl>(JsonObject(json, file.string())));
 }
 

@@ -33,8 +33,10 @@ class Tokenizer {
   // Opens a tokenizer file in any of the formats listed in tokenizer_files.h, or a folder that
   // contains one. Throws kNotFound if there is none, kFormat naming the file and the key,
   // kUnsupported for an unknown component. `observer` receives warnings about what the file leaves
-  // open.
-  static Tokenizer open(const fs::path& path, Observer& observer = silent());
+  // open. `merges`: those of a format that has them in a file of their own, if they don't stand
+  // next to it.
+  static Tokenizer open(const fs::path& path, Observer& observer = silent(),
+                        const fs::path& merges = {});
   ~Tokenizer();
   Tokenizer(Tokenizer&&) noexcept;
   Tokenizer& operator=(Tokenizer&&) noexcept;

@@ -106,12 +106,19 @@ fs::path find_tokenizer(const fs::path& name) {
        path.string());
 }
 
-Json read_tokenizer(const fs::path& file, Observer& observer) {
+Json read_tokenizer(const fs::path& file, Observer& observer, const fs::path& merges) {
+  const auto refuse_merges = [&] {
+    if (!merges.empty())
+      fail(ErrorCode::kInvalidArgument,
+           "[tokenizer] {}: holds its merges: expected {} with a vocab.json or *vocab.mllm",
+           file.string(), merges.string());
+  };
+  if (is_gguf(file)) refuse_merges();
   if (is_gguf(file)) return read_gguf_vocabulary(file, observer);
   const std::shared_ptr<const MappedFile> mapped = MappedFile::open(file);
   const std::string_view bytes(reinterpret_cast<const char*>(mapped->bytes().data()),
                                mapped->bytes().size());
-  if (bytes.starts_with(kMllmMagic)) return read_mllm_vocabulary(file, bytes);
+  if (bytes.starts_with(kMllmMagic)) return read_mllm_vocabulary(file, bytes, merges);
   if (begins_as_sentencepiece(bytes)) return read_sentencepiece_model(file, bytes);
   if (begins_as_tiktoken(bytes)) return read_tiktoken(file, bytes);
   if (!begins_as_json(bytes) && file.extension() != ".json") {
@@ -124,7 +131,8 @@ Json read_tokenizer(const fs::path& file, Observer& observer) {
   const bool is_plain_vocabulary =
       json.is_object() && !json.empty() &&
       std::all_of(json.begin(), json.end(), [](const Json& id) { return id.is_number_integer(); });
-  if (is_plain_vocabulary) return read_vocabulary_with_merges(file, std::move(json));
+  if (is_plain_vocabulary) return read_vocabulary_with_merges(file, std::move(json), merges);
+  refuse_merges();
   add_tokens_of_config(json, file);
   return json;
 }

@@ -22,7 +22,9 @@ fs::path find_tokenizer(const fs::path& name);
 
 // The content converted to tokenizer.json. Components that SentencePiece needs and tokenizer.json
 // lacks are specific to tandem: the normalizer "SentencePiece", "token_ranks" of BPE,
-// "user_defined_symbols". `observer` receives warnings about what the file leaves open.
-Json read_tokenizer(const fs::path& file, Observer& observer = silent());
+// "user_defined_symbols". `observer` receives warnings about what the file leaves open. `merges`: of
+// vocab.json or *vocab.mllm, wherever they are; throws kInvalidArgument for any other format.
+Json read_tokenizer(const fs::path& file, Observer& observer = silent(),
+                    const fs::path& merges = {});
 
 }  // namespace tandem
