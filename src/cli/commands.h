@@ -29,6 +29,7 @@ void add_eval(CLI::App& app);
 void add_compare(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_devices(CLI::App& app);
+void add_cache(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_profile(CLI::App& app);
@@ -44,7 +45,7 @@ class NotGoodEnough : public std::runtime_error {
 };
 
 // The options of every command that loads a model: --mode, -t, --chunk, --kernels, --cache,
-// --no-cache, --verify.
+// --cache-limit, --no-cache, --verify.
 struct ModelFlags {
   std::string model;
   std::string mode;
@@ -52,6 +53,7 @@ struct ModelFlags {
   std::int64_t chunk = 0;
   std::string kernels;
   std::string cache;
+  std::int64_t cache_limit = EngineOptions{}.cache_limit;
   bool no_cache = false;
   bool verify = false;
 

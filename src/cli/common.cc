@@ -283,6 +283,12 @@ void ModelFlags::add_to(CLI::App& command, bool with_mode) {
       ->type_name("NAME");
   command.add_option("--cache", cache,
                      "folder of packed weights (default: ~/.cache/tandem, or $TANDEM_CACHE)");
+  command
+      .add_option("--cache-limit", cache_limit,
+                  "bytes that its files may have together, such as 8GB; 0: any. The longest unused "
+                  "go first (default: 32GB, or $TANDEM_CACHE_LIMIT)")
+      ->envname("TANDEM_CACHE_LIMIT")
+      ->transform(CLI::AsSizeValue(true));
   command.add_flag("--no-cache", no_cache, "pack weights in memory, keep no files");
   command.add_flag("--verify", verify,
                    "read and check every byte of a package, whatever was checked before");
@@ -295,6 +301,7 @@ LoadOptions ModelFlags::load_options() const {
   options.engine.threads = threads;
   options.engine.chunk = chunk;
   options.engine.kernels = kernels;
+  options.engine.cache_limit = cache_limit;
   options.verify = verify;
   if (no_cache) {
     options.cache = fs::path();

@@ -25,7 +25,7 @@ struct ProfileFlags {
 
 void add_config(CLI::App& command, std::string& config) {
   command
-      .add_option("--config_file", config,
+      .add_option("--config-file", config,
                   "JSON file with profile_config and export_config (docs/from-the-seeds.md)")
       ->required();
 }

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/hash.h"
 #include "base/staged_file.h"
+#include "package/cache_folder.h"
 
 namespace tandem {
 namespace {
@@ -21,12 +22,16 @@ bool is_hash(const std::string& text) {
 }  // namespace
 
 std::string VerifiedFiles::hash_of(const MappedFile& file, ThreadPool& pool, bool anew) const {
-  const fs::path record =
-      folder_.empty() ? fs::path() : folder_ / (content_hash(file.stamp()) + ".verified");
+  const fs::path record = folder_.empty()
+                              ? fs::path()
+                              : folder_ / (content_hash(file.stamp()) + std::string(kRecordSuffix));
   std::error_code ignored;
   if (!anew && !record.empty() && fs::is_regular_file(record, ignored)) {
     try {
-      if (std::string known = read_text_file(record, kHashDigits); is_hash(known)) return known;
+      if (std::string known = read_text_file(record, kHashDigits); is_hash(known)) {
+        mark_used(record);
+        return known;
+      }
     } catch (const Error&) {
       // A record that cannot be read is treated as absent.
     }

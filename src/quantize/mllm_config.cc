@@ -1,6 +1,8 @@
 // Keys, defaults and checks as mllm's scripts have them.
 #include "quantize/mllm_config.h"
 
+#include <fmt/format.h>
+
 #include "base/json_reader.h"
 
 namespace tandem {

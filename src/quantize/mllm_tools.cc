@@ -44,20 +44,21 @@ class Model {
       rotations_ = read_rotations(config.r_path.empty() ? kDefaultMatrices : config.r_path);
     }
     sink_.emplace(fs::absolute(output).parent_path());
-    graph_ = rotate(loaded_, *rotations_, settings, *sink_);
+    graph_ = rotate(loaded_, rotations_, settings, *sink_);
   }
 
   const Checkpoint& checkpoint() const { return checkpoint_; }
   const ModelInfo& info() const { return info_; }
   const Graph& loaded() const { return loaded_; }
   const Graph& graph() const { return graph_; }
-  const std::optional<Rotations>& rotations() const { return rotations_; }
+  // Empty of a model that is not rotated.
+  const Rotations& rotations() const { return rotations_; }
 
  private:
   Checkpoint checkpoint_;
   ModelInfo info_;
   Graph loaded_;
-  std::optional<Rotations> rotations_;
+  Rotations rotations_;
   std::optional<FileSink> sink_;
   Graph graph_;
 };
@@ -101,7 +102,7 @@ ProfileReport profile_model(const MllmProfileConfig& config, bool is_signed, std
   if (config.model.random_rotate && config.model.save_rotation.empty()) {
     observer.warn("[mllm] save_rotation is not given: the matrices are lost");
   } else if (config.model.random_rotate) {
-    write_rotations(config.model.save_rotation, *model.rotations());
+    write_rotations(config.model.save_rotation, model.rotations());
   }
   const std::string text = to_json(report.profile).dump(2) + "\n";
   output.write_at(0, std::as_bytes(std::span(text)));

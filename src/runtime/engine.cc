@@ -11,7 +11,6 @@
 #include "devices/npu/npu_device.h"
 #include "graph/finite.h"
 #include "graph/rotary.h"
-#include "package/panel_cache.h"
 
 namespace tandem {
 namespace {
@@ -130,7 +129,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
       pool_(
           std::make_unique<ThreadPool>(options.threads > 0 ? options.threads : default_threads())),
       kernels_(&find_kernels(options.kernels)),
-      panels_(std::make_unique<FilePanelCache>(options.cache, observer)) {
+      panels_(std::make_unique<FilePanelCache>(options.cache, observer, options.cache_limit)) {
   const bool needs_package = plan.prompt_graph == Phase::kPrefill;
   if (needs_package && !model_->has_prefill_graph())
     fail(ErrorCode::kInvalidArgument,

@@ -14,6 +14,7 @@
 #include "execute/executor.h"
 #include "execute/kv_pool.h"
 #include "kernels/kernels.h"
+#include "package/panel_cache.h"
 #include "runtime/loaded_model.h"
 #include "runtime/plan.h"
 #include "text/tokenizer/tokenizer.h"
@@ -32,6 +33,8 @@ struct EngineOptions {
   std::string kernels = {};
   // Folder of the packed-weight cache; empty: none.
   fs::path cache = {};
+  // Of all files in it, in bytes; 0: any.
+  std::int64_t cache_limit = kCacheBytes;
   // Maximum size of the KV cache in bytes; 0: half of the machine's memory.
   std::int64_t kv_limit = 0;
 };

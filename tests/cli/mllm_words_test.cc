@@ -292,7 +292,7 @@ TEST_F(MllmWords, MistakesAreNamed) {
   profile["model_config"].erase("R_path");
   profile["output_path"] = (folder_ / "none/d.json").string();
   refuse("profile", {"none"});
-  expect_refusal({"profile"}, {"--config_file"});
+  expect_refusal({"profile"}, {"--config-file"});
   expect_refusal({"quantize", work("a.mllm"), work("b.mllm"), "Q9_9"},
                  {"--dtype: expected one of"});
 }

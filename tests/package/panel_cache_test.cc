@@ -1,12 +1,17 @@
 // The cache of packed weights: what a second start finds, and what it must not trust.
 #include "package/panel_cache.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
+#include <ctime>
+#include <fstream>
 #include <optional>
 
 #include "base/cpu_features.h"
@@ -14,6 +19,7 @@
 #include "checkpoint/safetensors.h"
 #include "devices/cpu/cpu_device.h"
 #include "execute/executor.h"
+#include "package/cache_folder.h"
 #include "package/package_fixture.h"
 
 namespace tandem {
@@ -82,12 +88,13 @@ TEST_F(FilePanelCacheTest, DamagedFilesArePackedAnew) {
     fs::remove(file_);
     write_bytes(file_, bytes);
     EXPECT_EQ(start(), 1) << bytes.size();
-    EXPECT_EQ(read_bytes(file_), good);
+    // But for the time at which they were made.
+    EXPECT_EQ(read_bytes(file_).substr(0, kBytes + 88), good.substr(0, kBytes + 88));
     EXPECT_EQ(start(), 0);
   };
-  // Of the footer: what it says of itself, its key, the size and what is kept free.
-  for (const std::size_t in_footer :
-       {std::size_t{0}, std::size_t{14}, std::size_t{20}, std::size_t{50}, std::size_t{90}}) {
+  // Of the footer: what it says of itself, its key, the size, the hash and what is kept free.
+  for (const std::size_t in_footer : {std::size_t{0}, std::size_t{14}, std::size_t{20},
+                                      std::size_t{50}, std::size_t{60}, std::size_t{100}}) {
     const std::size_t at = static_cast<std::size_t>(kBytes) + in_footer;
     std::string bytes = good;
     bytes[at] = static_cast<char>(bytes[at] ^ 4);
@@ -100,6 +107,136 @@ TEST_F(FilePanelCacheTest, DamagedFilesArePackedAnew) {
   expect_anew("somebody else's file");
   // As after a power failure: the size is right, the content never came.
   expect_anew(std::string(good.size(), '\0'));
+}
+
+// Bytes of the panels themselves: whoever writes to a file changes its time, which has its content
+// hashed.
+TEST_F(FilePanelCacheTest, ChangedPanelsArePackedAnewWithAWarning) {
+  EXPECT_EQ(start(), 1);
+  for (const std::int64_t at : {std::int64_t{0}, kBytes - 1}) {
+    std::fstream file(file_, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(at);
+    file.put('x');
+    file.close();
+    Listener listener;
+    FilePanelCache cache(folder_, listener);
+    EXPECT_TRUE(is_filled(cache.get_or_pack({kKey, true}, kBytes, fill)));
+    EXPECT_EQ(cache.packed(), 1);
+    ASSERT_EQ(listener.warnings.size(), 1u);
+    EXPECT_EQ(listener.warnings[0],
+              "[cache] " + file_.string() + ": is damaged: its weight is packed anew");
+    EXPECT_EQ(start(), 0);
+  }
+}
+
+// As an update of the program leaves it.
+TEST_F(FilePanelCacheTest, FilesOfAnotherVersionAreNoDamage) {
+  EXPECT_EQ(start(), 1);
+  std::string bytes = read_bytes(file_);
+  bytes[kBytes + 14] = '4';
+  write_bytes(file_, bytes);
+  Listener listener;
+  FilePanelCache cache(folder_, listener);
+  EXPECT_TRUE(is_filled(cache.get_or_pack({kKey, true}, kBytes, fill)));
+  EXPECT_EQ(cache.packed(), 1);
+  EXPECT_TRUE(listener.warnings.empty());
+}
+
+// A copy has another time, and the same content.
+TEST_F(FilePanelCacheTest, CopiedFilesAreGood) {
+  EXPECT_EQ(start(), 1);
+  fs::copy_file(file_, scratch_ / "copy");
+  fs::rename(scratch_ / "copy", file_);
+  EXPECT_EQ(start(), 0);
+}
+
+TEST_F(FilePanelCacheTest, TwoProcessesMakeTheSameCacheAtOnce) {
+  constexpr int kProcesses = 4;
+  std::vector<pid_t> children;
+  for (int i = 0; i < kProcesses; ++i) {
+    children.push_back(::fork());
+    if (children.back() != 0) continue;
+    bool good = true;
+    for (int round = 0; round < 20; ++round) {
+      FilePanelCache cache(folder_, silent());
+      for (const char letter : {'a', 'b', 'c'})
+        good = good && is_filled(cache.get_or_pack({std::string(32, letter), true}, kBytes, fill));
+      if (round % 5 == 4) clear_cache(folder_);
+    }
+    ::_exit(good ? 0 : 1);
+  }
+  for (const pid_t child : children) {
+    int status = -1;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+  }
+}
+
+class CacheFolder : public FilePanelCacheTest {
+ protected:
+  // Uses files one after the other, each a second later than the one before.
+  void use(const std::string& letters, std::int64_t limit = 0) {
+    for (const char letter : letters) {
+      const std::string key(32, letter);
+      FilePanelCache cache(folder_, listener_, limit);
+      EXPECT_TRUE(is_filled(cache.get_or_pack({key, true}, kBytes, fill)));
+      const std::array<timespec, 2> times = {timespec{.tv_sec = ++time_, .tv_nsec = 0},
+                                             timespec{.tv_sec = 0, .tv_nsec = UTIME_OMIT}};
+      ::utimensat(AT_FDCWD, (folder_ / (key + ".panels")).c_str(), times.data(), 0);
+    }
+  }
+  std::string letters() const {
+    std::string found;
+    for (const CacheFile& file : list_cache(folder_)) found += file.name[0];
+    return found;
+  }
+
+  static constexpr std::int64_t kFileBytes = kBytes + 128;
+  Listener listener_;
+  // Later than any time of change.
+  std::int64_t time_ = std::time(nullptr) + 1000;
+};
+
+TEST_F(CacheFolder, ListsTheLongestUnusedFirst) {
+  EXPECT_TRUE(list_cache(scratch_ / "none").empty());
+  use("abc");
+  use("a");
+  write_bytes(folder_ / "notes.txt", "mine");
+  EXPECT_EQ(letters(), "bca");
+  EXPECT_EQ(list_cache(folder_)[0].bytes, kFileBytes);
+}
+
+TEST_F(CacheFolder, PrunesBySizeAndByAge) {
+  use("abcde");
+  RemovedFiles removed = prune_cache(folder_, {.max_bytes = 3 * kFileBytes});
+  EXPECT_EQ(removed.files, 2);
+  EXPECT_EQ(removed.bytes, 2 * kFileBytes);
+  EXPECT_EQ(letters(), "cde");
+  const auto since = list_cache(folder_)[1].last_used;
+  EXPECT_EQ(prune_cache(folder_, {.unused_since = since}).files, 1);
+  EXPECT_EQ(letters(), "de");
+  EXPECT_EQ(prune_cache(folder_, {.max_bytes = 1, .in_use_since = since}).files, 0);
+  write_bytes(folder_ / "notes.txt", "mine");
+  EXPECT_EQ(clear_cache(folder_).files, 2);
+  EXPECT_EQ(names_in(folder_), std::vector<std::string>{"notes.txt"});
+}
+
+TEST_F(CacheFolder, StaysWithinItsLimit) {
+  // Made long ago.
+  time_ -= 100'000;
+  use("abc");
+  for (const CacheFile& file : list_cache(folder_)) {
+    const std::array<timespec, 2> times = {timespec{.tv_sec = time_, .tv_nsec = 0},
+                                           timespec{.tv_sec = time_, .tv_nsec = 0}};
+    ::utimensat(AT_FDCWD, (folder_ / file.name).c_str(), times.data(), 0);
+  }
+  FilePanelCache cache(folder_, listener_, 3 * kFileBytes);
+  for (const char letter : {'d', 'e', 'f', 'g'})
+    EXPECT_TRUE(is_filled(cache.get_or_pack({std::string(32, letter), true}, kBytes, fill)));
+  EXPECT_EQ(letters(), "def") << "what this process uses stays, more than the limit is not written";
+  ASSERT_EQ(listener_.warnings.size(), 1u);
+  EXPECT_NE(listener_.warnings[0].find("larger than the cache may be, 3384 bytes"),
+            std::string::npos);
 }
 
 TEST_F(FilePanelCacheTest, PanelsBeginOnAHugePageOfTheFile) {
