@@ -8,6 +8,20 @@
 #include "graph/extract.h"
 
 namespace tandem {
+namespace {
+
+// That of its first matrix product or attention, which take the most time, or of its first node.
+std::string name_of(const Graph& graph, const Segment& segment) {
+  const auto node = [&](NodeId id) -> const Node& {
+    return graph.nodes()[static_cast<std::size_t>(id)];
+  };
+  const auto heavy = std::ranges::find_if(segment.nodes, [&](NodeId id) {
+    return node(id).op == Op::kLinear || node(id).op == Op::kGroupQueryAttention;
+  });
+  return node(heavy == segment.nodes.end() ? segment.nodes.front() : *heavy).name;
+}
+
+}  // namespace
 
 Executor::Executor(const Graph& graph, const PhaseSpec& spec,
                    std::span<const DeviceThreads> devices, PanelCache& panels,
@@ -25,7 +39,7 @@ Executor::Executor(const Graph& graph, const PhaseSpec& spec,
     const CompileContext context{*device.pool, panels, spec, max_rows_};
     Extracted part = extract(graph, segment.nodes);
     stages_.push_back({device.device->compile(part.graph, context), device.pool,
-                       std::move(part.inputs), std::move(part.outputs)});
+                       name_of(graph, segment), std::move(part.inputs), std::move(part.outputs)});
   }
   plan(graph);
 }
@@ -94,9 +108,29 @@ void Executor::run(const Run& run, Arena& arena) const {
       buffers[i] = arena.buffers_[static_cast<std::size_t>(ids[i])];
     return std::span<std::byte* const>(buffers).first(ids.size());
   };
-  for (const Stage& stage : stages_) {
-    stage.program->run({*stage.pool, run.rows, run.slices, gather(stage.inputs, arena.inputs_),
-                        gather(stage.outputs, arena.outputs_), arena.data_ + scratch_offset_});
+  const std::int64_t chunk = run.trace != nullptr ? run.trace->begin_chunk() : 0;
+  for (std::size_t s = 0; s < stages_.size(); ++s) {
+    const Stage& stage = stages_[s];
+    const RunContext context{*stage.pool,
+                             run.rows,
+                             run.slices,
+                             gather(stage.inputs, arena.inputs_),
+                             gather(stage.outputs, arena.outputs_),
+                             arena.data_ + scratch_offset_};
+    if (run.trace == nullptr) {
+      stage.program->run(context);
+      continue;
+    }
+    const auto begin = TraceRecorder::Clock::now();
+    stage.program->run(context);
+    const auto end = TraceRecorder::Clock::now();
+    run.trace->add({.device = placement_.devices[placement_.segments[s].device],
+                    .name = stage.name,
+                    .phase = placement_.spec.phase,
+                    .chunk = chunk,
+                    .segment = static_cast<std::int64_t>(s),
+                    .rows = run.rows[kTokens]},
+                   begin, end);
   }
 }
 

@@ -4,11 +4,13 @@
 
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "devices/device.h"
 #include "devices/memory_plan.h"
 #include "devices/placement.h"
+#include "execute/trace.h"
 
 namespace tandem {
 
@@ -52,6 +54,8 @@ class Executor {
     // One per output of the graph, with room for all rows. A null pointer, or an empty span, leaves
     // outputs in the arena.
     std::span<void* const> outputs = {};
+    // Gets an event for each segment, if there is one.
+    TraceRecorder* trace = nullptr;
   };
   // Runs all segments. Outputs without memory of their own are in the arena until its next run.
   // Throws kInternal for more rows than the executor was made for, and what programs throw; the
@@ -76,6 +80,8 @@ class Executor {
   struct Stage {
     std::unique_ptr<Program> program;
     ThreadPool* pool = nullptr;
+    // For traces.
+    std::string name;
     std::vector<ValueId> inputs;
     std::vector<ValueId> outputs;
   };

@@ -233,7 +233,8 @@ std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
   const void* const inputs[] = {ids.data(), selected.data()};
   const std::int64_t rows[] = {static_cast<std::int64_t>(ids.size()),
                                static_cast<std::int64_t>(selected.size())};
-  runner.executor->run({inputs, rows, slices}, runner.arena);
+  runner.executor->run({.inputs = inputs, .rows = rows, .slices = slices, .trace = options_.trace},
+                       runner.arena);
   const std::span<const float> logits(
       runner.executor->output(runner.arena, 0),
       selected.size() * static_cast<std::size_t>(info().vocabulary));

@@ -37,6 +37,8 @@ struct EngineOptions {
   std::int64_t cache_limit = kCacheBytes;
   // Maximum size of the KV cache in bytes; 0: half of the machine's memory.
   std::int64_t kv_limit = 0;
+  // Gets an event for each segment that runs; must outlive the engine. None: nothing is recorded.
+  TraceRecorder* trace = nullptr;
 };
 
 // Runs one forward pass at a time and is not thread-safe: an engine and everything made from it
