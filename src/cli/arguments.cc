@@ -83,6 +83,9 @@ std::string full_name(const CLI::Option& option) {
                                      : "--" + option.get_lnames().front();
 }
 
+// The names of arguments that are no models, where they are the only one.
+constexpr std::array<std::string_view, 2> kNoModels = {"shell", "trace"};
+
 // The options of a subcommand, or of the program where there is none yet, and the other names.
 class Flags {
  public:
@@ -100,7 +103,8 @@ class Flags {
     const std::string hyphened = with_hyphens(name);
     if (hyphened == kDecodingModel) return find(kPromptModel) != nullptr;
     return (name == "-m" || hyphened == "--model" || hyphened == "--model-dir") &&
-           positionals_.size() == 1;
+           positionals_.size() == 1 &&
+           std::ranges::find(kNoModels, positionals_.front()->get_name()) == kNoModels.end();
   }
 
   // By its whole name, with its hyphens; null if there is none.

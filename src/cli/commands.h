@@ -30,6 +30,7 @@ void add_compare(CLI::App& app);
 void add_bench(CLI::App& app);
 void add_devices(CLI::App& app);
 void add_cache(CLI::App& app);
+void add_report(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_convert(CLI::App& app);
 void add_profile(CLI::App& app);

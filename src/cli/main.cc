@@ -113,6 +113,7 @@ int main(int argc, char** argv) {
   tandem::cli::add_bench(app);
   tandem::cli::add_devices(app);
   tandem::cli::add_cache(app);
+  tandem::cli::add_report(app);
   tandem::cli::add_synth(app);
   tandem::cli::add_convert(app);
   tandem::cli::add_profile(app);

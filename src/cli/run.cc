@@ -11,9 +11,11 @@
 #include <limits>
 
 #include "base/error.h"
+#include "base/staged_file.h"
 #include "cli/log.h"
 #include "cli/terminal_observer.h"
 #include "devices/placement.h"
+#include "execute/trace.h"
 
 namespace tandem::cli {
 namespace {
@@ -124,6 +126,25 @@ void check_lengths(std::int64_t prompt, const SearchOptions& search, const RunFl
          longest, prompt, longest - prompt, search.min_length);
 }
 
+// A file for what is run, begun before the long-running work, so that one that can't be written is
+// reported then.
+struct TraceFile {
+  explicit TraceFile(const RunFlags& flags)
+      : file([&] {
+          refuse_standard_stream(flags.trace, "--trace", "a trace is a file");
+          refuse_overwriting("run", flags.model.model, flags.trace);
+          return fs::path(flags.trace);
+        }()) {}
+  void write() {
+    const std::string json = to_chrome_json(recorder.trace());
+    file.write_at(0, std::as_bytes(std::span(json)));
+    file.commit();
+  }
+
+  TraceRecorder recorder;
+  StagedFile file;
+};
+
 void run(const RunFlags& flags) {
   const auto start = Clock::now();
   catch_interrupt(kInterruptGrace);
@@ -131,12 +152,15 @@ void run(const RunFlags& flags) {
   load.chat_template = input_path(flags.chat_template);
   load.prefill_model = flags.qnn_model;
   load.vocabulary = {flags.vocabulary, flags.merges};
+  std::optional<TraceFile> trace;
+  if (!flags.trace.empty()) load.engine.trace = &trace.emplace(flags).recorder;
   TerminalObserver observer;
   const auto model = LocalModel::open(flags.model.model, load, observer);
   if (flags.placement) print_placement(model->engine);
   if (!flags.prompt_given && flags.prompt_file.empty()) {
     if (flags.chat) {
       run_chat(*model, flags);
+      if (trace) trace->write();
       return;
     }
     if (flags.placement) return;
@@ -154,6 +178,7 @@ void run(const RunFlags& flags) {
         if (!flags.json) std::cout << text << std::flush;
         return !interrupted();
       });
+  if (trace) trace->write();
 
   if (flags.json) {
     OrderedJson json = {
@@ -324,6 +349,9 @@ void add_run(CLI::App& app) {
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after an end token");
   command->add_flag("--placement", flags->placement,
                     "print which device runs which operator, and why, on standard error");
+  command->add_option("--trace", flags->trace,
+                      "write what ran when on which device to this file, for tandem report, "
+                      "chrome://tracing and Perfetto");
   command->add_flag("--json", flags->json,
                     "one JSON object on standard output at the end, or after each turn");
   command->callback([=] {

@@ -40,6 +40,8 @@ struct RunFlags {
   bool parse_special = false;
   bool ignore_eos = false;
   bool placement = false;
+  // A file; empty: none.
+  std::string trace;
   bool json = false;
 
   ChatOptions chat_options() const {

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "text/tokenizer/unicode.h"
 
@@ -12,9 +13,25 @@ namespace tandem::cli {
 namespace {
 
 constexpr double kWidth = 760;
+// Of what is looked at by itself.
+constexpr double kGanttWidth = 1200;
 // A line of text, and about what one of its characters takes.
 constexpr double kLine = 16;
 constexpr double kCharacter = 6.6;
+
+// Of a plot that no page surrounds.
+constexpr const char* kStyle = R"(
+:root { color-scheme: light dark; --paper: #fff; --ink: #1d2126; --line: #d4d9e0; --heat: #c2410c;
+  --bar: #2563a8; --after: #7cc4a0; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #e4e7eb; --line: #363d46;
+  --heat: #fb923c; --bar: #6ea8e5; --after: #2f7d57; } }
+svg { background: var(--paper); }
+.ink { fill: var(--ink); } .heat { fill: var(--heat); } .bar { fill: var(--bar); }
+.after { fill: var(--after); } .line { stroke: var(--line); }
+)";
+
+constexpr std::array kStyles = {"bar", "heat", "after"};
+const char* style_of(std::size_t kind) { return kStyles[kind % kStyles.size()]; }
 
 double width_of(const std::vector<std::string>& texts) {
   std::size_t longest = 0;
@@ -44,7 +61,7 @@ std::string line(double x1, double y1, double x2, double y2, std::string_view st
 std::string box(double x, double y, double width, double height, std::string_view style,
                 double opacity, std::string_view label) {
   return fmt::format(
-      "<rect class=\"{}\" fill=\"{}\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" "
+      "<rect class=\"{}\" fill=\"{}\" x=\"{:.2f}\" y=\"{:.1f}\" width=\"{:.2f}\" height=\"{:.1f}\" "
       "fill-opacity=\"{:.2f}\"><title>{}</title></rect>\n",
       style, color_of(style), x, y, width, height, opacity, escape_xml(label));
 }
@@ -61,6 +78,15 @@ std::string whole(const PlotTitle& title, double width, double height, const std
 
 // The faintest level is still seen; it also stands for what is no number.
 double opacity(double level) { return level > 0 ? 0.06 + 0.94 * std::min(level, 1.0) : 0.06; }
+
+// Between the marks of an axis from 0: 1, 2 or 5 times a power of ten, about ten marks.
+double tick_step(double end) {
+  if (!(end > 0)) return 0;
+  const double power = std::pow(10.0, std::floor(std::log10(end / 10)));
+  for (const double factor : {1.0, 2.0, 5.0})
+    if (end <= 10 * factor * power) return factor * power;
+  return 10 * power;
+}
 
 }  // namespace
 
@@ -158,7 +184,6 @@ std::string draw(const PlotTitle& title, const std::vector<Bar>& bars) {
 std::string draw(const PlotTitle& title, const std::vector<Curve>& curves, const std::string& x,
                  const std::string& y) {
   constexpr double kSide = 300, kLeft = 48, kTop = 28;
-  constexpr std::array kStyles = {"bar", "heat", "after"};
   std::string content = text_at(4, kLine, "start", y);
   for (const int percent : {0, 25, 50, 75, 100}) {
     const double at = kSide * percent / 100;
@@ -168,7 +193,7 @@ std::string draw(const PlotTitle& title, const std::vector<Curve>& curves, const
   }
   content += text_at(kLeft + kSide / 2, kTop + kSide + 2.25 * kLine, "middle", x);
   for (std::size_t i = 0; i < curves.size(); ++i) {
-    const char* style = kStyles[i % kStyles.size()];
+    const char* style = style_of(i);
     std::string points;
     for (const auto& [px, py] : curves[i].points)
       points += fmt::format("{}{:.1f},{:.1f}", points.empty() ? "" : " ", kLeft + kSide * px,
@@ -181,6 +206,41 @@ std::string draw(const PlotTitle& title, const std::vector<Curve>& curves, const
     content += text_at(kLeft + kSide + 40, at + 6, "start", curves[i].name);
   }
   return whole(title, kLeft + kSide + 160, kTop + kSide + 2.75 * kLine, content);
+}
+
+std::string draw(const PlotTitle& title, const Gantt& gantt) {
+  constexpr double kBarHeight = 28, kRowHeight = 36;
+  const double left = width_of(gantt.rows) + 8, room = kGanttWidth - left - 40;
+  const double scale = gantt.end > 0 ? room / gantt.end : 0;
+  const double bottom = kRowHeight * static_cast<double>(gantt.rows.size());
+  std::string content;
+  const double step = tick_step(gantt.end);
+  for (int i = 0; step > 0 && i * step <= gantt.end; ++i) {
+    const double x = left + scale * (i * step);
+    content += line(x, 0, x, bottom + 4);
+    content += text_at(x, bottom + kLine * 1.25, "middle", fmt::format("{:g}", i * step));
+  }
+  content += text_at(left - 6, bottom + kLine * 1.25, "end", gantt.unit);
+  for (std::size_t r = 0; r < gantt.rows.size(); ++r)
+    content += text_at(left - 6, kRowHeight * static_cast<double>(r) + kBarHeight / 2 + 4, "end",
+                       gantt.rows[r]);
+  for (const GanttBox& each : gantt.boxes)
+    content += box(left + scale * each.begin, kRowHeight * static_cast<double>(each.row),
+                   scale * (each.end - each.begin), kBarHeight, style_of(each.kind), 1, each.label);
+  const double below = bottom + 1.75 * kLine;
+  double x = left;
+  for (std::size_t i = 0; i < gantt.legend.size(); ++i) {
+    if (gantt.legend[i].empty()) continue;
+    content += box(x, below, kLine, kLine - 4, style_of(i), 1, gantt.legend[i]);
+    content += text_at(x + kLine + 4, below + kLine * 0.6, "start", gantt.legend[i]);
+    x += kLine + 20 + kCharacter * static_cast<double>(gantt.legend[i].size());
+  }
+  return whole(title, kGanttWidth, below + kLine * 1.5, content);
+}
+
+std::string stand_alone(const std::string& plot) {
+  const std::size_t at = plot.find(">\n") + 2;
+  return plot.substr(0, at) + "<style>" + kStyle + "</style>\n" + plot.substr(at);
 }
 
 }  // namespace tandem::cli

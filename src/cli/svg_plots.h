@@ -1,5 +1,5 @@
 // Plots as SVG that stands in a page: well-formed, without scripts, in the colors of the page's style
-// sheet (classes ink, faint, line, heat, bar, after), each with a title and a description.
+// sheet (classes ink, faint, line, heat, bar, after), or in a file of its own, each with a title and a description.
 #pragma once
 
 #include <optional>
@@ -58,5 +58,29 @@ struct Curve {
 // In a square whose axes go from 0 to 100 %.
 std::string draw(const PlotTitle& title, const std::vector<Curve>& curves, const std::string& x,
                  const std::string& y);
+
+// Boxes in rows along an axis of time.
+struct GanttBox {
+  std::size_t row = 0;
+  double begin = 0;
+  double end = 0;
+  // Which of the legend's entries it is.
+  std::size_t kind = 0;
+  // What a pointer that rests on it shows.
+  std::string label;
+};
+struct Gantt {
+  std::vector<std::string> rows;
+  std::vector<GanttBox> boxes;
+  // Where the axis ends; it begins at 0.
+  double end = 0;
+  std::string unit;
+  // Up to three, empty ones for kinds without a box.
+  std::vector<std::string> legend;
+};
+std::string draw(const PlotTitle& title, const Gantt& gantt);
+
+// A plot as a file of its own, with a style sheet that follows the reader's light or dark colors.
+std::string stand_alone(const std::string& plot);
 
 }  // namespace tandem::cli

@@ -32,7 +32,7 @@ std::map<std::string, std::vector<std::string>> flags() {
                "--temperature", "--top-k",         "--top-p",         "--repetition-penalty",
                "--seed",        "--max-length",    "--min-length",    "--ignore-eos",
                "--placement",   "--qnn-model",     "--vocab",         "--merge",
-               "--json"}},
+               "--trace",       "--json"}},
       {"logits", {"--ids", "-o,--output"}},
       {"template",
        {"file", "--messages", "--tools", "--context", "--no-generation-prompt", "--now"}},
@@ -51,6 +51,9 @@ std::map<std::string, std::vector<std::string>> flags() {
       {"profile", {"--config-file", "--compat", "--report", "--seq-len", "-t,--threads"}},
       {"export-qnn", {"--config-file"}},
       {"export-rotated", {"--config-file"}},
+      {"report",
+       {"trace", "-o,--output", "--simulate", "--layers", "--chunks", "--policy", "--trace",
+        "--json"}},
       {"synth", {"--shape", "-o,--output", "--seed", "-t,--threads"}},
   };
   for (const char* command : {"run", "logits", "eval", "bench"})
@@ -107,6 +110,9 @@ TEST(Help, UnknownWordsEndWithStatus2) {
       {"eval", testing::demo(), "--text", "x", "--max-windows", "-1"},
       {"compare", testing::demo(), "p", "--text", "x", "--max-windows", "-1"},
       {"synth", "--shape", "gpt-5", "-o", "x"},
+      {"report"},
+      {"report", "x", "--simulate", "npu=1"},
+      {"report", "x", "--chunks", "4"},
       {"inspect", testing::demo(), "--json", "--graph"},
   };
   for (const auto& arguments : wrong) {

@@ -173,6 +173,23 @@ TEST(HtmlReport, TakesNamesForNamesOnly) {
   EXPECT_NE(html.find("&quot;quoted&quot;\uFFFD\uFFFD\uFFFD"), std::string::npos);
 }
 
+TEST(SvgPlots, DrawAGanttByItself) {
+  const Gantt gantt{.rows = {"npu", "<cpu>"},
+                    .boxes = {{0, 0, 1.5, 0, "chunk 0"}, {1, 1.5, 40, 2, "chunk 1 & more"}},
+                    .end = 40,
+                    .unit = "ms",
+                    .legend = {"even", "", "odd"}};
+  const std::string svg = stand_alone(draw({"gantt", "A \"run\"", "Two rows."}, gantt));
+  EXPECT_EQ(objection_to_xml(svg), "");
+  for (const char* part :
+       {"<style>", "<title id=\"gantt-title\">A &quot;run&quot;</title>", "Two rows.",
+        "&lt;cpu&gt;", "<title>chunk 1 &amp; more</title>", ">35</text>", ">40</text>", ">odd<"})
+    EXPECT_NE(svg.find(part), std::string::npos) << part;
+  for (const char* part : {"<script", "href=", "url(", "@import", "nan", "inf"})
+    EXPECT_EQ(svg.find(part), std::string::npos) << part;
+  EXPECT_EQ(objection_to_xml(stand_alone(draw({"gantt", "Nothing", ""}, Gantt()))), "");
+}
+
 TEST(ReportFile, IsWrittenWholeOrNotAtAll) {
   const ScratchFolder folder;
   const fs::path file = folder / "r.html";
