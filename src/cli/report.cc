@@ -110,6 +110,7 @@ Gantt gantt_of(const Trace& trace) {
   const double start = std::ranges::min(trace.events, {}, &TraceEvent::begin).begin;
   for (const TraceEvent& event : trace.events) {
     const auto row = std::ranges::find(gantt.rows, event.device) - gantt.rows.begin();
+    // Four chunks in flight look different.
     const Kind kind = event.phase == Phase::kDecode ? kAnswer
                       : event.chunk % 2 == 0        ? kEvenChunk
                                                     : kOddChunk;
@@ -118,7 +119,8 @@ Gantt gantt_of(const Trace& trace) {
                     event.segment, (event.end - event.begin) * 1e-3, (event.begin - start) * 1e-3);
     if (event.rows > 0) label += fmt::format(", {} rows", event.rows);
     gantt.boxes.push_back({static_cast<std::size_t>(row), (event.begin - start) * 1e-3,
-                           (event.end - start) * 1e-3, kind, std::move(label)});
+                           (event.end - start) * 1e-3, kind, event.chunk % 4 < 2 ? 1.0 : 0.55,
+                           std::move(label)});
     gantt.legend[kind] = kind == kAnswer      ? "decode"
                          : kind == kEvenChunk ? "prefill, even chunks"
                                               : "prefill, odd chunks";

@@ -226,7 +226,8 @@ std::string draw(const PlotTitle& title, const Gantt& gantt) {
                        gantt.rows[r]);
   for (const GanttBox& each : gantt.boxes)
     content += box(left + scale * each.begin, kRowHeight * static_cast<double>(each.row),
-                   scale * (each.end - each.begin), kBarHeight, style_of(each.kind), 1, each.label);
+                   scale * (each.end - each.begin), kBarHeight, style_of(each.kind),
+                   opacity(each.level), each.label);
   const double below = bottom + 1.75 * kLine;
   double x = left;
   for (std::size_t i = 0; i < gantt.legend.size(); ++i) {

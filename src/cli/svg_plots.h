@@ -1,5 +1,6 @@
 // Plots as SVG that stands in a page: well-formed, without scripts, in the colors of the page's style
-// sheet (classes ink, faint, line, heat, bar, after), or in a file of its own, each with a title and a description.
+// sheet (classes ink, faint, line, heat, bar, after), or in a file of its own; each with a title and
+// a description.
 #pragma once
 
 #include <optional>
@@ -64,8 +65,9 @@ struct GanttBox {
   std::size_t row = 0;
   double begin = 0;
   double end = 0;
-  // Which of the legend's entries it is.
+  // Which of the legend's entries it is, and how full its color: in [0, 1].
   std::size_t kind = 0;
+  double level = 1;
   // What a pointer that rests on it shows.
   std::string label;
 };

@@ -26,6 +26,7 @@ constexpr std::size_t kMaxWindow = 4;
 constexpr std::size_t kStates = 60'000;
 // States that a layer may keep however many layers there are.
 constexpr std::size_t kMinWidth = 48;
+// A share of the best time that is known. Looking for less would take most of the time.
 constexpr double kLeastSaving = 1e-3;
 
 using PerProcessor = std::array<double, 2>;

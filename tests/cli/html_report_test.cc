@@ -175,7 +175,7 @@ TEST(HtmlReport, TakesNamesForNamesOnly) {
 
 TEST(SvgPlots, DrawAGanttByItself) {
   const Gantt gantt{.rows = {"npu", "<cpu>"},
-                    .boxes = {{0, 0, 1.5, 0, "chunk 0"}, {1, 1.5, 40, 2, "chunk 1 & more"}},
+                    .boxes = {{0, 0, 1.5, 0, 1, "chunk 0"}, {1, 1.5, 40, 2, 0.5, "chunk 1 & more"}},
                     .end = 40,
                     .unit = "ms",
                     .legend = {"even", "", "odd"}};

@@ -3,6 +3,9 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <random>
+
 #include "base/json.h"
 #include "execute/run_graph.h"
 #include "support.h"
@@ -119,6 +122,35 @@ TEST(Trace, RefusesOtherFiles) {
       EXPECT_NE(message.find(part), std::string::npos) << message;
     }
   }
+}
+
+// Whatever is changed in a file, it is read or refused.
+TEST(Trace, SurvivesAnyChange) {
+  const ScratchFolder folder;
+  const fs::path file = folder / "changed.json";
+  const std::string whole = to_chrome_json(small_trace());
+  std::mt19937 random(3);
+  int refused = 0;
+  for (int i = 0; i < 600; ++i) {
+    std::string text = whole;
+    const auto at = random() % text.size();
+    if (i % 3 == 0)
+      text.resize(at);
+    else if (i % 3 == 1)
+      text[at] = "0-9{}[],:\"eEnX"[random() % 14];
+    else
+      text.erase(at, random() % 20);
+    std::ofstream(file, std::ios::binary) << text;
+    try {
+      const Trace trace = read_trace(file);
+      EXPECT_GE(trace.makespan(), 0);
+      EXPECT_GE(trace.npu_time().idle, 0);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kFormat) << error.what();
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, 300);
 }
 
 TEST(Trace, OfAScheduleHasItsTimes) {
