@@ -29,7 +29,7 @@ namespace tandem {
 const char* version() noexcept;
 
 struct ModelOptions {
-  // "hybrid" (default for a package), "cpu", or "float" (default for a checkpoint).
+  // "hybrid" (default for a package), "npu", "cpu", or "float" (default for a checkpoint).
   std::string mode;
   // 0: one per physical core.
   int threads = 0;

@@ -268,8 +268,9 @@ void ModelFlags::add_to(CLI::App& command, bool with_mode) {
   if (with_mode) {
     command
         .add_option("--mode", mode,
-                    "hybrid (default for a package), cpu (int4 only) or float (checkpoints)")
-        ->check(CLI::IsMember({"hybrid", "cpu", "float"}));
+                    "hybrid (default for a package), npu (int8 throughout), cpu (int4 only) or "
+                    "float (checkpoints)")
+        ->check(CLI::IsMember({"hybrid", "npu", "cpu", "float"}));
   }
   command.add_option("-t,--threads", threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));

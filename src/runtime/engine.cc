@@ -143,17 +143,18 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
 
   devices_.push_back(std::make_unique<NpuHostDevice>(*kernels_));
   devices_.push_back(std::make_unique<CpuDevice>(*kernels_));
-  const bool alike = plan.prompt_graph == Phase::kDecode && plan.prefill == plan.decode;
-  if (alike) {
+  if (plan.prompt_graph == Phase::kDecode && plan.prefill == plan.decode) {
     decode_ = make_runner(Phase::kDecode, chunk_given ? options_.chunk : kCpuRows);
   } else {
     prompt_rows_ = program_rows(options_.chunk);
     prompts_.resize(prompt_rows_.size());
     prompts_.back() = make_runner(Phase::kPrefill, options_.chunk);
-    few_tokens_ = prompts_.back().executor->weight_bytes() > kLargestCacheBytes
+    few_tokens_ = reads_answers_as_prompts() ? 1
+                  : prompts_.back().executor->weight_bytes() > kLargestCacheBytes
                       ? kFewTokensFromMemory
                       : kFewTokens;
-    decode_ = make_runner(Phase::kDecode, std::max(options_.batch, few_tokens_));
+    decode_ = make_runner(Phase::kDecode,
+                          reads_answers_as_prompts() ? 1 : std::max(options_.batch, few_tokens_));
   }
   const KvShape shape{info().layers, info().kv_heads, info().head_dim, plan.kv};
   kv_pool_ =
@@ -167,7 +168,12 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
 Engine::~Engine() = default;
 
 Engine::Runner Engine::make_runner(Phase phase, std::int64_t rows) {
-  const auto& names = phase == Phase::kPrefill ? plan_.prefill : plan_.decode;
+  return make_runner(graph(phase), phase == Phase::kPrefill ? plan_.prefill : plan_.decode,
+                     {phase, rows});
+}
+
+Engine::Runner Engine::make_runner(const Graph& graph, const std::vector<std::string>& names,
+                                   const PhaseSpec& spec) {
   std::vector<DeviceThreads> devices;
   for (const std::string& name : names) {
     const auto found =
@@ -177,8 +183,8 @@ Engine::Runner Engine::make_runner(Phase phase, std::int64_t rows) {
     devices.push_back({found->get(), pool_.get()});
   }
   Runner runner;
-  runner.executor = std::make_unique<Executor>(graph(phase), PhaseSpec{phase, rows}, devices,
-                                               *panels_, std::span(&rows, 1));
+  runner.executor =
+      std::make_unique<Executor>(graph, spec, devices, *panels_, std::span(&spec.rows, 1));
   runner.arena = runner.executor->make_arena();
   return runner;
 }
@@ -262,10 +268,17 @@ void Engine::refresh(KvSequence& sequence, std::int64_t total) {
 }
 
 void Engine::read_prefix(KvSequence& sequence, std::span<const TokenId> ids, std::int64_t total) {
-  const auto most = static_cast<std::size_t>(run_rows(Phase::kDecode));
-  for (std::size_t first = 0; first < ids.size(); first += most) {
-    const Part part{&sequence, ids.subspan(first, std::min(most, ids.size() - first)), total};
-    run(decode_, {&part, 1}, {});
+  if (!ids.empty() && reads_answers_as_prompts()) {
+    const auto rows = static_cast<std::int64_t>(ids.size());
+    Runner on_cpu = make_runner(model_->graph(Phase::kDecode), {"cpu"}, {Phase::kDecode, rows});
+    const Part part{&sequence, ids, total};
+    run(on_cpu, {&part, 1}, {});
+  } else {
+    const auto most = static_cast<std::size_t>(run_rows(Phase::kDecode));
+    for (std::size_t first = 0; first < ids.size(); first += most) {
+      const Part part{&sequence, ids.subspan(first, std::min(most, ids.size() - first)), total};
+      run(decode_, {&part, 1}, {});
+    }
   }
   sequence.make_prefix();
 }
@@ -402,7 +415,7 @@ std::span<const float> Engine::decode_batch(std::span<KvSequence* const> sequenc
 }
 
 const Graph& Engine::graph(Phase phase) const noexcept {
-  return model_->graph(phase == Phase::kPrefill ? plan_.prompt_graph : Phase::kDecode);
+  return model_->graph(phase == Phase::kPrefill ? plan_.prompt_graph : plan_.answer_graph);
 }
 
 const Placement& Engine::placement(Phase phase) const noexcept {

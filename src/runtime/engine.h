@@ -128,6 +128,11 @@ class Engine {
   using RowCallback = std::function<void(std::size_t, std::int64_t, std::span<const float>)>;
 
   Runner make_runner(Phase phase, std::int64_t rows);
+  Runner make_runner(const Graph& graph, const std::vector<std::string>& names,
+                     const PhaseSpec& spec);
+  // Whether the NPU writes answers, too: then a program has one row, and prompts of more tokens are
+  // read by others.
+  bool reads_answers_as_prompts() const noexcept { return plan_.answer_graph == Phase::kPrefill; }
   // The smallest prefill program for a run of up to this many tokens.
   Runner& prompt_runner(std::int64_t tokens);
   std::int64_t run_rows(Phase phase) const noexcept;
@@ -139,8 +144,8 @@ class Engine {
   // Called before a sequence grows to `total` tokens, those of the prefix included: if that changes
   // the frequencies of its rotary embeddings, its current tokens are read again.
   void refresh(KvSequence& sequence, std::int64_t total);
-  // Reads a prefix into an empty sequence, with the decode programs: static int8 would clip what it
-  // is a prefix for.
+  // Reads a prefix into an empty sequence, in the decode graph: static int8 would clip what it is a
+  // prefix for.
   void read_prefix(KvSequence& sequence, std::span<const TokenId> ids, std::int64_t total);
   // Reads everything, passing on the logits of every row or only of each last one.
   void read(std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,

@@ -17,8 +17,9 @@ struct Plan {
   // Device names, in order of preference.
   std::vector<std::string> prefill = {"cpu"};
   std::vector<std::string> decode = {"cpu"};
-  // Which of a package's two graphs is used for prefill.
+  // Which of a package's two graphs is used for prefill, and for decode.
   Phase prompt_graph = Phase::kDecode;
+  Phase answer_graph = Phase::kDecode;
   DType kv = DType::kF16;
 };
 
@@ -30,8 +31,10 @@ enum class Mode : std::uint8_t {
   kCpu,
   // Prefill in static int8 on the NPU, decode with the decode weights on the CPU.
   kHybrid,
+  // Both in static int8 on the NPU, over one copy of the weights: answers with programs of one row.
+  kNpu,
 };
-// "float", "cpu" or "hybrid".
+// "float", "cpu", "hybrid" or "npu".
 std::string_view to_string(Mode mode) noexcept;
 // Throws kInvalidArgument for any other name.
 Mode mode_from_string(const std::string& name);

@@ -47,23 +47,25 @@ TEST(LoadModel, RefusesBadOptions) {
 }
 
 TEST(LoadModel, KnowsItsModesByName) {
-  for (const Mode mode : {Mode::kFloat, Mode::kCpu, Mode::kHybrid})
+  for (const Mode mode : {Mode::kFloat, Mode::kCpu, Mode::kHybrid, Mode::kNpu})
     EXPECT_EQ(mode_from_string(std::string(to_string(mode))), mode);
-  expect_part(error_of([] { mode_from_string("npu"); }),
-              "[mode] expected \"hybrid\", \"cpu\" or \"float\", got \"npu\"");
+  expect_part(error_of([] { mode_from_string("gpu"); }),
+              "[mode] expected \"hybrid\", \"npu\", \"cpu\" or \"float\", got \"gpu\"");
   EXPECT_EQ(testing::open_alone(demo_dir())->engine.plan().name, "float");
   EXPECT_EQ(testing::open_alone(demo_package())->engine.plan().name, "hybrid");
 }
 
 TEST(LoadModel, HasAPlanForEachMode) {
   const std::vector<std::string> cpu = {"cpu"};
-  for (const Mode mode : {Mode::kFloat, Mode::kCpu, Mode::kHybrid}) {
+  const std::vector<std::string> both = {"npu", "cpu"};
+  for (const Mode mode : {Mode::kFloat, Mode::kCpu, Mode::kHybrid, Mode::kNpu}) {
     const Plan plan = plan_for(mode);
-    const bool is_hybrid = mode == Mode::kHybrid;
+    const bool is_npu = mode == Mode::kNpu, reads_on_npu = is_npu || mode == Mode::kHybrid;
     EXPECT_EQ(plan.name, to_string(mode));
-    EXPECT_EQ(plan.prefill, is_hybrid ? (std::vector<std::string>{"npu", "cpu"}) : cpu);
-    EXPECT_EQ(plan.decode, cpu);
-    EXPECT_EQ(plan.prompt_graph, is_hybrid ? Phase::kPrefill : Phase::kDecode);
+    EXPECT_EQ(plan.prefill, reads_on_npu ? both : cpu);
+    EXPECT_EQ(plan.decode, is_npu ? both : cpu);
+    EXPECT_EQ(plan.prompt_graph, reads_on_npu ? Phase::kPrefill : Phase::kDecode);
+    EXPECT_EQ(plan.answer_graph, is_npu ? Phase::kPrefill : Phase::kDecode);
     EXPECT_EQ(plan.kv, mode == Mode::kFloat ? DType::kF32 : DType::kF16);
   }
 }

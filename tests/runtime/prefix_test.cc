@@ -63,7 +63,7 @@ TEST_F(Prefix, StandsBeforeWhatIsRead) {
 }
 
 TEST_F(Prefix, IsSeenByNobody) {
-  for (const Mode mode : {Mode::kHybrid, Mode::kCpu}) {
+  for (const Mode mode : {Mode::kHybrid, Mode::kNpu, Mode::kCpu}) {
     const auto model = open(true, mode);
     EXPECT_EQ(model->info().context_length, 512 - 3);
     const std::vector<TokenId> prompt = demo_ids(*model, "eval_stories.txt", 40);
