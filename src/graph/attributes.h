@@ -169,15 +169,33 @@ struct HadamardAttributes {
   }
 };
 
+struct ShadowLinearAttributes {
+  // Of the int8 codes of x.
+  float scale = 0;
+  // I32 [h], ascending: the hot channels, whose excess over what a code can stand for is computed.
+  Tensor channels;
+  // F16 or F32 [h, n]: for each hot channel its weights of all output channels, next to each other
+  // since they are multiplied by the same number.
+  Tensor weight;
+
+  template <typename Self, typename Visit>
+  static void fields(Self& self, Visit&& visit) {
+    visit("scale", self.scale);
+    visit("channels", self.channels);
+    visit("weight", self.weight);
+  }
+};
+
 // For operators without attributes.
 struct NoAttributes {
   template <typename Self, typename Visit>
   static void fields(Self&, Visit&&) {}
 };
 
-using Attributes = std::variant<NoAttributes, EmbeddingAttributes, LinearAttributes,
-                                RmsNormAttributes, RotaryAnglesAttributes, RotaryAttributes,
-                                AttentionAttributes, SoftcapAttributes, QuantizeAttributes,
-                                DequantizeAttributes, RequantizeAttributes, HadamardAttributes>;
+using Attributes =
+    std::variant<NoAttributes, EmbeddingAttributes, LinearAttributes, RmsNormAttributes,
+                 RotaryAnglesAttributes, RotaryAttributes, AttentionAttributes, SoftcapAttributes,
+                 QuantizeAttributes, DequantizeAttributes, RequantizeAttributes, HadamardAttributes,
+                 ShadowLinearAttributes>;
 
 }  // namespace tandem

@@ -47,6 +47,8 @@ enum class Op : std::uint8_t {
   kRequantize,
   // Blocks of each row times an orthonormal Hadamard matrix.
   kHadamard,
+  // x -> what int8 codes of a few of its channels clip, times the float weights of those
+  kShadowLinear,
 };
 // "GroupQueryAttention".
 std::string_view to_string(Op op) noexcept;

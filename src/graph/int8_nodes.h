@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,9 +39,11 @@ class Int8Linears {
   // `builder` must outlive this.
   explicit Int8Linears(Builder& builder) : builder_(builder) {}
 
-  // `scale`: of the input's codes; 0: one scale per row.
+  // `scale`: of the input's codes; 0: one scale per row. `shadow`: of the same weight, whose product
+  // with what the codes clip is added; its scale becomes that of the codes, which is fixed.
   ValueId add(const std::string& name, std::int32_t layer, ValueId input, float scale,
-              ChannelCodes weight, Tensor bias) {
+              ChannelCodes weight, Tensor bias,
+              std::optional<ShadowLinearAttributes> shadow = std::nullopt) {
     auto [found, is_new] = codes_.try_emplace({input, scale});
     std::vector<ValueId>& codes = found->second;
     if (is_new) {
@@ -49,10 +52,17 @@ class Int8Linears {
                                             QuantizeAttributes{scale})
                         : builder_.add_node(Op::kDynamicQuantize, quantize, layer, {input});
     }
-    if (codes.size() == 1)
-      return add_static_int8(builder_, name, layer, codes[0], std::move(weight), std::move(bias));
-    return add_dynamic_int8(builder_, name, layer, codes[0], codes[1], std::move(weight),
-                            std::move(bias));
+    if (codes.size() == 2)
+      return add_dynamic_int8(builder_, name, layer, codes[0], codes[1], std::move(weight),
+                              std::move(bias));
+    const ValueId product =
+        add_static_int8(builder_, name, layer, codes[0], std::move(weight), std::move(bias));
+    if (!shadow) return product;
+    shadow->scale = scale;
+    // Reads the input alone, not the product: a device may run it beside that.
+    const ValueId clipped =
+        builder_.add(Op::kShadowLinear, name + ".shadow", layer, {input}, std::move(*shadow));
+    return builder_.add(Op::kAdd, name + ".shadow_sum", layer, {product, clipped});
   }
 
  private:

@@ -84,6 +84,12 @@ std::string describe_hadamard(const Attributes& attributes) {
   return fmt::format(" block {}", as<HadamardAttributes>(attributes).block);
 }
 
+std::string describe_shadow(const Attributes& attributes) {
+  const auto& a = as<ShadowLinearAttributes>(attributes);
+  return fmt::format(" scale {} channels {} {}", a.scale, a.channels.elements(),
+                     to_string(a.weight.dtype()));
+}
+
 // In the order of Op.
 constexpr std::array kOps = {
     OpInfo{Op::kEmbedding, "Embedding", "embedding", rules::embedding, describe_embedding,
@@ -116,6 +122,8 @@ constexpr std::array kOps = {
            empty<RequantizeAttributes>},
     OpInfo{Op::kHadamard, "Hadamard", "hadamard", rules::hadamard, describe_hadamard,
            empty<HadamardAttributes>},
+    OpInfo{Op::kShadowLinear, "ShadowLinear", "shadow_linear", rules::shadow_linear,
+           describe_shadow, empty<ShadowLinearAttributes>},
 };
 
 constexpr bool in_order() {
@@ -124,7 +132,7 @@ constexpr bool in_order() {
   return true;
 }
 static_assert(in_order());
-static_assert(kOps.back().op == Op::kHadamard, "every operator has a row");
+static_assert(kOps.back().op == Op::kShadowLinear, "every operator has a row");
 
 }  // namespace
 

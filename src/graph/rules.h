@@ -48,5 +48,6 @@ std::vector<Value> dynamic_quantize(const Inspection& node);
 std::vector<Value> dequantize(const Inspection& node);
 std::vector<Value> requantize(const Inspection& node);
 std::vector<Value> hadamard(const Inspection& node);
+std::vector<Value> shadow_linear(const Inspection& node);
 
 }  // namespace tandem::rules

@@ -148,4 +148,34 @@ std::vector<Value> hadamard(const Inspection& node) {
   return float_output(node, width);
 }
 
+std::vector<Value> shadow_linear(const Inspection& node) {
+  require_inputs(node, 1);
+  require_dtype(node, DType::kF32);
+  const auto& [scale, channels, weight] = attributes_of<ShadowLinearAttributes>(node);
+  require(node, std::isfinite(scale) && scale > 0,
+          fmt::format("expected a scale above 0, got {}", scale));
+  require(node,
+          !channels.empty() && channels.dtype() == DType::kI32 && channels.shape().size() == 1 &&
+              channels.elements() > 0,
+          fmt::format("expected channels as I32 of 1 dimension, got {}",
+                      channels.empty() ? "none"
+                                       : fmt::format("{} {}", to_string(channels.dtype()),
+                                                     to_string(channels.shape()))));
+  const std::int64_t width = node.inputs[0].width;
+  std::int64_t last = -1;
+  for (const std::int32_t channel : channels.as<std::int32_t>()) {
+    require(
+        node, channel > last && channel < width,
+        fmt::format("expected ascending channels below {}, got {} after {}", width, channel, last));
+    last = channel;
+  }
+  require_float_tensor(node, "weight", weight, 2);
+  require(node, weight.dtype() == DType::kF16 || weight.dtype() == DType::kF32,
+          fmt::format("expected weight in F16 or F32, got {}", to_string(weight.dtype())));
+  require(node, weight.dim(0) == channels.elements() && weight.dim(1) > 0,
+          fmt::format("expected weight [{}, n], got {}", channels.elements(),
+                      to_string(weight.shape())));
+  return float_output(node, weight.dim(1));
+}
+
 }  // namespace tandem::rules

@@ -115,6 +115,11 @@ struct Kernels {
   // codes.
   void (*quantize_static)(const float* x, std::int64_t k, float scale, std::int8_t* codes,
                           std::int32_t* sum) noexcept;
+  // Of one row, what quantize_static() clips in the channels [hot], times their weights [hot, n] in
+  // F16 or F32: y = 0; for h: y = fma(e, weight[h], y), where e is x less the value of its code if
+  // x / scale rounds beyond [-128, 127], and else 0, which is skipped.
+  void (*shadow_linear)(const float* x, float scale, const std::int32_t* channels, std::int64_t hot,
+                        const std::byte* weight, DType dtype, std::int64_t n, float* y) noexcept;
   // Per group: scale = max|x| / 127 (0 for a group of zeros, or where that is below the normal
   // floats), codes = round_half_even(x * (1 / scale)).
   void (*quantize_groups)(const float* x, std::int64_t k, std::int64_t group, std::int8_t* codes,

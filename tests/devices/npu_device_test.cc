@@ -11,6 +11,7 @@
 #include <map>
 
 #include "devices/small_graph.h"
+#include "graph/shadow.h"
 #include "support.h"
 
 namespace tandem {
@@ -342,8 +343,13 @@ TEST_F(NpuOffer, RefusesCodesThatAreNotForIt) {
                 LinearAttributes{testing::int8_weight(random_, 4, 64, false, true), {}});
   const ValueId narrow =
       graph.add(Op::kRequantize, "narrow", 0, {sums}, RequantizeAttributes{DType::kI8, {7}});
-  graph.set_outputs({unread, narrow});
+  ShadowLinearAttributes shadow = make_whole_shadow(testing::int8_weight(random_, 4, 64));
+  shadow.scale = 0.1F;
+  const ValueId clipped = graph.add(Op::kShadowLinear, "clipped", 0, {x}, std::move(shadow));
+  graph.set_outputs({unread, narrow, clipped});
   const Offer made = offer(graph);
+  EXPECT_EQ(refusal(graph, made, "clipped"),
+            "what int8 clips depends on the data; float32 on the CPU");
   EXPECT_EQ(refusal(graph, made, "real"), "input has no static int8 scale");
   EXPECT_EQ(refusal(graph, made, "unread"), "its codes are not for the NPU");
   EXPECT_EQ(refusal(graph, made, "turn"), "float32 on the CPU");

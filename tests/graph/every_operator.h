@@ -11,6 +11,7 @@
 
 #include "graph/graph.h"
 #include "graph/int8_nodes.h"
+#include "graph/shadow.h"
 #include "tensor/half.h"
 
 namespace tandem::testing {
@@ -91,7 +92,17 @@ class EveryOperator {
     const ValueId product = graph_.add(Op::kMul, "mul", 0, {gate, up});
     const ValueId turned =
         graph_.add(Op::kHadamard, "hadamard", 0, {product}, HadamardAttributes{32});
-    return graph_.add(Op::kAdd, "sum", 0, {narrow(turned), wide(turned)});
+    const ValueId sum = graph_.add(Op::kAdd, "sum", 0, {narrow(turned), wide(turned)});
+    return graph_.add(Op::kAdd, "shadow_sum", 0, {sum, shadow(turned)});
+  }
+
+  // Codes up to 127 / 256 clip most of these channels.
+  ValueId shadow(ValueId x) {
+    const std::vector<std::int32_t> channels = {0, 3, 17, kInner - 1};
+    ShadowLinearAttributes attributes =
+        make_shadow(FloatWeight(floats({kHidden, kInner})), channels);
+    attributes.scale = 1.0F / 256;
+    return graph_.add(Op::kShadowLinear, "shadow", 0, {x}, std::move(attributes));
   }
 
   // int8 codes out of sums, by one shift.

@@ -3,12 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstring>
 #include <limits>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "graph/every_operator.h"
+#include "graph/int8_nodes.h"
+#include "graph/shadow.h"
 #include "graph/small_parts.h"
 
 namespace tandem {
@@ -291,6 +295,78 @@ TEST(Hadamard, TakesBlocksOfAPowerOfTwo) {
             "[hadamard] node: expected F32 input, got I32 (input_ids)");
   EXPECT_EQ(start.reject(Op::kHadamard, {start.x}),
             "[hadamard] node: the attributes are not those of this operator");
+}
+
+Tensor numbers(const std::vector<std::int32_t>& values) {
+  std::byte* data = nullptr;
+  Tensor tensor = Tensor::allocate(DType::kI32, {static_cast<std::int64_t>(values.size())}, &data);
+  std::memcpy(data, values.data(), 4 * values.size());
+  return tensor;
+}
+
+TEST(ShadowLinear, TakesAscendingChannelsAndTheirWeights) {
+  Start start;
+  const ValueId y = start.graph.add(Op::kShadowLinear, "shadow", 0, {start.x},
+                                    ShadowLinearAttributes{0.5F, numbers({0, 3, 7}), ones({3, 5})});
+  EXPECT_EQ(start.graph.value(y).width, 5);
+  EXPECT_NE(dump(start.graph).find("ShadowLinear(%2) shadow scale 0.5 channels 3 F32 ->"),
+            std::string::npos);
+  const auto reject = [&](ShadowLinearAttributes attributes) {
+    return start.reject(Op::kShadowLinear, {start.x}, std::move(attributes));
+  };
+  const std::string node = "[shadow_linear] node: expected ";
+  for (const float scale : {0.0F, -1.0F, std::numeric_limits<float>::infinity()})
+    EXPECT_EQ(reject({scale, numbers({0}), ones({1, 5})}),
+              fmt::format("{}a scale above 0, got {}", node, scale));
+  EXPECT_EQ(reject({1, {}, ones({1, 5})}), node + "channels as I32 of 1 dimension, got none");
+  EXPECT_EQ(reject({1, ones({1}), ones({1, 5})}),
+            node + "channels as I32 of 1 dimension, got F32 [1]");
+  EXPECT_EQ(reject({1, numbers({}), ones({1, 5})}),
+            node + "channels as I32 of 1 dimension, got I32 [0]");
+  EXPECT_EQ(reject({1, numbers({8}), ones({1, 5})}),
+            node + "ascending channels below 8, got 8 after -1");
+  EXPECT_EQ(reject({1, numbers({-1}), ones({1, 5})}),
+            node + "ascending channels below 8, got -1 after -1");
+  EXPECT_EQ(reject({1, numbers({4, 4}), ones({2, 5})}),
+            node + "ascending channels below 8, got 4 after 4");
+  EXPECT_EQ(reject({1, numbers({4}), {}}),
+            node + "weight as a float tensor of 2 dimensions, got none");
+  EXPECT_EQ(reject({1, numbers({4}), numbers({4})}),
+            node + "weight as a float tensor of 2 dimensions, got I32 [1]");
+  EXPECT_EQ(reject({1, numbers({4}), ones({2, 5})}), node + "weight [1, n], got [2, 5]");
+  EXPECT_EQ(start.reject(Op::kShadowLinear, {start.ids},
+                         ShadowLinearAttributes{1, numbers({0}), ones({1, 5})}),
+            "[shadow_linear] node: expected F32 input, got I32 (input_ids)");
+}
+
+TEST(ShadowLinear, HasTheWeightsOfItsChannels) {
+  const std::vector<float> values = {1, 2, 3, 4, 5, 6, 7, 70000};
+  const Weight weight = FloatWeight(Tensor::from_floats(values, {2, 4}));
+  const std::vector<std::int32_t> two = {0, 2}, last = {3};
+  const ShadowLinearAttributes some = make_shadow(weight, two);
+  EXPECT_EQ(some.weight.dtype(), DType::kF16);
+  EXPECT_EQ(some.weight.to_floats(), (std::vector<float>{1, 5, 3, 7}));
+  const ShadowLinearAttributes large = make_shadow(weight, last);
+  EXPECT_EQ(large.weight.dtype(), DType::kF32) << "70000 is beyond float16";
+  EXPECT_EQ(large.weight.to_floats(), (std::vector<float>{4, 70000}));
+  const ShadowLinearAttributes whole = make_whole_shadow(int8(3, 2, {2, 0.5F, 4}));
+  EXPECT_TRUE(std::ranges::equal(whole.channels.as<std::int32_t>(), std::vector{0, 1}));
+  EXPECT_EQ(whole.weight.to_floats(), (std::vector<float>{2, 0.5F, 4, 2, 0.5F, 4}));
+}
+
+TEST(ShadowLinear, StandsBesideTheProductOfTheCodes) {
+  Start start;
+  Int8Linears<Graph> linears(start.graph);
+  const ValueId y = linears.add("down", 0, start.x, 0.5F, int8(4, 8, {1}), {},
+                                make_whole_shadow(int8(4, 8, {1})));
+  EXPECT_EQ(start.graph.value(y).name, "down.shadow_sum");
+  EXPECT_EQ(dump(start.graph),
+            "%2 = Embedding(%0) embed F32 [5, 8] -> [tokens, 8]\n"
+            "%3 = Quantize(%2) embed.quantize scale 0.5 -> I8 [tokens, 8]\n"
+            "%4 = Linear(%3) down int8 per tensor [4, 8] -> I32 [tokens, 4]\n"
+            "%5 = Dequantize(%4) down.dequantize -> [tokens, 4]\n"
+            "%6 = ShadowLinear(%2) down.shadow scale 0.5 channels 8 F16 -> [tokens, 4]\n"
+            "%7 = Add(%5, %6) down.shadow_sum -> [tokens, 4]\n");
 }
 
 }  // namespace

@@ -1,12 +1,14 @@
 // The operations around an integer product when static int8 is represented by separate nodes: sums
-// to floats, sums to codes of another scale, Hadamard transforms. On every table, against plain
+// to floats, sums to codes of another scale, Hadamard transforms, products with what codes clip. On every table, against plain
 // formulas.
 #include <gtest/gtest.h>
 
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "kernels/cases.h"
+#include "tensor/half.h"
 
 namespace tandem {
 namespace {
@@ -154,6 +156,91 @@ TEST(Hadamard, RoundsAlikeInEveryTable) {
       table->hadamard(y.data(), n);
       EXPECT_EQ(y, expected) << table->name << " n " << n;
     }
+  }
+}
+
+struct ShadowCase {
+  std::int64_t k, n;
+  std::vector<std::int32_t> channels;
+};
+
+std::vector<std::byte> encoded(const std::vector<float>& values, DType dtype) {
+  std::vector<std::byte> bytes(values.size() * size_of(dtype));
+  encode_floats(values, dtype, bytes.data());
+  return bytes;
+}
+
+TEST(ShadowLinear, IsTheProductWithWhatCodesClip) {
+  Random random(36);
+  const ShadowCase cases[] = {
+      {1, 1, {0}}, {9, 5, {0, 8}}, {70, 16, {3, 4, 5, 69}}, {64, 67, {63}}, {200, 130, {7, 150}}};
+  for (const Kernels* table : all_tables())
+    for (const ShadowCase& each : cases)
+      for (const DType dtype : {DType::kF16, DType::kF32}) {
+        const auto hot = std::ssize(each.channels);
+        // About a third is clipped.
+        std::vector<float> x = testing::normal_floats(random, each.k, 130);
+        x[static_cast<std::size_t>(each.channels[0])] = -1000;
+        std::vector<float> w = testing::normal_floats(random, hot * each.n);
+        if (dtype == DType::kF16)
+          for (float& value : w) value = f16_to_float(float_to_f16(value));
+        constexpr float kScale = 1.25F;
+        std::vector<std::int8_t> codes(static_cast<std::size_t>(padded_k(each.k)));
+        std::int32_t sum = 0;
+        table->quantize_static(x.data(), each.k, kScale, codes.data(), &sum);
+        std::vector<float> y(static_cast<std::size_t>(each.n) + 1, 77);
+        table->shadow_linear(x.data(), kScale, each.channels.data(), hot, encoded(w, dtype).data(),
+                             dtype, each.n, y.data());
+        for (std::int64_t c = 0; c < each.n; ++c) {
+          double expected = 0, size = 0;
+          for (std::int64_t h = 0; h < hot; ++h) {
+            const auto channel =
+                static_cast<std::size_t>(each.channels[static_cast<std::size_t>(h)]);
+            const double off = x[channel] - double{kScale} * codes[channel];
+            // What is only rounded is left alone.
+            if (std::abs(off) <= kScale / 2) continue;
+            expected += off * w[static_cast<std::size_t>(h * each.n + c)];
+            size += std::abs(off * w[static_cast<std::size_t>(h * each.n + c)]);
+          }
+          EXPECT_NEAR(y[static_cast<std::size_t>(c)], expected, 1e-6 * size)
+              << table->name << " n " << each.n << " c " << c;
+        }
+        EXPECT_EQ(y.back(), 77);
+      }
+}
+
+// The borders are those of quantize_static(); NaN has the code -128 and no excess, and an infinite
+// excess is one.
+TEST(ShadowLinear, BeginsWhereCodesClip) {
+  const std::vector<std::pair<float, float>> excesses = {
+      {127.0F, 0},           {127.4375F, 0}, {127.5F, 0.5F},     {128.0F, 1},
+      {300.0F, 173},         {-128.0F, 0},   {-128.5F, 0},       {-129.0F, -1},
+      {-300.0F, -172},       {0.0F, 0},      {std::nanf(""), 0}, {INFINITY, INFINITY},
+      {-INFINITY, -INFINITY}};
+  const std::int32_t channel = 0;
+  for (const Kernels* table : all_tables())
+    for (const auto& [quotient, excess] : excesses) {
+      const float x = quotient * 0.5F, one = 1;
+      float y = 77;
+      table->shadow_linear(&x, 0.5F, &channel, 1, reinterpret_cast<const std::byte*>(&one),
+                           DType::kF32, 1, &y);
+      EXPECT_EQ(y, excess * 0.5F) << table->name << " x " << x;
+    }
+}
+
+TEST(ShadowLinear, RoundsAlikeInEveryTable) {
+  Random random(37);
+  const std::vector<std::int32_t> channels = {0, 2, 3, 11, 40};
+  for (const std::int64_t n : {1, 8, 31, 100}) {
+    const std::vector<float> x = testing::normal_floats(random, 41, 300);
+    const std::vector<std::byte> w = encoded(testing::normal_floats(random, 5 * n), DType::kF16);
+    const auto run = [&](const Kernels& table) {
+      std::vector<float> y(static_cast<std::size_t>(n));
+      table.shadow_linear(x.data(), 0.37F, channels.data(), 5, w.data(), DType::kF16, n, y.data());
+      return y;
+    };
+    for (const Kernels* table : testing::fast_tables())
+      EXPECT_EQ(run(*table), run(testing::reference())) << table->name << " n " << n;
   }
 }
 

@@ -94,6 +94,8 @@ class Interpreter {
         return requantize(read(node, 0), node.as<RequantizeAttributes>(), width(node));
       case Op::kHadamard:
         return hadamard(read(node, 0), node.as<HadamardAttributes>());
+      case Op::kShadowLinear:
+        return shadow(read(node, 0), node.as<ShadowLinearAttributes>());
       case Op::kDynamicQuantize:
         break;
     }
@@ -134,6 +136,23 @@ class Interpreter {
       for (std::size_t c = 0; c < n; ++c)
         for (std::size_t i = 0; i < k; ++i)
           y[t * n + c] += x[t * k + i] * weight.codes.as<std::int8_t>()[c * k + i];
+    return y;
+  }
+
+  Matrix shadow(const Matrix& x, const ShadowLinearAttributes& a) const {
+    const auto n = static_cast<std::size_t>(a.weight.dim(1));
+    const std::size_t k = x.size() / rows_now_;
+    const std::vector<float> w = a.weight.to_floats();
+    Matrix y(rows_now_ * n);
+    for (std::size_t t = 0; t < rows_now_; ++t)
+      for (std::size_t h = 0; h < w.size() / n; ++h) {
+        const double value = x[t * k + static_cast<std::size_t>(a.channels.as<std::int32_t>()[h])];
+        const float quotient = static_cast<float>(value) / a.scale;
+        const double code = code_of(quotient);
+        if (code == double{std::nearbyint(quotient)}) continue;
+        for (std::size_t c = 0; c < n; ++c) y[t * n + c] += (value - code * a.scale) * w[h * n + c];
+      }
+    for (double& value : y) value = rounded(value);
     return y;
   }
 

@@ -186,6 +186,15 @@ void hadamard(const RowRun& r) {
   for (std::int64_t at = 0; at < count(r); at += block) r.kernels.hadamard(y + at, block);
 }
 
+void shadow_linear(const RowRun& r) {
+  const auto& [scale, channels, weight] = r.op.node.as<ShadowLinearAttributes>();
+  const std::int64_t k = r.op.inputs[0].value.width;
+  for (std::int64_t row = r.range.begin; row < r.range.end; ++row)
+    r.kernels.shadow_linear(r.in(0) + row * k, scale, channels.as<std::int32_t>().data(),
+                            channels.elements(), weight.bytes().data(), weight.dtype(), r.width(),
+                            r.out() + row * r.width());
+}
+
 struct Entry {
   Op op;
   RowFunction function;
@@ -207,6 +216,7 @@ constexpr std::array kFunctions = {
     Entry{Op::kDequantize, dequantize},
     Entry{Op::kRequantize, requantize},
     Entry{Op::kHadamard, hadamard},
+    Entry{Op::kShadowLinear, shadow_linear},
 };
 
 }  // namespace

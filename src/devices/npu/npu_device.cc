@@ -32,6 +32,7 @@ constexpr std::array kRefusals = {
     Word{Op::kDynamicQuantize, "scales that depend on the data"},
     Word{Op::kRequantize, "target host: sums leave as floats"},
     Word{Op::kHadamard, "float32 on the CPU"},
+    Word{Op::kShadowLinear, "what int8 clips depends on the data; float32 on the CPU"},
 };
 
 // Determines which nodes satisfy the contract, and why the others don't.

@@ -1,11 +1,12 @@
 // Quantizes activations to int8, with one static scale or one computed scale per row and group, and
-// int32 sums back to floats or to codes of another scale.
+// int32 sums back to floats or to codes of another scale; and computes with what is clipped.
 #include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <limits>
 
 #include "kernels/ref/ref.h"
+#include "tensor/half.h"
 
 namespace tandem::ref {
 
@@ -67,6 +68,29 @@ void quantize_static(const float* x, std::int64_t k, float scale, std::int8_t* c
   }
   for (std::int64_t i = k; i < padded_k(k); ++i) codes[i] = 0;
   *sum = total;
+}
+
+// Half to even: 127.5 rounds to 128, and -128.5 to -128.
+float clipped_part(float x, float scale) noexcept {
+  const float quotient = x / scale;
+  if (quotient >= 127.5F) return std::fma(-127.0F, scale, x);
+  if (quotient < -128.5F) return std::fma(128.0F, scale, x);
+  return 0;
+}
+
+void shadow_linear(const float* x, float scale, const std::int32_t* channels, std::int64_t hot,
+                   const std::byte* weight, DType dtype, std::int64_t n, float* y) noexcept {
+  std::fill_n(y, n, 0.0F);
+  const auto* floats = reinterpret_cast<const float*>(weight);
+  const auto* halves = reinterpret_cast<const std::uint16_t*>(weight);
+  for (std::int64_t h = 0; h < hot; ++h) {
+    const float e = clipped_part(x[channels[h]], scale);
+    if (e == 0) continue;
+    for (std::int64_t i = h * n; i < (h + 1) * n; ++i) {
+      const float w = dtype == DType::kF16 ? f16_to_float(halves[i]) : floats[i];
+      y[i - h * n] = std::fma(e, w, y[i - h * n]);
+    }
+  }
 }
 
 void quantize_groups(const float* x, std::int64_t k, std::int64_t group, std::int8_t* codes,

@@ -19,6 +19,11 @@ std::int64_t int8_peak_loop(std::int64_t iterations, std::int32_t* sink) noexcep
 
 void quantize_static(const float* x, std::int64_t k, float scale, std::int8_t* codes,
                      std::int32_t* sum) noexcept;
+// x less the value of the code that quantize_static() clips it to; 0 for what it does not clip, and
+// for NaN.
+float clipped_part(float x, float scale) noexcept;
+void shadow_linear(const float* x, float scale, const std::int32_t* channels, std::int64_t hot,
+                   const std::byte* weight, DType dtype, std::int64_t n, float* y) noexcept;
 void quantize_groups(const float* x, std::int64_t k, std::int64_t group, std::int8_t* codes,
                      float* scales, std::int32_t* sums) noexcept;
 void quantize_dynamic(const float* x, std::int64_t k, std::int8_t* codes, float* scale,

@@ -13,6 +13,7 @@ const Kernels& ref_kernels() noexcept {
       .linear_int8_sums = ref::linear_int8_sums,
       .linear_int4 = ref::linear_int4,
       .quantize_static = ref::quantize_static,
+      .shadow_linear = ref::shadow_linear,
       .quantize_groups = ref::quantize_groups,
       .quantize_dynamic = ref::quantize_dynamic,
       .dequantize = ref::dequantize,

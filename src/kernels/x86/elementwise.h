@@ -1,5 +1,5 @@
-// Norm, rotary embedding, activation, Hadamard transform, row sums and the activation quantizers, on
-// vectors V.
+// Norm, rotary embedding, activation, Hadamard transform, row sums, the activation quantizers and
+// products with what they clip, on vectors V.
 #pragma once
 
 #include <cfloat>
@@ -142,6 +142,30 @@ struct Elementwise {
       }
   }
 
+  static void shadow_linear(const float* x, float scale, const std::int32_t* channels,
+                            std::int64_t hot, const std::byte* weight, DType dtype, std::int64_t n,
+                            float* y) noexcept {
+    for_vectors(n, [&](std::int64_t i, std::int64_t count)
+                       TANDEM_INLINE { V::store_part(y + i, V::zero(), count); });
+    // A little less than what is clipped: most values need no division.
+    const float limit = 127.0F * scale;
+    const auto* floats = reinterpret_cast<const float*>(weight);
+    const auto* halves = reinterpret_cast<const std::uint16_t*>(weight);
+    for (std::int64_t h = 0; h < hot; ++h) {
+      const float value = x[channels[h]];
+      if (!(value > limit || value < -limit)) continue;
+      const float clipped = ref::clipped_part(value, scale);
+      if (clipped == 0) continue;
+      const Float e = V::set1(clipped);
+      for_vectors(n, [&](std::int64_t i, std::int64_t count) TANDEM_INLINE {
+        const Float w = dtype == DType::kF32 ? V::load_part(floats + h * n + i, count)
+                        : count == kWidth    ? V::load_f16(halves + h * n + i)
+                                             : V::load_f16_part(halves + h * n + i, count);
+        V::store_part(y + i, V::fma(e, w, V::load_part(y + i, count)), count);
+      });
+    }
+  }
+
   // NaN clamps to the lower bound.
   TANDEM_INLINE static typename V::Int clamp_round(Float value, float low) {
     return V::to_int(V::min(V::max(value, V::set1(low)), V::set1(127.0F)));
@@ -213,6 +237,7 @@ void use_elementwise(Kernels& table) noexcept {
   table.rope = Elementwise<V>::rope;
   table.hadamard = Elementwise<V>::hadamard;
   table.quantize_static = Elementwise<V>::quantize_static;
+  table.shadow_linear = Elementwise<V>::shadow_linear;
   table.quantize_groups = Elementwise<V>::quantize_groups;
   table.quantize_dynamic = Elementwise<V>::quantize_dynamic;
 }
