@@ -30,6 +30,8 @@ struct QuantizeFlags {
   std::vector<std::string> algorithms;
   std::optional<std::string> smooth_alpha;
   std::optional<std::string> prefix;
+  std::optional<double> shadow_threshold;
+  std::optional<double> shadow_budget;
   std::string compat;
   std::string format = "package";
   std::optional<std::string> pack_method;
@@ -169,6 +171,8 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   calibration.window = flags.window.value_or(calibration.window);
   recipe.chunk = flags.chunk.value_or(recipe.chunk);
   if (flags.prefix) set_prefix(*flags.prefix, calibration);
+  if (flags.shadow_threshold) calibration.shadow = {.threshold = *flags.shadow_threshold};
+  if (flags.shadow_budget) calibration.shadow = {.budget = *flags.shadow_budget};
   for (const InputBound bound :
        {InputBound::kLeastError, InputBound::kMax, InputBound::kPercentile})
     if (flags.input_scale == to_string(bound)) calibration.input_bound = bound;
@@ -258,6 +262,12 @@ HtmlReport html_report(const QuantizeFlags& flags, const GateReport& report) {
   throw NotGoodEnough(failure_of(report, "quantize"));
 }
 
+std::string spell_shadows(const ShadowCount& shadows) {
+  if (shadows.modules == 0) return "shadow: none, since no channels are worth it\n";
+  return fmt::format("shadow: {} hot channels of {} modules, {:.1f} KB\n", shadows.channels,
+                     shadows.modules, static_cast<double>(shadows.bytes) / 1000);
+}
+
 void quantize(const QuantizeFlags& flags) {
   const auto start = std::chrono::steady_clock::now();
   refuse_standard_stream(flags.checkpoint, "checkpoint", "a model is mapped into memory");
@@ -310,6 +320,10 @@ void quantize(const QuantizeFlags& flags) {
                         {"kept", report.kept},
                         {"calibration_tokens", report.calibration_tokens},
                         {"prefix", report.prefix},
+                        {"shadow",
+                         {{"modules", report.shadows.modules},
+                          {"channels", report.shadows.channels},
+                          {"bytes", report.shadows.bytes}}},
                         {"decode_bytes", report.decode_bytes},
                         {"prefill_bytes", report.prefill_bytes},
                         {"passes", std::move(passes)},
@@ -332,6 +346,7 @@ void quantize(const QuantizeFlags& flags) {
     std::cout << "prefix: none, since no token has outliers\n";
   if (!report.prefix.empty())
     std::cout << fmt::format("prefix: {}\n", fmt::join(report.prefix, ", "));
+  if (options.recipe.calibration.shadow.any()) std::cout << spell_shadows(report.shadows);
   if (report.gate) std::cout << text_of(*report.gate);
   const Written made = written(flags.output);
   spdlog::info("{} -> {}: {} file{}, {} MB", flags.checkpoint, flags.output, made.files,
@@ -442,6 +457,22 @@ void add_quantize(CLI::App& app) {
   command->add_option("--prefix", flags->prefix,
                       "tokens that stand before every sequence, so that others have no outliers: "
                       "none (default), search, or their ids, such as 1,13");
+  auto* threshold =
+      command
+          ->add_option("--shadow-threshold", flags->shadow_threshold,
+                       "where the largest |x| of a static input is above so many times its 99.9th "
+                       "percentile, its scale follows the percentile, and what channels have "
+                       "beyond that is computed in float")
+          ->check(CLI::Range(ShadowSettings::kLeastThreshold, ShadowSettings::kMostThreshold))
+          ->type_name("RATIO");
+  command
+      ->add_option("--shadow-budget", flags->shadow_budget,
+                   "compute in float what those channels have beyond a static scale that are "
+                   "measured to lose most, adding at most so many percent to what the int8 "
+                   "weights take, such as 3")
+      ->check(CLI::Range(ShadowSettings::kLeastBudget, ShadowSettings::kMostBudget))
+      ->type_name("PERCENT")
+      ->excludes(threshold);
   command->add_option("--samples", flags->samples, "calibration windows, at most (default: 128)")
       ->check(CLI::Range(1, 1 << 20));
   command->add_option("--seq-len", flags->window, "tokens in a calibration window (default: 512)")

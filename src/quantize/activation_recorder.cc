@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 namespace tandem {
 namespace {
@@ -50,6 +51,61 @@ float least_error_bound(const std::vector<std::uint64_t>& histogram, float max) 
   return best;
 }
 
+// The same for single channels, coarser: 3 fraction bits, from 2^-32 to 2^32, beyond which values
+// count as if they were there.
+constexpr int kDroppedBitsOfChannel = 20;
+constexpr std::size_t kChannelBins = 512;
+constexpr std::int32_t kFirstChannelBin = (127 - 32) * 8;
+
+std::size_t channel_bin_of(float x) noexcept {
+  const auto bits = std::bit_cast<std::uint32_t>(x) & 0x7FFF'FFFFU;
+  const auto bin = static_cast<std::int32_t>(bits >> kDroppedBitsOfChannel) - kFirstChannelBin;
+  return static_cast<std::size_t>(std::clamp(bin, 0, static_cast<std::int32_t>(kChannelBins) - 1));
+}
+
+float middle_of_channel_bin(std::size_t bin) noexcept {
+  const auto edge = [](std::size_t i) {
+    return std::bit_cast<float>((static_cast<std::uint32_t>(i) + kFirstChannelBin)
+                                << kDroppedBitsOfChannel);
+  };
+  return (edge(bin) + edge(bin + 1)) / 2;
+}
+
+using ChannelHistogram = std::vector<std::uint64_t>;
+
+// At least one in eight channels is not hot, and a hundred are more than outliers.
+constexpr std::int64_t kMostHot = 128;
+constexpr std::int64_t kLeastColdPerHot = 8;
+
+// The bound with the least squared error as above, over channels that clip and hot ones, whose values
+// beyond the bound have no error.
+ShadowOption least_error_option(const ChannelHistogram& cold, const ChannelHistogram& hot,
+                                float cold_max) {
+  constexpr int kCandidates = 64;
+  std::uint64_t count = 0;
+  for (std::size_t bin = 0; bin < kChannelBins; ++bin) count += cold[bin] + hot[bin];
+  double least = std::numeric_limits<double>::infinity();
+  ShadowOption best;
+  for (int i = 0; i < kCandidates; ++i) {
+    const float bound = cold_max * std::exp2(-static_cast<float>(i) / 8);
+    const double step = static_cast<double>(bound) / 127;
+    double error = 0;
+    for (std::size_t bin = 0; bin < kChannelBins; ++bin) {
+      const double x = middle_of_channel_bin(bin);
+      const double rounding = x < step / 2 ? x : step / std::sqrt(12.0);
+      const double clipping = x - bound;
+      error +=
+          static_cast<double>(cold[bin]) * (x > bound ? clipping * clipping : rounding * rounding);
+      if (x <= bound) error += static_cast<double>(hot[bin]) * rounding * rounding;
+    }
+    if (error >= least) continue;
+    least = error;
+    best.bound = bound;
+    best.error = static_cast<float>(error / static_cast<double>(std::max<std::uint64_t>(1, count)));
+  }
+  return best;
+}
+
 BadActivation find_bad(const float* x, std::int64_t rows, std::int64_t channels) noexcept {
   for (std::int64_t row = 0; row < rows; ++row)
     for (std::int64_t c = 0; c < channels; ++c)
@@ -59,8 +115,9 @@ BadActivation find_bad(const float* x, std::int64_t rows, std::int64_t channels)
 
 }  // namespace
 
-ActivationRecorder::ActivationRecorder(std::int64_t channels, int threads)
+ActivationRecorder::ActivationRecorder(std::int64_t channels, int threads, bool with_shadows)
     : channels_(channels), threads_(static_cast<std::size_t>(threads)) {
+  if (with_shadows) by_channel_.assign(static_cast<std::size_t>(channels) * kChannelBins, 0);
   for (PerThread& thread : threads_) {
     thread.channel_max.assign(static_cast<std::size_t>(channels), 0.0F);
     thread.histogram.assign(kBins, 0);
@@ -84,11 +141,49 @@ BadActivation ActivationRecorder::record(const float* x, std::int64_t rows, Thre
         ++thread.histogram[bin_of(values[c])];
     }
   });
+  if (!by_channel_.empty()) record_channels(x, rows, pool);
   const bool finite = std::all_of(threads_.begin(), threads_.end(), [](const PerThread& thread) {
     return std::all_of(thread.histogram.begin() + kInfinityBin, thread.histogram.end(),
                        [](std::uint64_t count) { return count == 0; });
   });
   return finite ? BadActivation{} : find_bad(x, rows, channels_);
+}
+
+void ActivationRecorder::record_channels(const float* x, std::int64_t rows, ThreadPool& pool) {
+  pool.run([&](int index) {
+    const Range range = partition(channels_, index, pool.threads());
+    for (std::int64_t row = 0; row < rows; ++row)
+      for (std::int64_t c = range.begin; c < range.end; ++c)
+        ++by_channel_[static_cast<std::size_t>(c) * kChannelBins +
+                      channel_bin_of(x[row * channels_ + c])];
+  });
+}
+
+std::vector<ShadowOption> ActivationRecorder::shadow_options(
+    const InputStatistics& statistics) const {
+  std::vector<std::size_t> order(static_cast<std::size_t>(channels_));
+  std::iota(order.begin(), order.end(), 0);
+  const std::vector<float>& largest = statistics.channel_max;
+  std::ranges::stable_sort(order,
+                           [&](std::size_t a, std::size_t b) { return largest[a] > largest[b]; });
+  ChannelHistogram cold(kChannelBins, 0), hot(kChannelBins, 0);
+  for (std::size_t i = 0; i < by_channel_.size(); ++i) cold[i % kChannelBins] += by_channel_[i];
+  std::vector<ShadowOption> options;
+  const std::int64_t most = std::min(kMostHot, channels_ / kLeastColdPerHot);
+  std::int64_t moved = 0;
+  for (std::int64_t wanted = 0; wanted <= most; wanted = std::max<std::int64_t>(1, 2 * wanted)) {
+    for (; moved < wanted; ++moved) {
+      const std::size_t first = order[static_cast<std::size_t>(moved)] * kChannelBins;
+      for (std::size_t bin = 0; bin < kChannelBins; ++bin) {
+        cold[bin] -= by_channel_[first + bin];
+        hot[bin] += by_channel_[first + bin];
+      }
+    }
+    options.push_back(
+        least_error_option(cold, hot, largest[order[static_cast<std::size_t>(wanted)]]));
+    options.back().hot = wanted;
+  }
+  return options;
 }
 
 InputStatistics ActivationRecorder::statistics() const {
@@ -112,6 +207,7 @@ InputStatistics ActivationRecorder::statistics() const {
     if (below >= rank) result.percentile = std::min(upper_edge(bin), result.max);
   }
   result.least_error = least_error_bound(histogram, result.max);
+  if (!by_channel_.empty()) result.shadow_options = shadow_options(result);
   return result;
 }
 

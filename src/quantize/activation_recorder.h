@@ -20,8 +20,9 @@ struct BadActivation {
 class ActivationRecorder {
  public:
   // Threads record separately and are merged at the end, so that results don't depend on their
-  // number.
-  ActivationRecorder(std::int64_t channels, int threads);
+  // number. `with_shadows`: statistics() gives shadow_options, which takes a histogram of each
+  // channel (2 KiB).
+  ActivationRecorder(std::int64_t channels, int threads, bool with_shadows = false);
 
   // Records rows [rows, channels]. Stops at the first value that is NaN or infinite and returns its
   // location.
@@ -37,8 +38,14 @@ class ActivationRecorder {
     // Indexed by the upper 15 bits of the magnitude.
     std::vector<std::uint64_t> histogram;
   };
+  void record_channels(const float* x, std::int64_t rows, ThreadPool& pool);
+  std::vector<ShadowOption> shadow_options(const InputStatistics& statistics) const;
+
   std::int64_t channels_;
   std::vector<PerThread> threads_;
+  // [channels, bins], of an eighth of an octave each; empty unless shadow_options are wanted. A
+  // thread counts some channels.
+  std::vector<std::uint32_t> by_channel_;
 };
 
 }  // namespace tandem

@@ -13,9 +13,10 @@ namespace {
 
 class Recorders : public BlockVisitor {
  public:
-  Recorders(const Graph& graph, ThreadPool& pool)
+  Recorders(const Graph& graph, ThreadPool& pool, bool with_shadows)
       : graph_(graph),
         pool_(pool),
+        with_shadows_(with_shadows),
         // What reads int8 codes has its scale already.
         linears_(linears_by_input(graph, [&](const Node& node) {
           return graph.value(node.inputs[0]).dtype == DType::kF32;
@@ -27,7 +28,8 @@ class Recorders : public BlockVisitor {
   void begin(std::int32_t layer) override {
     for (const auto& [value, linears] : linears_)
       if (graph_.node(linears.front()).layer == layer)
-        recorders_.emplace(value, ActivationRecorder(graph_.value(value).width, pool_.threads()));
+        recorders_.emplace(
+            value, ActivationRecorder(graph_.value(value).width, pool_.threads(), with_shadows_));
   }
 
   void batch(const BlockRunner& runner, std::int64_t first, std::int64_t rows) override {
@@ -56,6 +58,7 @@ class Recorders : public BlockVisitor {
       tensors[node.name + ".bounds"] = Tensor::from_floats(bounds, {3});
       tensors[node.name + ".channel_max"] =
           Tensor::from_floats(of.channel_max, {static_cast<std::int64_t>(of.channel_max.size())});
+      if (!of.shadow_options.empty()) tensors[node.name + ".shadow_options"] = stored(of);
     }
     return tensors;
   }
@@ -65,12 +68,34 @@ class Recorders : public BlockVisitor {
       if (node.layer != layer) continue;
       const std::vector<float> bounds = learned.at(node.name + ".bounds").to_floats();
       for (const NodeId linear : linears)
-        result[graph_.node(linear).name] = {bounds[0], bounds[1], bounds[2],
-                                            learned.at(node.name + ".channel_max").to_floats()};
+        result[graph_.node(linear).name] = {
+            .max = bounds[0],
+            .percentile = bounds[1],
+            .least_error = bounds[2],
+            .channel_max = learned.at(node.name + ".channel_max").to_floats(),
+            .shadow_options = options_in(learned, node.name + ".shadow_options")};
     }
   }
 
  private:
+  // [options, 3].
+  static Tensor stored(const InputStatistics& statistics) {
+    std::vector<float> values;
+    for (const ShadowOption& option : statistics.shadow_options)
+      values.insert(values.end(), {static_cast<float>(option.hot), option.bound, option.error});
+    return Tensor::from_floats(values, {std::ssize(statistics.shadow_options), 3});
+  }
+  static std::vector<ShadowOption> options_in(const NamedTensors& learned,
+                                              const std::string& name) {
+    const auto found = learned.find(name);
+    if (found == learned.end()) return {};
+    const std::vector<float> values = found->second.to_floats();
+    std::vector<ShadowOption> options;
+    for (std::size_t i = 0; i + 2 < values.size(); i += 3)
+      options.push_back({static_cast<std::int64_t>(values[i]), values[i + 1], values[i + 2]});
+    return options;
+  }
+
   [[noreturn]] void fail_activation(ValueId value, const BadActivation& bad, std::int64_t token,
                                     std::int64_t window) const {
     fail(ErrorCode::kInvalidArgument,
@@ -82,6 +107,7 @@ class Recorders : public BlockVisitor {
 
   const Graph& graph_;
   ThreadPool& pool_;
+  bool with_shadows_;
   const LinearsByInput linears_;
   // Of the block that runs.
   std::map<ValueId, ActivationRecorder> recorders_;
@@ -119,8 +145,8 @@ std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,
                                                  ThreadPool& pool,
                                                  const std::function<void(int, int)>& progress,
-                                                 BlockJournal* journal) {
-  Recorders recorders(graph, pool);
+                                                 BlockJournal* journal, bool with_shadows) {
+  Recorders recorders(graph, pool, with_shadows);
   BlockRunner(graph, windows, recorders.wanted(), pool).run(recorders, progress, journal);
   return std::move(recorders.result);
 }

@@ -15,6 +15,23 @@
 
 namespace tandem {
 
+// What an int8 scale could be if the channels with the largest values were hot: whatever codes clip
+// there is computed in float.
+struct ShadowOption {
+  // Channels with the largest maxima.
+  std::int64_t hot = 0;
+  // The bound with the least squared error, in which what hot channels have beyond it does not count.
+  float bound = 0;
+  // Mean square of that error over all values.
+  float error = 0;
+};
+
+// The channels of an input that are hot, ascending, and the bound of its scale; usually none.
+struct Shadow {
+  float bound = 0;
+  std::vector<std::int32_t> channels;
+};
+
 // Statistics of the input of one Linear over all calibration tokens.
 struct InputStatistics {
   // Largest |x|.
@@ -25,6 +42,10 @@ struct InputStatistics {
   float least_error = 0;
   // Largest |x| of each input channel, [k].
   std::vector<float> channel_max;
+  // With 0, 1, 2, 4, … hot channels; empty unless asked for.
+  std::vector<ShadowOption> shadow_options = {};
+  // What was chosen (shadows.h).
+  Shadow shadow = {};
 };
 
 // Splits tokenized text into windows of `window` tokens and keeps the first `samples`; fewer if the
@@ -36,11 +57,12 @@ CalibrationWindows cut_windows(std::span<const std::int32_t> ids, std::int64_t w
 CalibrationWindows some_of(const CalibrationWindows& windows, std::int64_t count);
 
 // Keyed by node name. Linears outside blocks (the head) are not recorded. `progress(done, total)` is
-// called after each block; for `journal` see BlockRunner::run().
+// called after each block; for `journal` see BlockRunner::run(). `with_shadows`: with shadow_options.
 std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,
                                                  ThreadPool& pool,
                                                  const std::function<void(int, int)>& progress,
-                                                 BlockJournal* journal = nullptr);
+                                                 BlockJournal* journal = nullptr,
+                                                 bool with_shadows = false);
 
 }  // namespace tandem

@@ -177,6 +177,14 @@ class Counter {
         }
   }
 
+  // Every input once, and with several numbers of hot channels those that lose most, each through half
+  // of the blocks on average; two windows.
+  void shadows(double window) {
+    constexpr double kOptions = 2;
+    operations += kOptions * static_cast<double>(shape_.inputs.size()) * weights_ * 2 *
+                  std::min(2 * window, tokens_) / kBlockEfficiency;
+  }
+
   void make_codes(int phases) {
     for (const Linear& linear : shape_.all) seconds += phases * linear.weights() * kCodeSeconds;
   }
@@ -248,7 +256,11 @@ Forecast forecast(const Graph& graph, const Recipe& recipe, std::int64_t tokens,
     if (step.name == "smoothquant") counter.run_blocks();
     if (searches_alpha(step)) counter.search_alpha(search_tokens(step));
   }
-  if (phases > 1 && has_static_inputs(recipe, graph)) counter.run_blocks();
+  if (phases > 1 && has_static_inputs(recipe, graph)) {
+    counter.run_blocks();
+    if (recipe.calibration.shadow.budget > 0)
+      counter.shadows(static_cast<double>(recipe.calibration.window));
+  }
   counter.make_codes(phases);
   const double seconds =
       counter.operations / measure_speed(pool) + counter.seconds / pool.threads();

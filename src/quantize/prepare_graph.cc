@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "quantize/passes.h"
+#include "quantize/shadows.h"
 
 namespace tandem {
 
@@ -20,7 +21,9 @@ PreparedGraph prepare_graph(const Graph& loaded, const Recipe& recipe, const Pre
   Task task(context.observer, "calibrate", prepared.graph.layers(), "blocks");
   prepared.statistics = calibrate(
       prepared.graph, *inputs.windows, context.pool, [&](int, int) { task.advance(); },
-      inputs.part_of("calibrate"));
+      inputs.part_of("calibrate"), recipe.calibration.shadow.budget > 0);
+  choose_shadows({prepared.graph, loaded, recipe, *inputs.windows}, prepared.statistics,
+                 context.pool, context.observer);
   return prepared;
 }
 

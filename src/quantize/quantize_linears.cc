@@ -9,6 +9,7 @@
 #include "graph/int8_nodes.h"
 #include "graph/ops.h"
 #include "graph/rewriter.h"
+#include "graph/shadow.h"
 #include "quantize/kept_codes.h"
 #include "quantize/linear_weights.h"
 #include "quantize/rtn.h"
@@ -103,6 +104,7 @@ float static_scale(const InputStatistics& input, InputBound bound) {
   float largest = input.least_error;
   if (bound == InputBound::kMax) largest = input.max;
   if (bound == InputBound::kPercentile) largest = input.percentile;
+  if (!input.shadow.channels.empty()) largest = input.shadow.bound;
   return std::max(largest, kSmallestBound) / 127.0F;
 }
 
@@ -125,12 +127,15 @@ std::int64_t bytes_in(const Node& linear, const Scheme& scheme) {
               (format.is_signed ? 0 : packed_bytes(groups, format.bits)));
 }
 
+bool has_static_input(const Recipe& recipe, const Node& linear) {
+  const ModulePlan plan = plan_of(recipe, linear);
+  return plan.decode.activations == ActivationType::kStatic ||
+         plan.prefill.activations == ActivationType::kStatic;
+}
+
 bool has_static_inputs(const Recipe& recipe, const Graph& graph) {
   return std::ranges::any_of(graph.nodes(), [&](const Node& node) {
-    if (node.op != Op::kLinear) return false;
-    const ModulePlan plan = plan_of(recipe, node);
-    return plan.decode.activations == ActivationType::kStatic ||
-           plan.prefill.activations == ActivationType::kStatic;
+    return node.op == Op::kLinear && has_static_input(recipe, node);
   });
 }
 
@@ -151,13 +156,16 @@ void check_recipe(const Recipe& recipe, const Graph& graph) {
     check_scheme(node, plan.decode);
     check_scheme(node, plan.prefill);
     require_scales_in_rows(recipe, node, plan.decode);
-    if (node.layer < 0 && (plan.decode.activations == ActivationType::kStatic ||
-                           plan.prefill.activations == ActivationType::kStatic))
+    if (node.layer < 0 && has_static_input(recipe, node))
       fail(ErrorCode::kInvalidArgument,
            "[quantize] {}: stands outside the decoder blocks, which alone are calibrated: expected "
            "activations other than static",
            node.name);
   }
+  if (recipe.calibration.shadow.any() && !has_static_inputs(recipe, graph))
+    fail(ErrorCode::kInvalidArgument,
+         "[recipe] shadow: is for int8 inputs with a static scale, which no module has: expected "
+         "\"none\", or a rule with static activations");
   require_float_weights(recipe, graph);
 }
 
@@ -177,11 +185,19 @@ const Weight& LinearQuantizer::weight_of(const Node& node, const Scheme& scheme,
   return forms.back().weight;
 }
 
-float LinearQuantizer::input_scale(const std::string& module) const {
+const InputStatistics& LinearQuantizer::statistics_of(const std::string& module) const {
   const auto found = statistics_.find(module);
   if (found == statistics_.end())
     fail(ErrorCode::kInternal, "[quantize] {}: was not calibrated", module);
-  return static_scale(found->second, recipe_.calibration.input_bound);
+  return found->second;
+}
+
+std::optional<ShadowLinearAttributes> LinearQuantizer::shadow_of(const Node& node) {
+  const std::vector<std::int32_t>& channels = statistics_of(node.name).shadow.channels;
+  if (channels.empty()) return std::nullopt;
+  const auto [found, is_new] = shadows_.try_emplace(node.name);
+  if (is_new) found->second = make_shadow(node.as<LinearAttributes>().weight, channels);
+  return found->second;
 }
 
 Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
@@ -206,10 +222,15 @@ Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
         linear.weight = weight;
         rewriter.copy(id, std::move(linear));
       } else {
-        const bool is_static = scheme.activations == ActivationType::kStatic;
-        rewriter.replace(node.output(), int8.add(node.name, node.layer, rewriter(node.inputs[0]),
-                                                 is_static ? input_scale(node.name) : 0,
-                                                 std::get<ChannelCodes>(weight), linear.bias));
+        float scale = 0;
+        std::optional<ShadowLinearAttributes> shadow;
+        if (scheme.activations == ActivationType::kStatic) {
+          scale = static_scale(statistics_of(node.name), recipe_.calibration.input_bound);
+          shadow = shadow_of(node);
+        }
+        rewriter.replace(node.output(),
+                         int8.add(node.name, node.layer, rewriter(node.inputs[0]), scale,
+                                  std::get<ChannelCodes>(weight), linear.bias, std::move(shadow)));
       }
     }
     progress.advance();

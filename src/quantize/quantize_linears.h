@@ -2,6 +2,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -38,16 +39,20 @@ class LinearQuantizer {
   Graph quantize(const Graph& graph, PassContext& context, Scheme ModulePlan::* phase,
                  std::string_view task);
   const Weight& weight_of(const Node& node, const Scheme& scheme, PassContext& context);
-  float input_scale(const std::string& module) const;
+  // Throws kInternal for a module that was not calibrated.
+  const InputStatistics& statistics_of(const std::string& module) const;
+  std::optional<ShadowLinearAttributes> shadow_of(const Node& node);
 
   const Recipe& recipe_;
   const std::map<std::string, InputStatistics>& statistics_;
   WeightSink& sink_;
   // By module.
   std::map<std::string, std::vector<Made>> made_;
+  std::map<std::string, ShadowLinearAttributes> shadows_;
 };
 
-// Of a static int8 input, by the bound that a code of 127 represents; never 0.
+// Of a static int8 input, by the bound that a code of 127 represents, which is that of its shadow if
+// it has one; never 0.
 float static_scale(const InputStatistics& input, InputBound bound);
 // How a scheme that quantizes in groups stores the codes of a weight with `columns` input channels.
 GroupFormat group_format(const Scheme& scheme, std::int64_t columns);
@@ -55,7 +60,9 @@ GroupFormat group_format(const Scheme& scheme, std::int64_t columns);
 // are kept: of the weight as it is.
 std::int64_t bytes_in(const Node& linear, const Scheme& scheme);
 
-// Whether any Linear reads a static int8 input, for which a text is calibrated on.
+// Whether a Linear reads a static int8 input in some phase.
+bool has_static_input(const Recipe& recipe, const Node& linear);
+// Whether any of them does, for which a text is calibrated on.
 bool has_static_inputs(const Recipe& recipe, const Graph& graph);
 
 // Throws kInvalidArgument naming the module that the recipe's schemes don't fit, the pass that

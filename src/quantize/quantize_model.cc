@@ -194,6 +194,9 @@ void check_model(const QuantizeOptions& options, const Checkpoint& checkpoint,
   if (options.exports() && options.recipe.calibration.has_prefix())
     fail(ErrorCode::kInvalidArgument,
          "[export] a prefix has no place in a checkpoint: expected \"none\", or a package");
+  if (options.exports() && options.recipe.calibration.shadow.any())
+    fail(ErrorCode::kInvalidArgument,
+         "[export] shadows have no place in a checkpoint: expected \"none\", or a package");
   warn_of_left_out(checkpoint, weights, observer);
   warn_of_second_rounding(checkpoint, options.recipe, loaded, observer);
 }
@@ -298,6 +301,8 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     report.decode_bytes = size_of_files(staged.path(), ".safetensors");
   } else {
     const Graph prefill = run_passes(graph, {&prefill_pass, 1}, context);
+    report.shadows = count_shadows(prefill);
+    if (report.shadows.modules == 0) report.shadows = count_shadows(decode);
     OrderedJson written = to_json(recipe);
     if (text) written["calibration"].update(text->source);
     write_texts(checkpoint, staged.path(), observer);

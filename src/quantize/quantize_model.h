@@ -20,6 +20,7 @@
 #include "quantize/journal.h"
 #include "quantize/quality_gate.h"
 #include "quantize/recipe.h"
+#include "quantize/shadows.h"
 
 namespace tandem {
 
@@ -63,6 +64,8 @@ struct QuantizeReport {
   std::int64_t calibration_tokens = 0;
   // Tokens that stand before every sequence; usually none.
   std::vector<std::int32_t> prefix;
+  // In prefill's graph, or where that has none, in decode's.
+  ShadowCount shadows;
   // Size of decode.safetensors, of a checkpoint's safetensors files, or of a GGUF.
   std::int64_t decode_bytes = 0;
   std::int64_t prefill_bytes = 0;

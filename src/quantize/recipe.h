@@ -11,7 +11,7 @@
 //       {"match": "re:layers\\.[01]\\..*down_proj", "decode": "float", "prefill": "decode"}
 //     ],
 //     "calibration": {"samples": 128, "window": 512, "input_scale": "least_error",
-//                     "prefix": "none"},
+//                     "prefix": "none", "shadow": "none"},
 //     "chunk": 128
 //   }
 #pragma once
@@ -88,6 +88,23 @@ enum class InputBound : std::uint8_t {
 };
 std::string_view to_string(InputBound bound) noexcept;
 
+// Which channels of static int8 inputs are hot: what their codes clip is computed in float and added
+// (shadows.h). One of both, or neither.
+struct ShadowSettings {
+  // If above 0: of an input whose largest |x| is more than so many times the 99.9th percentile, those
+  // that exceed the percentile, which the scale then reaches.
+  double threshold = 0;
+  // If above 0: those that are measured to lose the most for their bytes, up to so many percent of
+  // what the int8 weights with static inputs take.
+  double budget = 0;
+
+  // What either may be. No largest value is below a percentile.
+  static constexpr double kLeastThreshold = 1, kMostThreshold = 1e6;
+  static constexpr double kLeastBudget = 0.01, kMostBudget = 100;
+
+  bool any() const noexcept { return threshold > 0 || budget > 0; }
+};
+
 struct CalibrationSettings {
   // Windows, at most.
   std::int64_t samples = 128;
@@ -98,6 +115,7 @@ struct CalibrationSettings {
   // are.
   bool searches_prefix = false;
   std::vector<std::int32_t> prefix = {};
+  ShadowSettings shadow = {};
 
   bool has_prefix() const noexcept { return searches_prefix || !prefix.empty(); }
 };

@@ -225,21 +225,54 @@ class RecipeReader {
     calibration.prefix = json.get<std::vector<std::int32_t>>();
   }
 
+  // One of two numbers, or "none".
+  ShadowSettings shadow(const Json& json) const {
+    const std::string path = "calibration.shadow";
+    if (json == "none") return {};
+    if (!json.is_object() || json.size() != 1)
+      reject(path, fmt::format("expected \"none\", {{\"threshold\": RATIO}} or {{\"budget\": "
+                               "PERCENT}}, got {}",
+                               printable(json.dump().substr(0, 200))));
+    require_keys(json, path, {"threshold", "budget"});
+    using Limits = ShadowSettings;
+    return {.threshold =
+                number(json, path, "threshold", Limits::kLeastThreshold, Limits::kMostThreshold),
+            .budget = number(json, path, "budget", Limits::kLeastBudget, Limits::kMostBudget)};
+  }
+
+  // 0 if it is not there.
+  double number(const Json& json, const std::string& path, std::string_view key, double low,
+                double high) const {
+    const auto found = json.find(key);
+    if (found == json.end()) return 0;
+    if (!found->is_number() || found->get<double>() < low || found->get<double>() > high)
+      reject(join(path, key), fmt::format("expected a number in [{}, {}], got {}", low, high,
+                                          printable(found->dump().substr(0, 200))));
+    return found->get<double>();
+  }
+
   void read_calibration(CalibrationSettings& calibration) const {
     const Json& json = json_["calibration"];
     require_object(json, "calibration");
-    require_keys(json, "calibration", {"samples", "window", "input_scale", "prefix"});
+    require_keys(json, "calibration", {"samples", "window", "input_scale", "prefix", "shadow"});
     calibration.samples = integer(json, "calibration", "samples", calibration.samples, 1, 1 << 20);
     calibration.window = integer(json, "calibration", "window", calibration.window, 2, 1 << 20);
     calibration.input_bound =
         word(json, "calibration", "input_scale", kBounds, calibration.input_bound);
     if (json.contains("prefix")) read_prefix(json["prefix"], calibration);
+    if (json.contains("shadow")) calibration.shadow = shadow(json["shadow"]);
   }
 
   std::string where_;
   Json json_;
   std::map<std::string, int> lines_;
 };
+
+OrderedJson to_json(const ShadowSettings& shadow) {
+  if (shadow.threshold > 0) return {{"threshold", shadow.threshold}};
+  if (shadow.budget > 0) return {{"budget", shadow.budget}};
+  return "none";
+}
 
 OrderedJson to_json(const Scheme& scheme) {
   if (scheme.weights == WeightType::kFloat) return "float";
@@ -290,7 +323,8 @@ OrderedJson to_json(const Recipe& recipe) {
         {"input_scale", to_string(recipe.calibration.input_bound)},
         {"prefix", recipe.calibration.searches_prefix  ? OrderedJson("search")
                    : recipe.calibration.prefix.empty() ? OrderedJson("none")
-                                                       : OrderedJson(recipe.calibration.prefix)}}},
+                                                       : OrderedJson(recipe.calibration.prefix)},
+        {"shadow", to_json(recipe.calibration.shadow)}}},
       {"chunk", recipe.chunk}};
 }
 

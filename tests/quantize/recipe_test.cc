@@ -262,7 +262,8 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
        "\"int8\""},
       {"{\n\"calibration\": []}", "2: calibration: expected an object"},
       {"{\"calibration\": {\n\"sample\": 1}}",
-       "2: calibration.sample: unknown key, expected one of samples, window, input_scale, prefix"},
+       "2: calibration.sample: unknown key, expected one of samples, window, input_scale, prefix, "
+       "shadow"},
       {"{\"calibration\": {\n\"samples\": 0}}",
        "2: calibration.samples: expected an integer in [1, 1048576], got 0"},
       {"{\"calibration\": {\n\"window\": 1}}",
@@ -363,6 +364,34 @@ TEST(Recipe, HasAPrefix) {
               }).find("calibration.prefix: expected \"none\", \"search\" or at most 64 token ids"),
               std::string::npos)
         << bad;
+}
+
+TEST(Recipe, HasShadows) {
+  const auto shadow = [](const std::string& words) {
+    return parse_recipe("{\"calibration\": {\"shadow\": " + words + "}}", "r.json");
+  };
+  EXPECT_FALSE(shadow(R"("none")").calibration.shadow.any());
+  EXPECT_EQ(shadow(R"({"threshold": 64})").calibration.shadow.threshold, 64);
+  EXPECT_EQ(shadow(R"({"budget": 2.5})").calibration.shadow.budget, 2.5);
+  for (const char* words : {R"("none")", R"({"threshold": 64})", R"({"budget": 2.5})"}) {
+    const OrderedJson json = to_json(shadow(words));
+    EXPECT_EQ(to_json(parse_recipe(json.dump(), "r.json")), json) << words;
+  }
+  const auto refusal = [&](const char* words) { return error_of([&] { shadow(words); }); };
+  const std::string place = "[recipe] r.json:1: calibration.shadow";
+  for (const char* bad : {"3", R"("search")", "{}", R"({"threshold": 64, "budget": 3})", "[]"})
+    EXPECT_EQ(refusal(bad),
+              fmt::format("{}: expected \"none\", {{\"threshold\": RATIO}} or {{\"budget\": "
+                          "PERCENT}}, got {}",
+                          place, parse_json(bad, "bad").dump()));
+  EXPECT_EQ(refusal(R"({"size": 3})"),
+            place + ".size: unknown key, expected one of threshold, budget");
+  EXPECT_EQ(refusal(R"({"threshold": 0.5})"),
+            place + ".threshold: expected a number in [1, 1000000], got 0.5");
+  EXPECT_EQ(refusal(R"({"budget": 0})"),
+            place + ".budget: expected a number in [0.01, 100], got 0");
+  EXPECT_EQ(refusal(R"({"budget": "3"})"),
+            place + ".budget: expected a number in [0.01, 100], got \"3\"");
 }
 
 }  // namespace
