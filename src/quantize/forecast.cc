@@ -177,11 +177,13 @@ class Counter {
         }
   }
 
-  // Every input once, and with several numbers of hot channels those that lose most, each through half
-  // of the blocks on average; two windows.
+  // Every input with and without hot channels, through half of the blocks on average and the head, on
+  // two windows.
   void shadows(double window) {
-    constexpr double kOptions = 2;
-    operations += kOptions * static_cast<double>(shape_.inputs.size()) * weights_ * 2 *
+    constexpr double kTrials = 2;
+    double head = -weights_;
+    for (const Linear& linear : shape_.all) head += linear.weights();
+    operations += kTrials * static_cast<double>(shape_.inputs.size()) * 2 * (weights_ / 2 + head) *
                   std::min(2 * window, tokens_) / kBlockEfficiency;
   }
 
@@ -238,6 +240,9 @@ double count_memory(const ModelShape& shape, const Recipe& recipe, double tokens
     if (step.name == "gptq" || step.name == "seqmse") hidden = 2;
     most = std::max(most, block * 4 + extra);
   }
+  // Of each channel a histogram.
+  constexpr double kHistogramBytes = 2048;
+  if (recipe.calibration.shadow.budget > 0) most += kHistogramBytes * inputs;
   return kProcessBytes + most + hidden * tokens * shape.hidden * 4 + shape.embedding_bytes;
 }
 

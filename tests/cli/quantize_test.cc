@@ -207,6 +207,63 @@ TEST(QuantizeCommand, PutsAPrefixBeforeEverySequence) {
       {"a prefix has no place in a checkpoint"});
 }
 
+TEST(QuantizeCommand, ComputesOutliersInFloat) {
+  const ScratchFolder folder;
+  const std::string package = (folder / "p").string();
+  std::vector<std::string> words = quantize_words(package);
+  words.insert(words.end(), {"--shadow-budget", "3"});
+  const Json made = run_for_json(words)["shadow"];
+  EXPECT_GT(made["modules"].get<int>(), 0);
+  EXPECT_GE(made["channels"].get<int>(), made["modules"].get<int>());
+  EXPECT_GT(made["bytes"].get<int>(), 0);
+  EXPECT_LE(made["bytes"].get<int>(), 0.03 * 6 * 786432) << "of six blocks' weights";
+  const Json inspected = run_for_json({"inspect", package});
+  EXPECT_EQ(inspected["recipe"]["calibration"]["shadow"], Json({{"budget", 3.0}}));
+  EXPECT_NE(run_program({"inspect", package, "--graph"}).out.find("= ShadowLinear("),
+            std::string::npos);
+  EXPECT_EQ(run_program({"run", package, "-p", "Once", "-n", "4"}).status, 0);
+
+  // The same on both devices where both read the same graph.
+  write_bytes(folder / "r.json", R"({"rules": [
+      {"match": "model.*", "decode": {"weights": "int8", "activations": "static"},
+       "prefill": "decode"},
+      {"match": "lm_head", "decode": "float", "prefill": "decode"}],
+      "calibration": {"samples": 2, "window": 128, "shadow": {"threshold": 8}}})");
+  const Outcome both =
+      run_program({"quantize", demo(), "-o", package, "--calib", demo() + "/calibration.txt",
+                   "--recipe", (folder / "r.json").string()});
+  EXPECT_EQ(both.status, 0) << both.err;
+  EXPECT_NE(both.out.find("\nshadow: "), std::string::npos) << both.out;
+  EXPECT_NE(both.out.find(" hot channels of "), std::string::npos) << both.out;
+  write_bytes(folder / "ids.json", "[5, 900, 17, 3000, 42, 7, 7, 1, 12, 13]");
+  const auto logits = [&](const char* mode) {
+    const fs::path output = folder / mode;
+    const Outcome outcome = run_program({"logits", package, "--ids", (folder / "ids.json").string(),
+                                         "-o", output.string(), "--mode", mode});
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return read_text_file(output);
+  };
+  EXPECT_EQ(logits("hybrid"), logits("cpu"));
+
+  words = quantize_words(package);
+  words.insert(words.end(), {"--shadow-threshold", "1000000"});
+  EXPECT_NE(run_program(words).out.find("\nshadow: none, since no channels are worth it\n"),
+            std::string::npos);
+  for (const char* bad : {"0.5", "a", "-1"}) {
+    words.back() = bad;
+    expect_refusal(words, {"--shadow-threshold"});
+  }
+  words.back() = "64";
+  words.insert(words.end(), {"--shadow-budget", "3"});
+  expect_refusal(words, {"--shadow-budget", "--shadow-threshold"});
+  words = quantize_words(package);
+  words.insert(words.end(), {"--shadow-budget", "101"});
+  expect_refusal(words, {"--shadow-budget"});
+  expect_refusal({"quantize", demo(), "-o", (folder / "e").string(), "--export", "awq",
+                  "--shadow-budget", "3"},
+                 {"shadows have no place in a checkpoint"});
+}
+
 // A head that a pass took apart from the embedding is stored even where it stays float.
 TEST(QuantizeCommand, ExportsAHeadThatIsTiedNoLonger) {
   const ScratchFolder folder;

@@ -30,7 +30,6 @@ Recipe static_int8(const ShadowSettings& shadow) {
   return recipe;
 }
 
-
 // ------------------------------------------------------------ one product
 
 // Inputs in which two channels are far beyond the others, and a weight.
@@ -47,10 +46,9 @@ struct Product {
     // Exact codes, so that nothing but the input is rounded.
     for (std::int64_t row = 0; row < kOutputs; ++row)
       w[static_cast<std::size_t>(row * kWidth)] = 127;
-    graph.set_outputs({graph.add(
-        Op::kLinear, "model.down", 0,
-        {graph.add_input({.name = "x", .width = kWidth})},
-        LinearAttributes{FloatWeight(Tensor::from_floats(w, {kOutputs, kWidth})), {}})});
+    graph.set_outputs(
+        {graph.add(Op::kLinear, "model.down", 0, {graph.add_input({.name = "x", .width = kWidth})},
+                   LinearAttributes{FloatWeight(Tensor::from_floats(w, {kOutputs, kWidth})), {}})});
   }
 
   std::mt19937 random{5};
@@ -101,7 +99,7 @@ TEST(Shadow, LeavesNoErrorOfClipping) {
         const double code = std::nearbyint(value / kScale);
         const bool is_hot = k == 7 || k == 30;
         const double kept = std::clamp(code, -128.0, 127.0) == code ? code * kScale
-                            : is_hot                                 ? double{value}
+                            : is_hot                                ? double{value}
                                      : std::clamp(code, -128.0, 127.0) * kScale;
         const double term = kept * product.w[static_cast<std::size_t>(n * Product::kWidth + k)];
         expected += term;
@@ -221,8 +219,7 @@ class PlantedShadow : public ::testing::Test {
     double kl = 0;
     ShadowCount shadows;
   };
-  Loss loss(const Graph& graph, const ShadowSettings& settings,
-            std::vector<PassStep> passes = {}) {
+  Loss loss(const Graph& graph, const ShadowSettings& settings, std::vector<PassStep> passes = {}) {
     Recipe recipe = static_int8(settings);
     recipe.passes = std::move(passes);
     PassContext context{pool_, silent()};
