@@ -317,6 +317,29 @@ TEST_F(HostileJson, NamesTensorsThatAreNotWhatTheyShouldBe) {
   }
 }
 
+TEST_F(HostileJson, NamesShadowsThatDoNotFit) {
+  const std::string place = "[shadow_linear] shadow: expected ";
+  const auto with = [&](const char* reference, Tensor tensor) {
+    shelf_.tensors[reference] = std::move(tensor);
+    return read();
+  };
+  std::byte* data = nullptr;
+  const Tensor beyond = Tensor::allocate(DType::kI32, {4}, &data);
+  std::fill_n(data, beyond.bytes().size(), std::byte{1});
+  EXPECT_EQ(with("shadow.channels", beyond),
+            place + "ascending channels below 96, got 16843009 after -1");
+  EXPECT_EQ(with("shadow.channels", ones({4})),
+            place + "channels as I32 of 1 dimension, got F32 [4]");
+  EXPECT_EQ(with("shadow.weight", ones({3, 64})), place + "weight [4, n], got [3, 64]");
+  EXPECT_EQ(with("shadow.weight", ones({4, 63})),
+            "[add] shadow_sum: expected width of shadow = 64, got 63");
+  node("shadow")["scale"] = 0;
+  EXPECT_EQ(read(), place + "a scale above 0, got 0");
+  node("shadow").erase("channels");
+  node("shadow")["scale"] = 1;
+  EXPECT_EQ(read(), place + "channels as I32 of 1 dimension, got none");
+}
+
 TEST_F(HostileJson, NamesNumbersThatCannotBe) {
   for (const Json& bad : {Json(1e300), Json(-1e39), Json("1"), Json(true)}) {
     node("cap")["cap"] = bad;
