@@ -89,6 +89,12 @@ std::string JsonReader::text_or(const Json& json, const std::string& path, std::
   return found->get<std::string>();
 }
 
+std::int64_t JsonReader::integer_or(const Json& json, const std::string& path, std::string_view key,
+                                    std::int64_t fallback, std::int64_t min,
+                                    std::int64_t max) const {
+  return json.contains(key) ? integer(json, path, key, min, max) : fallback;
+}
+
 bool JsonReader::flag_or(const Json& json, const std::string& path, std::string_view key,
                          bool fallback) const {
   return json.contains(key) ? flag(json, path, key) : fallback;

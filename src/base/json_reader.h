@@ -18,7 +18,7 @@ class JsonReader {
   // text that is no JSON.
   JsonReader(std::string_view text, std::string where, std::string area, std::string root);
 
-  const Json& json() const noexcept { return json_; }
+  const Json& root() const noexcept { return json_; }
   static std::string join(const std::string& path, std::string_view key);
 
   // Throws kFormat: "[area] FILE:LINE: PATH: what".
@@ -37,6 +37,8 @@ class JsonReader {
   bool flag(const Json& json, const std::string& path, std::string_view key) const;
   std::string text_or(const Json& json, const std::string& path, std::string_view key,
                       const std::string& fallback) const;
+  std::int64_t integer_or(const Json& json, const std::string& path, std::string_view key,
+                          std::int64_t fallback, std::int64_t min, std::int64_t max) const;
   bool flag_or(const Json& json, const std::string& path, std::string_view key,
                bool fallback) const;
 

@@ -430,4 +430,8 @@ float Checkpoint::input_scale(const std::string& module) const {
   return read_packed_input_scale(*store_, module, file_of(module + ".input_scale").string());
 }
 
+bool Checkpoint::has_unclipped_input(const std::string& module) const {
+  return tandem::has_unclipped_input(*store_, module, file_of(module + ".clip_input").string());
+}
+
 }  // namespace tandem

@@ -92,6 +92,8 @@ class Checkpoint {
   // The static int8 scale of the input of the Linear `module`, if a packed checkpoint has one (see
   // read_packed_input_scale()); else 0.
   float input_scale(const std::string& module) const;
+  // See has_unclipped_input().
+  bool has_unclipped_input(const std::string& module) const;
 
  private:
   void open_folder(const fs::path& config);

@@ -592,4 +592,15 @@ float read_packed_input_scale(const TensorStore& store, const std::string& modul
   return is_of_mllm(store, module) ? value / 127.0F : value;
 }
 
+bool has_unclipped_input(const TensorStore& store, const std::string& module,
+                         const std::string& place) {
+  const std::string name = module + ".clip_input";
+  if (!is_of_mllm(store, module) || !store.tensors().contains(name)) return false;
+  const Tensor clips = store.load(name);
+  if (clips.bytes().size() != 1)
+    fail(ErrorCode::kFormat, "[packed] {}: {}: clip_input: expected one byte, got {} {}", place,
+         module, to_string(clips.dtype()), to_string(clips.shape()));
+  return clips.bytes()[0] == std::byte{0};
+}
+
 }  // namespace tandem

@@ -104,4 +104,9 @@ Weight read_packed_linear(const TensorStore& store, const PackedSettings& settin
 float read_packed_input_scale(const TensorStore& store, const std::string& module,
                               const std::string& place);
 
+// Whether that scale may be too small for some values, which are then to be computed apart: in mllm's
+// models, "clip_input" of 0 says so. Throws kFormat unless it is a single byte.
+bool has_unclipped_input(const TensorStore& store, const std::string& module,
+                         const std::string& place);
+
 }  // namespace tandem

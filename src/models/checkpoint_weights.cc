@@ -25,4 +25,8 @@ float CheckpointWeights::input_scale(const std::string& module) const {
   return checkpoint_.input_scale(module);
 }
 
+bool CheckpointWeights::has_unclipped_input(const std::string& module) const {
+  return checkpoint_.has_unclipped_input(module);
+}
+
 }  // namespace tandem

@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "graph/int8_nodes.h"
+#include "graph/shadow.h"
 #include "models/families.h"
 
 namespace tandem {
@@ -137,9 +138,12 @@ class DecoderBuilder {
   ValueId add_linear(const std::string& module, ValueId x, Weight weight, Tensor bias) {
     // An int8 weight runs on int8 activations: with the checkpoint's static scale if it has one,
     // else with one scale per token.
-    if (auto* codes = std::get_if<ChannelCodes>(&weight))
+    if (auto* codes = std::get_if<ChannelCodes>(&weight)) {
+      std::optional<ShadowLinearAttributes> shadow;
+      if (weights_.has_unclipped_input(module)) shadow = make_whole_shadow(*codes);
       return int8_.add(module, layer_, x, weights_.input_scale(module), std::move(*codes),
-                       std::move(bias));
+                       std::move(bias), std::move(shadow));
+    }
     return graph_.add(Op::kLinear, module, layer_, {x},
                       LinearAttributes{std::move(weight), std::move(bias)});
   }

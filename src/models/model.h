@@ -43,6 +43,8 @@ class WeightSource {
   virtual Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const = 0;
   // The static scale of the Linear `module`'s int8 input; 0 if there is none.
   virtual float input_scale(const std::string& module) const = 0;
+  // Whether values beyond the codes of that scale count, too.
+  virtual bool has_unclipped_input(const std::string& /*module*/) const { return false; }
 };
 
 // The weights of a checkpoint: float ones mapped, packed ones as returned by Checkpoint::linear().
@@ -54,6 +56,7 @@ class CheckpointWeights : public WeightSource {
   Tensor tensor(const std::string& name, const Shape& expected) const override;
   Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override;
   float input_scale(const std::string& module) const override;
+  bool has_unclipped_input(const std::string& module) const override;
 
   // The tensors that were read so far, by the names of Checkpoint::contents(). Once a graph is
   // built, the other tensors of the checkpoint are no part of the model.

@@ -60,4 +60,10 @@ float RenamedWeights::input_scale(const std::string& module) const {
   return weights_.input_scale(place ? place->module : module);
 }
 
+bool RenamedWeights::has_unclipped_input(const std::string& module) const {
+  if (weights_.has(module + ".weight")) return weights_.has_unclipped_input(module);
+  const std::optional<ModulePlace> place = places_(module);
+  return weights_.has_unclipped_input(place ? place->module : module);
+}
+
 }  // namespace tandem

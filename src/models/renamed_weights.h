@@ -29,6 +29,7 @@ class RenamedWeights : public WeightSource {
   Tensor tensor(const std::string& name, const Shape& expected) const override;
   Weight linear(const std::string& module, std::int64_t n, std::int64_t k) const override;
   float input_scale(const std::string& module) const override;
+  bool has_unclipped_input(const std::string& module) const override;
 
  private:
   const WeightSource& weights_;

@@ -17,7 +17,7 @@ class Reader {
       : json_(read_text_file(path), path.string(), "mllm", "configuration") {}
 
   MllmConfig read() const {
-    const Json& root = json_.json();
+    const Json& root = json_.root();
     json_.require_object(root, "");
     MllmConfig config{read_profile(json_.object(root, "", kProfile)),
                       read_export(json_.object(root, "", kExport))};

@@ -2,10 +2,9 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <map>
 
 #include "base/error.h"
-#include "base/json_lines.h"
+#include "base/json_reader.h"
 #include "base/printable.h"
 #include "quantize/passes.h"
 #include "quantize/recipe.h"
@@ -43,54 +42,29 @@ constexpr std::size_t kMaxPrefix = 64;
 // A rule for everything says little about a module in particular: codes that are there are kept.
 bool is_general(const Rule& rule) { return rule.match == "*"; }
 
-class RecipeReader {
+class RecipeReader : JsonReader {
  public:
   RecipeReader(std::string_view text, std::string where)
-      : where_(std::move(where)), json_(parse_json(text, where_)), lines_(json_lines(text)) {}
+      : JsonReader(text, std::move(where), "recipe", "recipe") {}
 
   Recipe read() {
-    require_object(json_, "");
-    require_keys(json_, "", {"passes", "rules", "calibration", "chunk"});
+    require_object(root(), "");
+    require_keys(root(), "", {"passes", "rules", "calibration", "chunk"});
     Recipe recipe;
-    if (json_.contains("passes")) read_passes(recipe);
-    if (json_.contains("rules")) {
+    if (root().contains("passes")) read_passes(recipe);
+    if (root().contains("rules")) {
       read_rules(recipe);
     } else {
       recipe.rules = default_recipe().rules;
     }
-    if (json_.contains("calibration")) read_calibration(recipe.calibration);
-    recipe.chunk = integer(json_, "", "chunk", recipe.chunk, 1, 4096);
+    if (root().contains("calibration")) read_calibration(recipe.calibration);
+    recipe.chunk = integer_or(root(), "", "chunk", recipe.chunk, 1, 4096);
     return recipe;
   }
 
  private:
-  static std::string join(const std::string& path, std::string_view key) {
-    return path.empty() ? std::string(key) : fmt::format("{}.{}", path, key);
-  }
-
-  [[noreturn]] void reject(const std::string& path, const std::string& what) const {
-    const auto line = lines_.find(path);
-    fail(ErrorCode::kFormat, "[recipe] {}:{}: {}: {}", where_,
-         line == lines_.end() ? 1 : line->second, path.empty() ? "recipe" : printable(path), what);
-  }
-
-  void require_object(const Json& json, const std::string& path) const {
-    if (!json.is_object()) reject(path, "expected an object");
-  }
-
-  void require_keys(const Json& json, const std::string& path,
-                    std::initializer_list<std::string_view> known) const {
-    for (const auto& [key, value] : json.items()) {
-      if (std::ranges::find(known, key) != known.end()) continue;
-      std::string list;
-      for (const std::string_view name : known)
-        list += fmt::format("{}{}", list.empty() ? "" : ", ", name);
-      reject(join(path, key), fmt::format("unknown key, expected one of {}", list));
-    }
-  }
-
   const Json& list(const char* key) const {
-    const Json& found = json_[key];
+    const Json& found = root()[key];
     if (!found.is_array()) reject(key, "expected an array");
     return found;
   }
@@ -101,19 +75,6 @@ class RecipeReader {
       reject(found == json.end() ? path : join(path, key),
              fmt::format("expected {} to be a name", key));
     return found->get<std::string>();
-  }
-
-  std::int64_t integer(const Json& json, const std::string& path, std::string_view key,
-                       std::int64_t fallback, std::int64_t low, std::int64_t high) const {
-    const auto found = json.find(key);
-    if (found == json.end()) return fallback;
-    const bool fits = found->is_number_integer() &&
-                      found->get<double>() >= static_cast<double>(low) &&
-                      found->get<double>() <= static_cast<double>(high);
-    if (!fits)
-      reject(join(path, key), fmt::format("expected an integer in [{}, {}], got {}", low, high,
-                                          printable(found->dump())));
-    return found->get<std::int64_t>();
   }
 
   template <typename T, std::size_t N>
@@ -200,7 +161,7 @@ class RecipeReader {
     const std::int64_t usual = bits_of(scheme.weights) == 4 ? 128 : 0;
     scheme.group = whole_tensor ? kWholeTensor
                    : whole_row  ? 0
-                                : integer(json, path, "group", usual, 1, kMaxGroup);
+                                : integer_or(json, path, "group", usual, 1, kMaxGroup);
     const bool has_input = scheme.activations != ActivationType::kFloat;
     scheme.scales = word(json, path, "scales", kScales, has_input ? DType::kF32 : DType::kF16);
     if (has_input &&
@@ -252,20 +213,17 @@ class RecipeReader {
   }
 
   void read_calibration(CalibrationSettings& calibration) const {
-    const Json& json = json_["calibration"];
+    const Json& json = root()["calibration"];
     require_object(json, "calibration");
     require_keys(json, "calibration", {"samples", "window", "input_scale", "prefix", "shadow"});
-    calibration.samples = integer(json, "calibration", "samples", calibration.samples, 1, 1 << 20);
-    calibration.window = integer(json, "calibration", "window", calibration.window, 2, 1 << 20);
+    calibration.samples =
+        integer_or(json, "calibration", "samples", calibration.samples, 1, 1 << 20);
+    calibration.window = integer_or(json, "calibration", "window", calibration.window, 2, 1 << 20);
     calibration.input_bound =
         word(json, "calibration", "input_scale", kBounds, calibration.input_bound);
     if (json.contains("prefix")) read_prefix(json["prefix"], calibration);
     if (json.contains("shadow")) calibration.shadow = shadow(json["shadow"]);
   }
-
-  std::string where_;
-  Json json_;
-  std::map<std::string, int> lines_;
 };
 
 OrderedJson to_json(const ShadowSettings& shadow) {

@@ -219,6 +219,36 @@ TEST_F(ExportMllm, RefusesWhatDoesNotFit) {
             std::string::npos);
 }
 
+// A Linear whose scale follows the percentile loses nothing of what lies beyond.
+TEST_F(ExportMllm, OutliersAreComputedApart) {
+  const CalibrationWindows windows = demo_windows(4, 64);
+  const auto ids = std::span(windows.ids).last(64);
+  ThreadPool pool(2);
+  profile_ = profile_activations(graph_, windows, {.no_bias = true}, pool, [](int, int) {});
+  for (int layer = 0; layer < 6; ++layer)
+    config_.model.skip_layers.push_back(fmt::format("model.layers.{}.mlp.down_proj", layer));
+  const std::vector<float> expected = run_graph(graph_, ids);
+  const auto loss = [&] {
+    const Graph graph = graph_of(Checkpoint::open(config_.output_model));
+    return std::pair(std::ranges::count(graph.nodes(), Op::kShadowLinear, &Node::op),
+                     divergence(expected, run_graph(graph, ids), 4096));
+  };
+  auto tensors = exported();
+  const auto [shadows, apart] = loss();
+  for (auto& [name, tensor] : tensors)
+    if (name.ends_with(".clip_input")) {
+      std::byte* data = nullptr;
+      tensor = Tensor::allocate(DType::kBool, {}, &data);
+      *data = std::byte{1};
+    }
+  write_safetensors(config_.output_model, tensors);
+  const auto [none, clipped] = loss();
+  EXPECT_EQ(shadows, 6);
+  EXPECT_EQ(none, 0);
+  EXPECT_LT(apart, 0.02);
+  EXPECT_GT(clipped, 5 * apart);
+}
+
 TEST(MllmInt8, RefusesDamagedParts) {
   const ScratchFolder scratch;
   fs::copy_file(demo_dir() / "config.json", scratch / "config.json");
@@ -243,6 +273,14 @@ TEST(MllmInt8, RefusesDamagedParts) {
             std::string::npos);
   EXPECT_NE(error({{"a.weight", codes({3, 2})}, {"a.weight.scale", scales({NAN})}})
                 .find("scales: expected finite numbers"),
+            std::string::npos);
+  write_safetensors(
+      scratch / "m.safetensors",
+      {{"a.weight", codes({3, 2})}, {"a.weight.scale", scales({1})}, {"a.clip_input", codes({2})}});
+  const Checkpoint checkpoint = Checkpoint::open(scratch / "m.safetensors");
+  EXPECT_NE(error_of([&] {
+              checkpoint.has_unclipped_input("a");
+            }).find("clip_input: expected one byte, got I8 [2]"),
             std::string::npos);
 }
 

@@ -1,4 +1,4 @@
-// The demo with outliers that change nothing of what it computes, and how far two models are apart.
+// Models with outliers that change nothing of what they compute, and how far two models are apart.
 #pragma once
 
 #include <algorithm>
@@ -41,7 +41,7 @@ inline double divergence(const std::vector<float>& p_logits, const std::vector<f
   return sum / static_cast<double>(p_logits.size() / vocabulary);
 }
 
-// The demo with four channels up in every group that this absorbs, and the weights that read them
+// A model with four channels up in every group that this absorbs, and the weights that read them
 // down: the same function, with outliers in an activation of every block.
 inline Graph planted(const Graph& graph, Absorber absorber, float strength) {
   const std::vector<ScalingGroup> groups = find_scaling_groups(graph);
@@ -49,8 +49,10 @@ inline Graph planted(const Graph& graph, Absorber absorber, float strength) {
   for (const ScalingGroup& group : groups) {
     factors.emplace_back();
     if (group.absorber != absorber) continue;
-    factors.back().resize(static_cast<std::size_t>(graph.value(group.value).width), 1.0F);
-    for (const std::size_t channel : {5U, 20U, 45U, 60U}) factors.back()[channel] = strength;
+    const auto width = static_cast<std::size_t>(graph.value(group.value).width);
+    factors.back().resize(width, 1.0F);
+    for (const std::size_t channel : {5U, 20U, 45U, 60U})
+      factors.back()[channel % width] = strength;
     // The query heads that share a head of values have the same.
     factors.back() = expanded_factors(group, factors.back());
     for (float& factor : factors.back()) factor = 1 / factor;
