@@ -54,9 +54,9 @@ TEST_F(BashCompletion, OffersCommandsFlagsAndValues) {
   EXPECT_EQ(offered({"tandem", "-q", "insp"}), Words{"inspect"});
   EXPECT_EQ(offered({"tandem", "nothing"}), Words{});
   EXPECT_EQ(offered({"tandem", "run", "--mo"}), Words{"--mode"});
-  EXPECT_EQ(offered({"tandem", "run", "--mode", ""}), (Words{"hybrid", "cpu", "float"}));
+  EXPECT_EQ(offered({"tandem", "run", "--mode", ""}), (Words{"hybrid", "npu", "cpu", "float"}));
   EXPECT_EQ(offered({"tandem", "run", "--mode", "=", "h"}), Words{"hybrid"});
-  EXPECT_EQ(offered({"tandem", "run", "--mode", "="}), (Words{"hybrid", "cpu", "float"}));
+  EXPECT_EQ(offered({"tandem", "run", "--mode", "="}), (Words{"hybrid", "npu", "cpu", "float"}));
   EXPECT_EQ(offered({"tandem", "quantize", "--lm-head", "fl"}), Words{"float"});
   EXPECT_EQ(offered({"tandem", "quantize", "--group-size", ""}), (Words{"32", "64", "128"}));
   EXPECT_EQ(offered({"tandem", "convert", "--dtype", "q4"}), (Words{"q4_0", "q4_1", "q4_k"}));

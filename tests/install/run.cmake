@@ -45,7 +45,7 @@ run(${CMAKE_COMMAND} -E env TANDEM_CACHE=${SCRATCH}/cache LD_LIBRARY_PATH=${fold
 
 read_installed(share/doc/tandem/LICENSE)
 run(${SCRATCH}/prefix/bin/tandem completion fish)
-string(REGEX MATCHALL "-n __fish_use_subcommand -a [a-z]+" lines "${output}")
+string(REGEX MATCHALL "-n __fish_use_subcommand -a [a-z-]+" lines "${output}")
 list(LENGTH lines count)
 if(count LESS 14)
   message(FATAL_ERROR "install test: completions name ${count} commands, expected 14 at least")
