@@ -6,7 +6,8 @@ if(NOT TANDEM_TESTS)
 endif()
 
 # Suites that take more than 10 seconds in a release build on two cores; all others have the label `quick`.
-set(TANDEM_SLOW_SUITES cli.DeployPage cli.QuarkWords cli.Signals quantize.Cases/QuarkSearch)
+set(TANDEM_SLOW_SUITES cli.DeployPage cli.MllmWords cli.QuarkWords cli.Signals quantize.Cases/QuarkSearch
+  quantize.PlantedShadow)
 
 # tandem_test_options(TARGET): the flags that all tests share, so that they can share compiled headers.
 function(tandem_test_options target)
