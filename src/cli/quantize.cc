@@ -39,6 +39,7 @@ struct QuantizeFlags {
   std::string gguf_type;
   std::int64_t group_size = 128;
   std::optional<std::string> lm_head;
+  std::string prefill = "w8a8";
   std::vector<std::string> exclude;
   std::optional<std::string> input_scale;
   std::optional<std::int64_t> samples;
@@ -145,6 +146,13 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   Recipe recipe = !flags.recipe.empty() ? read_recipe(input_path(flags.recipe))
                   : type                ? recipe_like(*type, head != "float")
                          : default_recipe(flags.group_size, head == "float" ? 0 : std::stoll(head));
+  if (flags.prefill == "w4a8") {
+    if (flags.quark.given() || flags.format != "package")
+      fail(ErrorCode::kInvalidArgument,
+           "[quantize] --prefill: expected with a package, and without Quark's words");
+    recipe.rules.front().prefill =
+        Scheme{WeightType::kInt4, 32, DType::kF32, ActivationType::kStatic};
+  }
   if (flags.quark.given()) recipe.rules = flags.quark.rules(flags.group_size, flags.checkpoint);
   const bool is_package = flags.format == "package" && !flags.quark.style(true);
   for (const std::string& algorithm : flags.algorithms) {
@@ -443,6 +451,13 @@ void add_quantize(CLI::App& app) {
       ->add_option("--lm-head", flags->lm_head,
                    "group size of the head's int4, or float (default: 32, float for an export)")
       ->check(CLI::IsMember({"32", "64", "128", "float"}))
+      ->excludes(recipe);
+  command
+      ->add_option("--prefill", flags->prefill,
+                   "what the NPU multiplies int8 activations by: w8a8, int8 weights, or w4a8, int4 "
+                   "in blocks of 32, half the size")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"w8a8", "w4a8"}))
       ->excludes(recipe);
   command
       ->add_option("--exclude", flags->exclude,

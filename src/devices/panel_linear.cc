@@ -18,6 +18,9 @@ PanelKey panel_key(const Weight& weight, const PanelLayout& layout) {
   if (const auto* groups = std::get_if<GroupCodes>(&weight))
     text += fmt::format(" bits {} signed {} zero points {}", groups->bits, groups->is_signed,
                         !groups->zero_points.empty());
+  const auto* channels = std::get_if<ChannelCodes>(&weight);
+  if (channels != nullptr && channels->block() > 0)
+    text += fmt::format(" block {}", channels->block());
   bool persistent = true;
   const std::vector<Tensor> parts = parts_of(weight);
   for (const Tensor& part : parts) {

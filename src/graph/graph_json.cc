@@ -66,6 +66,12 @@ class FieldWriter {
     return json;
   }
   OrderedJson operator()(const ChannelCodes& weight) {
+    if (!weight.block_scales.empty())
+      return {{"kind", "block_codes"},
+              {"k", weight.k},
+              {"codes", sink_.keep(node_.name + ".codes", weight.codes)},
+              {"block_scales", sink_.keep(node_.name + ".block_scales", weight.block_scales)},
+              {"scales", sink_.keep(node_.name + ".scales", weight.scales)}};
     return {{"kind", "channel_codes"},
             {"codes", sink_.keep(node_.name + ".codes", weight.codes)},
             {"scales", sink_.keep(node_.name + ".scales", weight.scales)}};
@@ -145,6 +151,15 @@ class FieldReader {
       weight.k = weight.codes.dim(1);
       return weight;
     }
+    if (kind == "block_codes") {
+      ChannelCodes weight;
+      weight.k = json.get_int("k", 1, kMaxWidth);
+      weight.codes = matrix(json, "codes");
+      weight.block_scales = matrix(json, "block_scales");
+      weight.scales = source_.find(json.get_string("scales"));
+      weight.n = weight.codes.dim(0);
+      return weight;
+    }
     if (kind == "group_codes") {
       GroupCodes weight;
       weight.bits = static_cast<int>(json.get_int("bits", 4, 8));
@@ -163,8 +178,8 @@ class FieldReader {
       return weight;
     }
     fail(ErrorCode::kFormat,
-         "[graph] {}.kind: expected float, group_codes or channel_codes, got \"{}\"", json.where(),
-         printable(kind));
+         "[graph] {}.kind: expected float, group_codes, channel_codes or block_codes, got \"{}\"",
+         json.where(), printable(kind));
   }
 
   const JsonObject& json_;

@@ -57,14 +57,14 @@ void pack_panel(const ChannelCodes& weight, PanelKind kind, std::int64_t first,
   if (kind != PanelKind::kInt8) return pack_computed_panel(weight, kind, first, columns, out);
   constexpr std::int64_t kStep = 64;
   const std::int64_t k = weight.k;
-  const std::int8_t* codes = weight.codes.as<std::int8_t>().data() + first * k;
+  std::int8_t row[kStep];
   auto* panel = reinterpret_cast<std::uint8_t*>(out);
   for (std::int64_t begin = 0; begin < padded_k(k); begin += kStep) {
     std::uint8_t* block = panel + begin / kInt8StepK * kStepBytes;
     std::memset(block, kInt8Offset, static_cast<std::size_t>(kStep / kInt8StepK * kStepBytes));
     const std::int64_t count = std::min(kStep, k - begin);
     for (std::int64_t c = 0; c < columns; ++c) {
-      const std::int8_t* row = codes + c * k + begin;
+      read_codes(weight, first + c, begin, {row, static_cast<std::size_t>(count)});
       for (std::int64_t i = 0; i < count; ++i)
         block[i / kInt8StepK * kStepBytes + c * kInt8StepK + i % kInt8StepK] =
             static_cast<std::uint8_t>(static_cast<int>(row[i]) + kInt8Offset);

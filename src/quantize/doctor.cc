@@ -39,7 +39,8 @@ std::string describe(const Scheme& scheme) {
   if (scheme.weights == WeightType::kFloat) return "float";
   std::string text(to_string(scheme.weights));
   if (scheme.activations != ActivationType::kFloat)
-    return text + " " + std::string(to_string(scheme.activations));
+    return text + (scheme.group > 0 ? fmt::format(" block {} ", scheme.group) : " ") +
+           std::string(to_string(scheme.activations));
   return text + (scheme.group > 0               ? fmt::format(" g{}", scheme.group)
                  : scheme.group == kWholeTensor ? " tensor"
                                                 : " row");

@@ -19,6 +19,20 @@ void quantize_row(std::span<float> weights) {
   for (float& w : weights) w = std::clamp(std::nearbyint(w / scale), -127.0F, 127.0F) * scale;
 }
 
+bool has_blocks(const Scheme& scheme) {
+  return scheme.weights == WeightType::kInt4 && scheme.activations != ActivationType::kFloat;
+}
+
+// Int4 in blocks: of a row, or of a block alone as if it were one.
+void quantize_blocks(std::span<float> weights, std::int64_t block, std::span<std::int8_t> codes,
+                     std::vector<std::uint8_t>& block_scales) {
+  const auto size = static_cast<std::size_t>(block);
+  block_scales.resize(weights.size() / size);
+  const float scale = quantize_row_blocks(weights, block, codes, block_scales);
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    weights[i] = static_cast<float>(codes[i] * int{block_scales[i / size]}) * scale;
+}
+
 }  // namespace
 
 FakeQuantizer::FakeQuantizer(const Scheme& scheme, std::int64_t columns)
@@ -30,14 +44,19 @@ FakeQuantizer::FakeQuantizer(const Scheme& scheme, std::int64_t columns)
 
 void FakeQuantizer::quantize_group(std::span<float> weights, std::span<std::uint8_t> codes) const {
   if (scheme_.weights == WeightType::kFloat) return;
+  const std::span<std::int8_t> signed_codes(reinterpret_cast<std::int8_t*>(codes.data()),
+                                            codes.size());
+  if (has_blocks(scheme_)) {
+    std::vector<std::uint8_t> block_scale;
+    quantize_blocks(weights, group_, signed_codes, block_scale);
+    return;
+  }
   if (scheme_.activations != ActivationType::kFloat) {
     quantize_row(weights);
     return;
   }
   const DType dtype = scheme_.scales;
   round_all(dtype, weights);
-  const std::span<std::int8_t> signed_codes(reinterpret_cast<std::int8_t*>(codes.data()),
-                                            codes.size());
   GroupCode group;
   switch (scheme_.weights) {
     case WeightType::kUint4:
@@ -76,6 +95,13 @@ std::vector<float> FakeQuantizer::quantize_rows(const RowSource& rows, ThreadPoo
         std::span(values).subspan(static_cast<std::size_t>(range.begin * columns),
                                   static_cast<std::size_t>(range.size() * columns));
     rows.read(range.begin, out);
+    if (has_blocks(scheme_)) {
+      std::vector<std::int8_t> row_codes(static_cast<std::size_t>(columns));
+      std::vector<std::uint8_t> block_scales;
+      for (std::size_t at = 0; at < out.size(); at += row_codes.size())
+        quantize_blocks(out.subspan(at, row_codes.size()), group_, row_codes, block_scales);
+      return;
+    }
     for (std::size_t at = 0; at < out.size(); at += codes.size())
       quantize_group(out.subspan(at, codes.size()), codes);
   });

@@ -18,8 +18,9 @@
 namespace tandem {
 namespace {
 
+// Whether its Linears multiply int8 by int8: the weights are int8, or int4 that expand to it.
 bool has_row_scales(const Scheme& scheme) {
-  return scheme.weights == WeightType::kInt8 && scheme.activations != ActivationType::kFloat;
+  return scheme.weights != WeightType::kFloat && scheme.activations != ActivationType::kFloat;
 }
 
 bool is_in(const GroupCodes& codes, const GroupFormat& format) {
@@ -47,7 +48,10 @@ GroupCodes quantize_whole(const RowSource& rows, const Scheme& scheme, const std
 Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
   const Rows values = rows_of(node);
   const RowSource& rows = *values;
-  if (has_row_scales(scheme)) return quantize_channel_codes(rows, node.name, pool);
+  if (has_row_scales(scheme))
+    return scheme.weights == WeightType::kInt4
+               ? quantize_block_codes(rows, scheme.group, node.name, pool)
+               : quantize_channel_codes(rows, node.name, pool);
   if (scheme.group == kWholeTensor) return quantize_whole(rows, scheme, node.name, pool);
   const GroupFormat format = group_format(scheme, rows.columns());
   if (const GroupCodes* chosen = chosen_codes(rows); chosen != nullptr && is_in(*chosen, format))
@@ -119,7 +123,10 @@ std::int64_t bytes_in(const Node& linear, const Scheme& scheme) {
   const Weight& weight = linear.as<LinearAttributes>().weight;
   const std::int64_t n = output_channels(weight), k = input_channels(weight);
   if (scheme.weights == WeightType::kFloat) return stored_bytes(weight);
-  if (has_row_scales(scheme)) return n * (k + 4);
+  constexpr auto kScaleBytes = static_cast<std::int64_t>(sizeof(float));
+  if (has_row_scales(scheme))
+    return n * (kScaleBytes +
+                (scheme.weights == WeightType::kInt4 ? packed_bytes(k, 4) + k / scheme.group : k));
   const GroupFormat format = group_format(scheme, k);
   const std::int64_t groups = k / format.group;
   return n * (packed_bytes(k, format.bits) +

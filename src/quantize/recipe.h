@@ -55,11 +55,12 @@ inline constexpr std::int64_t kWholeTensor = -1;
 // What a Linear becomes.
 struct Scheme {
   WeightType weights = WeightType::kFloat;
-  // Input channels that share a scale; 0: the whole row; kWholeTensor: all rows.
+  // Input channels that share a scale; 0: the whole row; kWholeTensor: all rows. For int4 with
+  // activations: those of a block (ChannelCodes).
   std::int64_t group = 0;
   // Of the scales: F16, BF16 or F32.
   DType scales = DType::kF16;
-  // Other than kFloat: int8 with one F32 scale for each row.
+  // Other than kFloat: int8, or int4 in blocks, with one F32 scale for each row.
   ActivationType activations = ActivationType::kFloat;
 
   bool operator==(const Scheme&) const = default;

@@ -346,4 +346,64 @@ ChannelCodes quantize_channel_codes(const RowSource& weight, const std::string& 
   return result;
 }
 
+float quantize_row_blocks(std::span<const float> weights, std::int64_t block,
+                          std::span<std::int8_t> codes,
+                          std::span<std::uint8_t> block_scales) noexcept {
+  const auto size = static_cast<std::size_t>(block);
+  const auto largest_of = [](std::span<const float> values) {
+    const Bounds bounds = bounds_with_zero(values);
+    return std::max(-bounds.low, bounds.high);
+  };
+  constexpr auto kLargestCode = static_cast<float>(kMaxBlockCode);
+  constexpr auto kLargestScale = static_cast<float>(kMaxBlockScale);
+  const float largest = largest_of(weights);
+  // The lower bound keeps quotients of a row of tiny values finite.
+  const float scale =
+      largest == 0 ? 1.0F : std::max(largest / kLargestCode / kLargestScale, FLT_MIN);
+  for (std::size_t first = 0; first < weights.size(); first += size) {
+    const auto part = weights.subspan(first, size);
+    const float level =
+        clamp(nearest_integer(largest_of(part) / kLargestCode / scale), 1.0F, kLargestScale);
+    block_scales[first / size] = static_cast<std::uint8_t>(level);
+    const float step = level * scale;
+    for (std::size_t i = 0; i < size; ++i)
+      codes[first + i] = static_cast<std::int8_t>(
+          clamp(nearest_integer(part[i] / step), -kLargestCode, kLargestCode));
+  }
+  return scale;
+}
+
+ChannelCodes quantize_block_codes(const RowSource& weight, std::int64_t block,
+                                  const std::string& name, ThreadPool& pool) {
+  require_matrix(weight, name);
+  const std::int64_t n = weight.rows();
+  const std::int64_t k = weight.columns();
+  if (!is_block_size(block) || k % block != 0)
+    fail(ErrorCode::kInvalidArgument,
+         "[quantize] {}: expected blocks of 16, 32 or 64 columns that divide K = {}, got {}", name,
+         k, block);
+  const std::int64_t blocks = k / block;
+  std::byte *codes = nullptr, *block_scales = nullptr, *scales = nullptr;
+  ChannelCodes result{.n = n, .k = k};
+  result.codes = Tensor::allocate(DType::kU8, {n, packed_bytes(k, 4)}, &codes);
+  result.scales = Tensor::allocate(DType::kF32, {n}, &scales);
+  result.block_scales = Tensor::allocate(DType::kU8, {n, blocks}, &block_scales);
+  auto* row_scales = reinterpret_cast<float*>(scales);
+  auto* levels = reinterpret_cast<std::uint8_t*>(block_scales);
+  const auto make_visitor = [&] {
+    return [&, row_codes = std::vector<std::int8_t>(static_cast<std::size_t>(k))](
+               std::int64_t row, std::span<const float> values) mutable {
+      if (!all_finite(values)) return false;
+      row_scales[row] = quantize_row_blocks(
+          values, block, row_codes, {levels + row * blocks, static_cast<std::size_t>(blocks)});
+      pack_codes({reinterpret_cast<const std::uint8_t*>(row_codes.data()), row_codes.size()}, 4,
+                 codes + row * packed_bytes(k, 4));
+      return true;
+    };
+  };
+  const std::int64_t bad = visit_rows(weight, pool, make_visitor);
+  if (bad < n) fail_row(weight, bad, DType::kF32, name);
+  return result;
+}
+
 }  // namespace tandem

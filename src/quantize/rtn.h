@@ -1,5 +1,5 @@
 // Round to nearest: int4 and int8 in groups and int8 per channel, by AMD Quark's integer formulas
-// (exports match Quark's value for value).
+// (exports match Quark's value for value), and int4 in blocks as Qualcomm's tools do (LPBQ).
 #pragma once
 
 #include <cstdint>
@@ -63,5 +63,17 @@ GroupCodes quantize_group_codes(const RowSource& weight, const GroupFormat& form
 // codes in [-127, 127]. Throws kInvalidArgument for a row with a non-finite weight.
 ChannelCodes quantize_channel_codes(const RowSource& weight, const std::string& name,
                                     ThreadPool& pool);
+
+// Low power block quantization of one row: s_b = max|block| / 7, scale = max(s_b) / 16,
+// block_scales[b] = clamp(rint(s_b / scale), 1, 16), codes = clamp(rint(w / (block scale * scale)),
+// -7, 7) in float32, ties to even. Returns the scale: 1 for a row of zeros. `block` divides the row.
+float quantize_row_blocks(std::span<const float> weights, std::int64_t block,
+                          std::span<std::int8_t> codes,
+                          std::span<std::uint8_t> block_scales) noexcept;
+
+// The same for a whole weight. Throws kInvalidArgument for a block that is not 16, 32 or 64 or does
+// not divide k, and a row with a non-finite weight.
+ChannelCodes quantize_block_codes(const RowSource& weight, std::int64_t block,
+                                  const std::string& name, ThreadPool& pool);
 
 }  // namespace tandem

@@ -78,6 +78,7 @@ Weight FileSink::keep(Weight weight) {
   } else if (auto* channels = std::get_if<ChannelCodes>(&weight)) {
     channels->codes = move(channels->codes);
     channels->scales = move(channels->scales);
+    channels->block_scales = move(channels->block_scales);
   }
   return weight;
 }

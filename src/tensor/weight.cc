@@ -77,9 +77,31 @@ void validate_parts(const GroupCodes& w, const std::string& name) {
       });
 }
 
+// The parts of int4 codes in blocks.
+void validate_blocks(const ChannelCodes& w, const std::string& name) {
+  const Shape& shape = w.block_scales.shape();
+  const std::int64_t blocks = shape.size() == 2 ? shape[1] : 0;
+  if (blocks < 1 || w.k % blocks != 0 || !is_block_size(w.k / blocks))
+    fail(ErrorCode::kFormat,
+         "[weight] {}: block scales: expected one for every 16, 32 or 64 of k = {} columns, got {}",
+         name, w.k, to_string(shape));
+  expect(w.block_scales, DType::kU8, {w.n, blocks}, name, "block scales");
+  expect(w.codes, DType::kU8, {w.n, packed_bytes(w.k, 4)}, name, "codes");
+  const auto scales = w.block_scales.as<std::uint8_t>();
+  const auto bad = std::ranges::find_if(scales, [](int s) { return s < 1 || s > kMaxBlockScale; });
+  if (bad == scales.end()) return;
+  const std::int64_t at = bad - scales.begin();
+  fail(ErrorCode::kFormat, "[weight] {}: the scale of row {}, block {}: expected 1 to {}, got {}",
+       name, at / blocks, at % blocks, kMaxBlockScale, int{*bad});
+}
+
 void validate_parts(const ChannelCodes& w, const std::string& name) {
   expect_dimensions(w.n, w.k, name);
-  expect(w.codes, DType::kI8, {w.n, w.k}, name, "codes");
+  if (w.block_scales.empty()) {
+    expect(w.codes, DType::kI8, {w.n, w.k}, name, "codes");
+  } else {
+    validate_blocks(w, name);
+  }
   const bool per_tensor = w.scales.shape() == Shape{1};
   expect(w.scales, DType::kF32, {per_tensor ? 1 : w.n}, name, "scales");
   check_scales(
@@ -122,11 +144,14 @@ void dequantize(const GroupCodes& w, std::int64_t begin, std::span<float> out) {
 }
 
 void dequantize(const ChannelCodes& w, std::int64_t begin, std::span<float> out) {
-  const auto codes = w.codes.as<std::int8_t>().subspan(static_cast<std::size_t>(begin * w.k));
+  const auto k = static_cast<std::size_t>(w.k);
   const auto scales = w.scales.as<float>();
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    const auto row = static_cast<std::size_t>(begin) + i / static_cast<std::size_t>(w.k);
-    out[i] = static_cast<float>(codes[i]) * scales[scales.size() == 1 ? 0 : row];
+  std::vector<std::int8_t> codes(k);
+  for (std::size_t first = 0; first < out.size(); first += k) {
+    const std::int64_t row = begin + static_cast<std::int64_t>(first / k);
+    read_codes(w, row, 0, codes);
+    const float scale = scales[scales.size() == 1 ? 0 : static_cast<std::size_t>(row)];
+    for (std::size_t c = 0; c < k; ++c) out[first + c] = static_cast<float>(codes[c]) * scale;
   }
 }
 
@@ -146,6 +171,7 @@ Weight pick_rows(ChannelCodes w, std::int64_t count, const Pick& pick) {
   w.n = count;
   w.codes = pick(w.codes);
   if (w.scales.elements() != 1) w.scales = pick(w.scales);
+  if (!w.block_scales.empty()) w.block_scales = pick(w.block_scales);
   return w;
 }
 
@@ -162,6 +188,7 @@ std::string kind_of(const GroupCodes& w) {
 }
 
 std::string kind_of(const ChannelCodes& w) {
+  if (!w.block_scales.empty()) return fmt::format("int4 block {}", w.block());
   return w.scales.elements() == 1 && w.n != 1 ? "int8 per tensor" : "int8";
 }
 
@@ -173,9 +200,10 @@ bool has_form_of(const Weight& a, const Weight& b) {
     return x->bits == y.bits && x->is_signed == y.is_signed && x->group == y.group &&
            x->scales.dtype() == y.scales.dtype() && x->zero_points.empty() == y.zero_points.empty();
   }
-  if (const auto* x = std::get_if<ChannelCodes>(&a))
-    return x->scales.elements() == x->n &&
-           std::get<ChannelCodes>(b).scales.elements() == output_channels(b);
+  if (const auto* x = std::get_if<ChannelCodes>(&a)) {
+    const auto& y = std::get<ChannelCodes>(b);
+    return x->scales.elements() == x->n && y.scales.elements() == y.n && x->block() == y.block();
+  }
   return true;
 }
 
@@ -204,7 +232,9 @@ std::int64_t stored_bytes(const Weight& weight) {
                    static_cast<std::int64_t>(w.rows == nullptr ? 0 : size_of(w.rows->dtype()));
           },
           [&](const GroupCodes& w) { return size(w.codes) + size(w.scales) + size(w.zero_points); },
-          [&](const ChannelCodes& w) { return size(w.codes) + size(w.scales); }},
+          [&](const ChannelCodes& w) {
+            return size(w.codes) + size(w.scales) + size(w.block_scales);
+          }},
       weight);
 }
 
@@ -218,7 +248,10 @@ std::vector<Tensor> parts_of(const Weight& weight) {
                  return w.zero_points.empty() ? std::vector{w.codes, w.scales}
                                               : std::vector{w.codes, w.scales, w.zero_points};
                },
-               [](const ChannelCodes& w) { return std::vector{w.codes, w.scales}; }},
+               [](const ChannelCodes& w) {
+                 return w.block_scales.empty() ? std::vector{w.codes, w.scales}
+                                               : std::vector{w.codes, w.scales, w.block_scales};
+               }},
       weight);
 }
 
@@ -227,6 +260,31 @@ std::string describe(const Weight& weight) {
   if (floats != nullptr && floats->rows == nullptr) return "no weight";
   return fmt::format("{} [{}, {}]", std::visit([](const auto& w) { return kind_of(w); }, weight),
                      output_channels(weight), input_channels(weight));
+}
+
+void read_codes(const ChannelCodes& weight, std::int64_t row, std::int64_t begin,
+                std::span<std::int8_t> out) {
+  const std::int64_t block = weight.block();
+  if (block == 0) {
+    std::copy_n(weight.codes.as<std::int8_t>().data() + row * weight.k + begin, out.size(),
+                out.data());
+    return;
+  }
+  const auto* codes = weight.codes.as<std::uint8_t>().data() + (row * weight.k + begin) / 2;
+  const auto* scales = weight.block_scales.as<std::uint8_t>().data() + row * (weight.k / block);
+  const auto signed_code = [](int nibble) { return (nibble ^ 8) - 8; };
+  const std::int64_t end = begin + std::ssize(out);
+  for (std::int8_t* to = out.data(); begin < end;) {
+    const std::int64_t pairs = (std::min(end, (begin / block + 1) * block) - begin) / 2;
+    const int scale = scales[begin / block];
+    for (std::int64_t i = 0; i < pairs; ++i) {
+      to[2 * i] = static_cast<std::int8_t>(signed_code(codes[i] & 15) * scale);
+      to[2 * i + 1] = static_cast<std::int8_t>(signed_code(codes[i] >> 4) * scale);
+    }
+    to += 2 * pairs;
+    codes += pairs;
+    begin += 2 * pairs;
+  }
 }
 
 Weight slice_rows(const Weight& weight, std::int64_t begin, std::int64_t count) {
@@ -271,6 +329,7 @@ Weight join_rows(std::span<const Weight> parts) {
                         w.n = n;
                         w.codes = join(0);
                         w.scales = join(1);
+                        if (!w.block_scales.empty()) w.block_scales = join(2);
                       }},
              joined);
   return joined;
@@ -314,11 +373,20 @@ void validate(const Weight& weight, const std::string& name) {
 void validate_codes(const Weight& weight, const std::string& name) {
   const auto* channels = std::get_if<ChannelCodes>(&weight);
   if (channels == nullptr) return;
-  const auto codes = channels->codes.as<std::int8_t>();
-  // A minimum over everything vectorises; a search that stops at the first does not.
-  if (codes.empty() || std::ranges::min(codes) >= -127) return;
-  fail(ErrorCode::kFormat, "[weight] {}: row {}: expected codes in [-127, 127], got -128", name,
-       (std::ranges::find(codes, std::int8_t{-128}) - codes.begin()) / channels->k);
+  const std::int64_t k = channels->k;
+  if (channels->block() == 0) {
+    const auto codes = channels->codes.as<std::int8_t>();
+    // A minimum over everything vectorises; a search that stops at the first does not.
+    if (codes.empty() || std::ranges::min(codes) >= -127) return;
+    fail(ErrorCode::kFormat, "[weight] {}: row {}: expected codes in [-127, 127], got -128", name,
+         (std::ranges::find(codes, std::int8_t{-128}) - codes.begin()) / k);
+  }
+  const auto pairs = channels->codes.as<std::uint8_t>();
+  const auto bad = std::ranges::find_if(
+      pairs, [](int pair) { return (pair & 0x0F) == 0x08 || (pair & 0xF0) == 0x80; });
+  if (bad != pairs.end())
+    fail(ErrorCode::kFormat, "[weight] {}: row {}: expected codes in [-{}, {}], got -8", name,
+         (bad - pairs.begin()) * 2 / k, kMaxBlockCode, kMaxBlockCode);
 }
 
 }  // namespace tandem

@@ -1,4 +1,5 @@
-// The weight of a Linear: float rows, integer codes in groups along k, or int8 per output channel.
+// The weight of a Linear: float rows, integer codes in groups along k, or int8 per output channel,
+// whose codes may be stored as int4 in blocks.
 // Its logical shape is [n, k] = [output channels, input channels].
 #pragma once
 
@@ -48,14 +49,28 @@ struct GroupCodes {
   std::int64_t groups() const noexcept { return k / group; }
 };
 
+// Low power block quantization (LPBQ): the largest |code| and block scale. Their product fits int8.
+inline constexpr int kMaxBlockCode = 7;
+inline constexpr int kMaxBlockScale = 16;
+// Whether that many input channels can share a block scale.
+constexpr bool is_block_size(std::int64_t size) noexcept {
+  return size == 16 || size == 32 || size == 64;
+}
+
 // w = code * scale[row]; symmetric, codes in [-127, 127].
 struct ChannelCodes {
   std::int64_t n = 0;
   std::int64_t k = 0;
-  // I8 [n, k].
+  // I8 [n, k]. With block scales U8 [n, k / 2]: int4 codes in [-7, 7], packed as in GroupCodes, in
+  // two's complement, which stand for the int8 codes that they give times the scale of their block.
   Tensor codes;
   // F32 [n], or [1] for one scale per tensor.
   Tensor scales;
+  // U8 [n, k / block], 1…16; empty for int8.
+  Tensor block_scales = {};
+
+  // Input channels that share a block scale; 0 without block scales.
+  std::int64_t block() const noexcept { return block_scales.empty() ? 0 : k / block_scales.dim(1); }
 };
 
 using Weight = std::variant<FloatWeight, GroupCodes, ChannelCodes>;
@@ -67,17 +82,22 @@ std::int64_t input_channels(const Weight& weight);
 // The size of codes, scales and zero points, or of the values in the rows' type.
 std::int64_t stored_bytes(const Weight& weight);
 // "int4 g128 [2048, 8192]": bits and group size, followed by "symmetric" if there are no zero
-// points, or "signed" if there are and codes are signed.
+// points, or "signed" if there are and codes are signed. "int4 block 32" has block scales.
 std::string describe(const Weight& weight);
 
-// The tensors that make up a weight: codes, scales and zero points, or stored values; none if its
-// values are computed.
+// The tensors that make up a weight: codes, scales, and zero points or block scales if there are
+// any; or stored values; none if its values are computed.
 std::vector<Tensor> parts_of(const Weight& weight);
 
 // Float32 values of rows [begin, begin + rows), row-major [rows, k].
 std::vector<float> dequantize_rows(const Weight& weight, std::int64_t begin, std::int64_t rows);
 // The same into `out`, whose size is a multiple of k.
 void dequantize_rows(const Weight& weight, std::int64_t begin, std::span<float> out);
+
+// The int8 codes from column `begin` of a row on. Where they are stored as int4, `begin` and the
+// size of `out` must be even.
+void read_codes(const ChannelCodes& weight, std::int64_t row, std::int64_t begin,
+                std::span<std::int8_t> out);
 
 // Output channels [begin, begin + count) of a weight, sharing its memory.
 Weight slice_rows(const Weight& weight, std::int64_t begin, std::int64_t count);
@@ -92,7 +112,7 @@ Weight gather_rows(const Weight& weight, std::span<const std::int64_t> rows);
 void validate(const Weight& weight, const std::string& name);
 
 // Throws kFormat naming `name` and the row if a code is outside what its kind of weight allows
-// (-128 in ChannelCodes). Reads all codes: meant for files being verified and weights being packed.
+// (-128 in ChannelCodes, -8 of those stored as int4). Reads all codes: meant for files being verified and weights being packed.
 void validate_codes(const Weight& weight, const std::string& name);
 
 }  // namespace tandem

@@ -57,6 +57,19 @@ TEST(QuantizeCommand, ReportsWhatItWrote) {
   EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 36);
 }
 
+TEST(QuantizeCommand, MakesInt4InBlocksForPrefill) {
+  const ScratchFolder folder;
+  std::vector<std::string> words = quantize_words(folder / "p");
+  words.insert(words.end(), {"--prefill", "w4a8"});
+  run_for_json(words);
+  const Json inspected = run_for_json({"inspect", (folder / "p").string()});
+  EXPECT_EQ(inspected["linears"]["prefill"]["int4 block 32"]["count"], 42);
+  EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 42);
+  words.insert(words.end(), {"--export", "awq"});
+  const Outcome bad = run_program(words);
+  EXPECT_NE(bad.err.find("--prefill: expected with a package"), std::string::npos) << bad.err;
+}
+
 TEST(QuantizeCommand, HoldsToALimitOrWritesNothing) {
   const ScratchFolder folder;
   const auto words = [&](const char* name, const char* limit) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "graph/every_operator.h"
+#include "graph/int8_nodes.h"
 #include "graph/model_info.h"
 #include "graph/small_parts.h"
 
@@ -340,6 +341,47 @@ TEST_F(HostileJson, NamesShadowsThatDoNotFit) {
   EXPECT_EQ(read(), place + "channels as I32 of 1 dimension, got none");
 }
 
+// Int4 in blocks, whose parts are all a file's.
+TEST(GraphJson, KeepsInt4InBlocks) {
+  const auto bytes = [](const Shape& shape, int value) {
+    std::byte* data = nullptr;
+    Tensor tensor = Tensor::allocate(DType::kU8, shape, &data);
+    std::fill_n(data, tensor.bytes().size(), static_cast<std::byte>(value));
+    return tensor;
+  };
+  Graph graph;
+  const ValueId x = graph.add_input({.name = "x", .width = 64});
+  const ValueId codes = graph.add(Op::kQuantize, "x.quantize", 0, {x}, QuantizeAttributes{0.5F});
+  const ChannelCodes weight{2, 64, bytes({2, 32}, 0x2F), ones({2}), bytes({2, 2}, 16)};
+  graph.set_outputs({add_static_int8(graph, "down", 0, codes, weight, {})});
+  Shelf shelf;
+  const Json json = written(graph, shelf);
+  EXPECT_EQ(json["nodes"][1]["weight"], (Json{{"kind", "block_codes"},
+                                              {"k", 64},
+                                              {"codes", "down.codes"},
+                                              {"block_scales", "down.block_scales"},
+                                              {"scales", "down.scales"}}));
+  const auto read = [&] { return graph_from_json(JsonObject(json, "graph.json"), shelf); };
+  compare(read(), graph);
+  const auto with = [&](const char* name, const Tensor& tensor) {
+    Shelf spoiled = shelf;
+    spoiled.tensors[name] = tensor;
+    return error_of([&] { graph_from_json(JsonObject(json, "graph.json"), spoiled); });
+  };
+  EXPECT_EQ(
+      with("down.block_scales", bytes({2, 2}, 17)),
+      "[weight] graph.json.nodes[1]: down: the scale of row 0, block 0: expected 1 to 16, got "
+      "17");
+  EXPECT_NE(with("down.block_scales", bytes({2, 2}, 0)).find("expected 1 to 16, got 0"),
+            std::string::npos);
+  EXPECT_NE(with("down.block_scales", bytes({2}, 1)).find("expected a matrix"), std::string::npos);
+  EXPECT_NE(with("down.block_scales", bytes({2, 3}, 1)).find("expected one for every 16, 32 or 64"),
+            std::string::npos);
+  EXPECT_NE(with("down.codes", bytes({2, 64}, 1)).find("codes: expected U8 [2, 32]"),
+            std::string::npos);
+  EXPECT_NE(with("down.scales", ones({3})).find("scales: expected F32 [2]"), std::string::npos);
+}
+
 TEST_F(HostileJson, NamesNumbersThatCannotBe) {
   for (const Json& bad : {Json(1e300), Json(-1e39), Json("1"), Json(true)}) {
     node("cap")["cap"] = bad;
@@ -389,7 +431,8 @@ TEST_F(HostileJson, NamesTypesAndKindsThatDoNotExist) {
   EXPECT_NE(read("narrow.requantize").find(".dtype: expected a type such as F32 or I8, got \"F8\""),
             std::string::npos);
   node("q")["weight"]["kind"] = "ternary";
-  EXPECT_NE(read("q").find("kind: expected float, group_codes or channel_codes, got \"ternary\""),
+  EXPECT_NE(read("q").find("kind: expected float, group_codes, channel_codes or "
+                           "block_codes, got \"ternary\""),
             std::string::npos);
   node("q")["weight"] = 7;
   EXPECT_NE(read("q").find("weight"), std::string::npos);

@@ -88,6 +88,25 @@ inline ChannelCodes int8_weight(Random& random, std::int64_t n, std::int64_t k,
   return weight;
 }
 
+// Int4 codes in blocks; every block scale and code is an extreme one when `saturated`.
+inline ChannelCodes block_weight(Random& random, std::int64_t n, std::int64_t k, std::int64_t block,
+                                 bool saturated = false) {
+  ChannelCodes weight = int8_weight(random, n, k);
+  std::byte *codes = nullptr, *block_scales = nullptr;
+  weight.codes = Tensor::allocate(DType::kU8, {n, k / 2}, &codes);
+  weight.block_scales = Tensor::allocate(DType::kU8, {n, k / block}, &block_scales);
+  const auto code = [&] {
+    return saturated ? 7 - 14 * uniform(random, 0, 1) : uniform(random, -7, 7);
+  };
+  for (std::int64_t i = 0; i < n * k / 2; ++i) {
+    const int low = code() & 15;
+    codes[i] = static_cast<std::byte>(low | (code() & 15) << 4);
+  }
+  for (std::int64_t i = 0; i < n * k / block; ++i)
+    block_scales[i] = static_cast<std::byte>(saturated ? kMaxBlockScale : uniform(random, 1, 16));
+  return weight;
+}
+
 struct GroupKind {
   int bits = 4;
   bool is_signed = false;

@@ -64,6 +64,41 @@ TEST(Panels, Int8CodesAreUnsignedInFours) {
   }
 }
 
+// A sum over a row is that of each block's sum times its scale, exactly.
+TEST(Panels, Int4InBlocksExpandToInt8) {
+  Random random(24);
+  for (const std::int64_t block : {16, 32, 64})
+    for (const bool saturated : {false, true}) {
+      const std::int64_t n = 70, k = 3 * block + 192, rows = 3;
+      const ChannelCodes weight = testing::block_weight(random, n, k, block, saturated);
+      validate(weight, "w");
+      validate_codes(weight, "w");
+      const Packed packed(weight);
+      const testing::Int8Activations x(random, rows, k);
+      const auto code_of = [&](std::int64_t c, std::int64_t i) {
+        const int pair = weight.codes.as<std::uint8_t>()[static_cast<std::size_t>((c * k + i) / 2)];
+        return ((pair >> (i % 2 * 4) & 15) ^ 8) - 8;
+      };
+      const StaticInt8Rows input = x.rows_from(0);
+      std::vector<std::int32_t> sums(static_cast<std::size_t>(rows * n));
+      testing::reference().linear_int8_sums(packed.layout, packed.panels.data(), packed.all(),
+                                            input, rows, sums.data(), n);
+      for (std::int64_t r = 0; r < rows; ++r)
+        for (std::int64_t c = 0; c < n; ++c) {
+          std::int64_t expected = 0;
+          for (std::int64_t b = 0; b < k / block; ++b) {
+            std::int64_t sum = 0;
+            for (std::int64_t i = b * block; i < (b + 1) * block; ++i)
+              sum += code_of(c, i) * int{input.codes[r * input.stride + i]};
+            expected +=
+                sum *
+                weight.block_scales.as<std::uint8_t>()[static_cast<std::size_t>(c * k / block + b)];
+          }
+          EXPECT_EQ(sums[static_cast<std::size_t>(r * n + c)], expected) << block;
+        }
+    }
+}
+
 TEST(Panels, Int4NibblesAreEightK) {
   Random random(23);
   const std::int64_t k = 96, group = 32;

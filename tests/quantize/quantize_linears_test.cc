@@ -95,6 +95,12 @@ TEST_F(QuantizedLinears, HaveEveryFormThatARecipeNames) {
       {{WeightType::kInt8, 0}, "int8 g128 symmetric [64, 128]", DType::kF16},
       {kDynamic, "int8 [64, 128]", DType::kF32},
       {kStatic, "int8 [64, 128]", DType::kF32},
+      {{WeightType::kInt4, 16, DType::kF32, ActivationType::kDynamic},
+       "int4 block 16 [64, 128]",
+       DType::kF32},
+      {{WeightType::kInt4, 32, DType::kF32, ActivationType::kStatic},
+       "int4 block 32 [64, 128]",
+       DType::kF32},
   };
   const std::vector<std::int32_t> ids = {5, 900, 17, 3000, 42, 7, 7, 1};
   for (const Form& form : forms) {

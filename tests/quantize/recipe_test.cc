@@ -319,15 +319,33 @@ TEST(Recipe, OneScalePerTensorIsForEightBits) {
 TEST(Recipe, Int8ActivationsNeedInt8WeightsWithRowScales) {
   for (const char* kind : {"static", "dynamic"})
     for (const char* rest :
-         {R"("weights": "uint4")", R"("weights": "int4", "group": "row")", R"("weights": "uint8")",
-          R"("weights": "int8", "group": 64)", R"("weights": "int8", "scales": "float16")",
-          R"("weights": "int8", "group": "tensor")", R"("weights": "float")"}) {
+         {R"("weights": "uint4")", R"("weights": "uint8")",
+          R"("weights": "int4", "scales": "float16")", R"("weights": "int8", "group": 64)",
+          R"("weights": "int8", "scales": "float16")", R"("weights": "int8", "group": "tensor")",
+          R"("weights": "float")"}) {
       const std::string text = std::string(R"({"rules": [{"match": "*", "prefill": {)") + rest +
                                ",\n\"activations\": \"" + kind + "\"}}]}";
       EXPECT_EQ(error_of([&] { parse_recipe(text, "r.json"); }),
                 "[recipe] r.json:2: rules[0].prefill.activations: int8 activations need int8 "
-                "weights with one float32 scale for each row");
+                "weights or int4 in blocks, and one float32 scale for each row");
     }
+}
+
+TEST(Recipe, Int4WithInt8ActivationsIsInBlocks) {
+  const Scheme usual = scheme_of(R"({"weights": "int4", "activations": "static"})");
+  EXPECT_EQ(usual, (Scheme{WeightType::kInt4, 32, DType::kF32, ActivationType::kStatic}));
+  EXPECT_EQ(scheme_of(R"({"weights": "int4", "group": 64, "activations": "dynamic"})"),
+            (Scheme{WeightType::kInt4, 64, DType::kF32, ActivationType::kDynamic}));
+  for (const char* group : {"\"row\"", "8", "48", "128"})
+    EXPECT_EQ(error_of([&] {
+                parse_recipe(fmt::format(R"({{"rules": [{{"match": "*", "prefill": {{
+"weights": "int4", "activations": "static",
+"group": {}}}}}]}})",
+                                         group),
+                             "r.json");
+              }),
+              "[recipe] r.json:3: rules[0].prefill.group: int4 with int8 activations is in blocks "
+              "of 16, 32 or 64");
 }
 
 TEST(Recipe, FileThatIsNoJson) {

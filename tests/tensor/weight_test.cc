@@ -293,6 +293,79 @@ TEST(Weight, FindsCodesThatAreNone) {
   validate_codes(FloatWeight(Tensor::from_floats(std::vector<float>(4), {2, 2})), "w");
 }
 
+// Codes -7 to 7 and back, with block scales 1 to 6.
+ChannelCodes small_blocks() {
+  std::vector<std::uint8_t> codes;
+  for (int i = 0; i < 2 * 48; i += 2) {
+    const int low = i % 15 - 7, high = (i + 1) % 15 - 7;
+    codes.push_back(static_cast<std::uint8_t>((low & 15) | (high & 15) << 4));
+  }
+  return {2, 48, tensor_of(DType::kU8, {2, 24}, codes),
+          tensor_of<float>(DType::kF32, {2}, {0.5F, 2}),
+          tensor_of<std::uint8_t>(DType::kU8, {2, 3}, {1, 2, 3, 4, 5, 6})};
+}
+
+TEST(Weight, ExpandsInt4InBlocks) {
+  const ChannelCodes w = small_blocks();
+  validate(w, "w");
+  validate_codes(w, "w");
+  std::vector<float> expected;
+  for (int i = 0; i < 2 * 48; ++i)
+    expected.push_back(static_cast<float>((i % 15 - 7) * (i / 16 + 1)) * (i < 48 ? 0.5F : 2.0F));
+  EXPECT_EQ(dequantize_rows(w, 0, 2), expected);
+  // From the middle of a block to that of another.
+  std::vector<std::int8_t> some(30);
+  read_codes(w, 1, 10, some);
+  for (int i = 0; i < 30; ++i)
+    EXPECT_EQ(some[static_cast<std::size_t>(i)], ((58 + i) % 15 - 7) * ((58 + i) / 16 + 1)) << i;
+  EXPECT_EQ(describe(w), "int4 block 16 [2, 48]");
+  EXPECT_EQ(stored_bytes(w), 2 * 24 + 2 * 3 + 2 * 4);
+  EXPECT_EQ(parts_of(w).size(), 3U);
+  const std::vector<float> last(expected.begin() + 48, expected.end());
+  EXPECT_EQ(dequantize_rows(slice_rows(w, 1, 1), 0, 1), last);
+  const std::vector<Weight> both = {w, slice_rows(w, 0, 1)};
+  EXPECT_EQ(dequantize_rows(join_rows(both), 0, 2), expected);
+  const std::vector<Weight> mixed = {w, small_int8()};
+  EXPECT_FALSE(error_of([&] { join_rows(mixed); }).empty());
+}
+
+TEST(Weight, RefusesBlocksThatDoNotFit) {
+  const auto message = [&](const std::function<void(ChannelCodes&)>& spoil) {
+    ChannelCodes w = small_blocks();
+    spoil(w);
+    return error_of([&] { validate(w, "w"); });
+  };
+  const auto scales = [](const Shape& shape, std::uint8_t last) {
+    std::vector<std::uint8_t> values(static_cast<std::size_t>(element_count(shape)), 1);
+    values.back() = last;
+    return tensor_of(DType::kU8, shape, values);
+  };
+  for (const int bad : {0, 17, 255})
+    EXPECT_EQ(
+        message([&](auto& w) { w.block_scales = scales({2, 3}, static_cast<std::uint8_t>(bad)); }),
+        fmt::format("[weight] w: the scale of row 1, block 2: expected 1 to 16, got {}", bad));
+  for (const Shape& shape : {Shape{6}, Shape{2, 1}, Shape{2, 5}, Shape{2, 6}})
+    EXPECT_EQ(
+        message([&](auto& w) { w.block_scales = scales(shape, 1); }),
+        "[weight] w: block scales: expected one for every 16, 32 or 64 of k = 48 columns, got " +
+            to_string(shape));
+  EXPECT_EQ(message([&](auto& w) { w.block_scales = scales({3, 3}, 1); }),
+            "[weight] w: block scales: expected U8 [2, 3], got U8 [3, 3]");
+  EXPECT_EQ(message([](auto& w) { w.codes = small_int8().codes; }),
+            "[weight] w: codes: expected U8 [2, 24], got I8 [2, 3]");
+  EXPECT_NE(message([](auto& w) { w.scales = Tensor(); }).find("scales are missing"),
+            std::string::npos);
+  for (const std::uint8_t pair : {0x08, 0x80}) {
+    ChannelCodes w = small_blocks();
+    std::vector<std::uint8_t> codes(48);
+    codes[40] = pair;
+    w.codes = tensor_of(DType::kU8, {2, 24}, codes);
+    validate(w, "w");
+    EXPECT_EQ(error_of([&] { validate_codes(w, "w"); }),
+              "[weight] w: row 1: expected codes in [-7, 7], got -8");
+  }
+}
+
 TEST(Weight, RefusesFloatsThatAreNoMatrix) {
   EXPECT_FALSE(error_of([] { validate(FloatWeight{}, "w"); }).empty());
   EXPECT_FALSE(error_of([] {
