@@ -46,7 +46,7 @@ void require_unchanged(const Weight& weight, const std::string& name) {
 
 PanelLayout layout_for(const Weight& weight, DType input) {
   PanelLayout layout = panel_layout(weight);
-  if (layout.kind == PanelKind::kInt8 && input != DType::kI8) layout.kind = PanelKind::kF32;
+  if (layout.kind == PanelKind::kInt8 && input == DType::kF32) layout.kind = PanelKind::kF32;
   return layout;
 }
 

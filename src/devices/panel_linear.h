@@ -23,7 +23,7 @@ struct PanelLinear {
   }
 };
 
-// The layout in which kernels read a weight: int8 codes only if the input is int8 too, else
+// The layout in which kernels read a weight: int8 codes only if the input is codes too, else
 // dequantized to floats.
 PanelLayout layout_for(const Weight& weight, DType input);
 

@@ -127,7 +127,7 @@ struct SoftcapAttributes {
 };
 
 struct QuantizeAttributes {
-  // x = code * scale, with int8 codes.
+  // x = code * scale, with int8 or int16 codes.
   float scale = 0;
 
   template <typename Self, typename Visit>

@@ -39,6 +39,8 @@ enum class Op : std::uint8_t {
   kSelectRows,
   // x -> int8 codes with one scale for all
   kQuantize,
+  // x -> int16 codes with one scale for all, at most kMaxInt16Code
+  kQuantizeInt16,
   // x -> int8 codes, and the scale of each row
   kDynamicQuantize,
   // codes or sums (, scale of each row) -> float

@@ -4,6 +4,7 @@
 #include <map>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -39,17 +40,17 @@ class Int8Linears {
   // `builder` must outlive this.
   explicit Int8Linears(Builder& builder) : builder_(builder) {}
 
-  // `scale`: of the input's codes; 0: one scale per row. `shadow`: of the same weight, whose product
-  // with what the codes clip is added; its scale becomes that of the codes, which is fixed.
+  // `scale`: of the input's codes, int8 or by kQuantizeInt16 int16; 0: one scale per row. `shadow`: of
+  // the same weight, whose product with what int8 codes clip is added; its scale becomes that of the
+  // codes, which is fixed.
   ValueId add(const std::string& name, std::int32_t layer, ValueId input, float scale,
               ChannelCodes weight, Tensor bias,
-              std::optional<ShadowLinearAttributes> shadow = std::nullopt) {
-    auto [found, is_new] = codes_.try_emplace({input, scale});
+              std::optional<ShadowLinearAttributes> shadow = std::nullopt, Op op = Op::kQuantize) {
+    auto [found, is_new] = codes_.try_emplace({input, scale, op});
     std::vector<ValueId>& codes = found->second;
     if (is_new) {
       const std::string quantize = builder_.value(input).name + ".quantize";
-      codes = scale > 0 ? builder_.add_node(Op::kQuantize, quantize, layer, {input},
-                                            QuantizeAttributes{scale})
+      codes = scale > 0 ? builder_.add_node(op, quantize, layer, {input}, QuantizeAttributes{scale})
                         : builder_.add_node(Op::kDynamicQuantize, quantize, layer, {input});
     }
     if (codes.size() == 2)
@@ -67,7 +68,7 @@ class Int8Linears {
 
  private:
   Builder& builder_;
-  std::map<std::pair<ValueId, float>, std::vector<ValueId>> codes_;
+  std::map<std::tuple<ValueId, float, Op>, std::vector<ValueId>> codes_;
 };
 
 }  // namespace tandem

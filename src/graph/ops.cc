@@ -114,6 +114,8 @@ constexpr std::array kOps = {
            empty<NoAttributes>},
     OpInfo{Op::kQuantize, "Quantize", "quantize", rules::quantize, describe_quantize,
            empty<QuantizeAttributes>},
+    OpInfo{Op::kQuantizeInt16, "QuantizeInt16", "quantize_int16", rules::quantize_int16,
+           describe_quantize, empty<QuantizeAttributes>},
     OpInfo{Op::kDynamicQuantize, "DynamicQuantize", "dynamic_quantize", rules::dynamic_quantize,
            nothing, empty<NoAttributes>},
     OpInfo{Op::kDequantize, "Dequantize", "dequantize", rules::dequantize, describe_dequantize,

@@ -43,5 +43,8 @@ std::vector<Value> infer_outputs(const Inspection& node);
 
 // Maximum input channels of an int8 Linear: beyond that, an int32 sum might not be exact.
 inline constexpr std::int64_t kMaxInt8K = 65536;
+// The largest int16 code that Linears multiply, 256 h + l with h and l of at most 127: what is beyond
+// it counts as it.
+inline constexpr int kMaxInt16Code = 127 * 256 + 127;
 
 }  // namespace tandem

@@ -44,6 +44,7 @@ std::vector<Value> select_rows(const Inspection& node);
 
 std::vector<Value> int8_linear(const Inspection& node);
 std::vector<Value> quantize(const Inspection& node);
+std::vector<Value> quantize_int16(const Inspection& node);
 std::vector<Value> dynamic_quantize(const Inspection& node);
 std::vector<Value> dequantize(const Inspection& node);
 std::vector<Value> requantize(const Inspection& node);

@@ -100,7 +100,8 @@ std::vector<Value> linear(const Inspection& node) {
   const auto* real = std::get_if<FloatWeight>(&attributes.weight);
   require(node, real == nullptr || real->rows != nullptr, "expected a weight, got none");
   require_width(node, "K", input_channels(attributes.weight), node.inputs[0].width);
-  if (node.inputs[0].dtype == DType::kI8) return int8_linear(node);
+  if (node.inputs[0].dtype == DType::kI8 || node.inputs[0].dtype == DType::kI16)
+    return int8_linear(node);
   require_dtype(node, DType::kF32);
   const std::int64_t n = output_channels(attributes.weight);
   if (!attributes.bias.empty()) require_f32_row(node, "bias", attributes.bias, n);

@@ -1,5 +1,6 @@
 // The rules of the integer operators: the codes they accept, and the scale of their output.
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <string>
@@ -29,7 +30,8 @@ std::vector<Value> int8_linear(const Inspection& node) {
   const auto& attributes = attributes_of<LinearAttributes>(node);
   const auto* weight = std::get_if<ChannelCodes>(&attributes.weight);
   if (weight == nullptr)
-    reject(node, fmt::format("expected int8 weights for int8 input, got {}",
+    reject(node, fmt::format("expected int8 weights for {} input, got {}",
+                             node.inputs[0].dtype == DType::kI8 ? "int8" : "int16",
                              describe(attributes.weight)));
   require(node, attributes.bias.empty(), "an int8 Linear has no bias: Dequantize adds it");
   require(node, weight->k <= kMaxInt8K,
@@ -39,6 +41,10 @@ std::vector<Value> int8_linear(const Inspection& node) {
               (weight->scales.elements() == 1 || weight->scales.elements() == weight->n),
           fmt::format("expected 1 or {} scales in F32", weight->n));
   const auto& input = node.inputs[0].quantization;
+  const bool is_int8 = node.inputs[0].dtype == DType::kI8;
+  if (!input && !is_int8)
+    reject(node,
+           fmt::format("expected a scale for all int16 codes, {} has none", node.inputs[0].name));
   if (!input)
     return {integers(node, DType::kI32, weight->n,
                      Quantization{.scales = weight->scales, .times_row_scale = true})};
@@ -49,19 +55,27 @@ std::vector<Value> int8_linear(const Inspection& node) {
   for (const float scale : weight->scales.as<float>())
     scales.push_back(input->scales.as<float>()[0] * scale);
   const auto count = static_cast<std::int64_t>(scales.size());
-  return {
-      integers(node, DType::kI32, weight->n, Quantization{Tensor::from_floats(scales, {count})})};
+  return {integers(node, is_int8 ? DType::kI32 : DType::kI64, weight->n,
+                   Quantization{Tensor::from_floats(scales, {count})})};
 }
 
-std::vector<Value> quantize(const Inspection& node) {
+namespace {
+
+std::vector<Value> quantize_to(DType dtype, const Inspection& node) {
   require_inputs(node, 1);
   require_dtype(node, DType::kF32);
   const float scale = attributes_of<QuantizeAttributes>(node).scale;
   require(node, std::isfinite(scale) && scale > 0,
           fmt::format("expected a scale above 0, got {}", scale));
-  return {integers(node, DType::kI8, node.inputs[0].width,
+  return {integers(node, dtype, node.inputs[0].width,
                    Quantization{Tensor::from_floats(std::vector{scale}, {1})})};
 }
+
+}  // namespace
+
+std::vector<Value> quantize(const Inspection& node) { return quantize_to(DType::kI8, node); }
+
+std::vector<Value> quantize_int16(const Inspection& node) { return quantize_to(DType::kI16, node); }
 
 std::vector<Value> dynamic_quantize(const Inspection& node) {
   require_inputs(node, 1);
@@ -76,10 +90,9 @@ std::vector<Value> dequantize(const Inspection& node) {
   require(node, node.inputs.size() == 1 || node.inputs.size() == 2,
           fmt::format("expected 1 or 2 inputs, got {}", node.inputs.size()));
   const Value& codes = node.inputs[0];
-  const bool integers =
-      codes.dtype == DType::kI8 || codes.dtype == DType::kI16 || codes.dtype == DType::kI32;
-  require(node, integers,
-          fmt::format("expected I8, I16 or I32 input, got {} ({})", to_string(codes.dtype),
+  constexpr std::array kIntegers = {DType::kI8, DType::kI16, DType::kI32, DType::kI64};
+  require(node, std::ranges::find(kIntegers, codes.dtype) != kIntegers.end(),
+          fmt::format("expected I8, I16, I32 or I64 input, got {} ({})", to_string(codes.dtype),
                       codes.name));
   const auto& attributes = attributes_of<DequantizeAttributes>(node);
   if (!attributes.bias.empty()) require_f32_row(node, "bias", attributes.bias, codes.width);

@@ -103,8 +103,10 @@ void check_scheme(const Node& node, const Scheme& scheme) {
 
 }  // namespace
 
-float static_scale(const InputStatistics& input, InputBound bound) {
+float static_scale(const InputStatistics& input, InputBound bound, ActivationType type) {
   constexpr float kSmallestBound = 1e-6F;
+  if (type == ActivationType::kStatic16)
+    return std::max(input.max, kSmallestBound) / static_cast<float>(kMaxInt16Code);
   float largest = input.least_error;
   if (bound == InputBound::kMax) largest = input.max;
   if (bound == InputBound::kPercentile) largest = input.percentile;
@@ -135,6 +137,11 @@ std::int64_t bytes_in(const Node& linear, const Scheme& scheme) {
 }
 
 bool has_static_input(const Recipe& recipe, const Node& linear) {
+  const ModulePlan plan = plan_of(recipe, linear);
+  return is_static(plan.decode.activations) || is_static(plan.prefill.activations);
+}
+
+bool has_static_int8_input(const Recipe& recipe, const Node& linear) {
   const ModulePlan plan = plan_of(recipe, linear);
   return plan.decode.activations == ActivationType::kStatic ||
          plan.prefill.activations == ActivationType::kStatic;
@@ -229,15 +236,17 @@ Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
         linear.weight = weight;
         rewriter.copy(id, std::move(linear));
       } else {
+        const ActivationType type = scheme.activations;
         float scale = 0;
         std::optional<ShadowLinearAttributes> shadow;
-        if (scheme.activations == ActivationType::kStatic) {
-          scale = static_scale(statistics_of(node.name), recipe_.calibration.input_bound);
-          shadow = shadow_of(node);
-        }
-        rewriter.replace(node.output(),
-                         int8.add(node.name, node.layer, rewriter(node.inputs[0]), scale,
-                                  std::get<ChannelCodes>(weight), linear.bias, std::move(shadow)));
+        if (is_static(type))
+          scale = static_scale(statistics_of(node.name), recipe_.calibration.input_bound, type);
+        if (type == ActivationType::kStatic) shadow = shadow_of(node);
+        rewriter.replace(
+            node.output(),
+            int8.add(node.name, node.layer, rewriter(node.inputs[0]), scale,
+                     std::get<ChannelCodes>(weight), linear.bias, std::move(shadow),
+                     type == ActivationType::kStatic16 ? Op::kQuantizeInt16 : Op::kQuantize));
       }
     }
     progress.advance();

@@ -52,17 +52,20 @@ class LinearQuantizer {
 };
 
 // Of a static int8 input, by the bound that a code of 127 represents, which is that of its shadow if
-// it has one; never 0.
-float static_scale(const InputStatistics& input, InputBound bound);
+// it has one; of an int16 input by the largest |x|, which costs little with so many codes; never 0.
+float static_scale(const InputStatistics& input, InputBound bound,
+                   ActivationType type = ActivationType::kStatic);
 // How a scheme that quantizes in groups stores the codes of a weight with `columns` input channels.
 GroupFormat group_format(const Scheme& scheme, std::int64_t columns);
 // Of codes, scales and zero points that a scheme makes of a Linear's weight; float and codes that
 // are kept: of the weight as it is.
 std::int64_t bytes_in(const Node& linear, const Scheme& scheme);
 
-// Whether a Linear reads a static int8 input in some phase.
+// Whether a Linear reads a static input in some phase.
 bool has_static_input(const Recipe& recipe, const Node& linear);
-// Whether any of them does, for which a text is calibrated on.
+// Whether that is of int8, whose outliers a shadow may take.
+bool has_static_int8_input(const Recipe& recipe, const Node& linear);
+// Whether any Linear reads a static input, for which a text is calibrated on.
 bool has_static_inputs(const Recipe& recipe, const Graph& graph);
 
 // Throws kInvalidArgument naming the module that the recipe's schemes don't fit, the pass that

@@ -38,16 +38,21 @@ constexpr bool is_signed(WeightType type) noexcept {
   return type == WeightType::kInt4 || type == WeightType::kInt8;
 }
 
-// How an int8 Linear gets its int8 input.
+// How an int8 Linear gets its int8 or int16 input.
 enum class ActivationType : std::uint8_t {
   // Not at all: the codes are computed with as kernels see fit.
   kFloat,
   // With one scale, from calibration.
   kStatic,
+  // The same, int16.
+  kStatic16,
   // With a scale for each token.
   kDynamic,
 };
 std::string_view to_string(ActivationType type) noexcept;
+constexpr bool is_static(ActivationType type) noexcept {
+  return type == ActivationType::kStatic || type == ActivationType::kStatic16;
+}
 
 // As a group size: one scale for all of a weight, of 8 bits.
 inline constexpr std::int64_t kWholeTensor = -1;

@@ -23,9 +23,9 @@ constexpr std::array kWeights = {Word{WeightType::kFloat, "float"},
                                  Word{WeightType::kUint4, "uint4"}, Word{WeightType::kInt4, "int4"},
                                  Word{WeightType::kUint8, "uint8"},
                                  Word{WeightType::kInt8, "int8"}};
-constexpr std::array kActivations = {Word{ActivationType::kFloat, "float"},
-                                     Word{ActivationType::kStatic, "static"},
-                                     Word{ActivationType::kDynamic, "dynamic"}};
+constexpr std::array kActivations = {
+    Word{ActivationType::kFloat, "float"}, Word{ActivationType::kStatic, "static"},
+    Word{ActivationType::kStatic16, "static16"}, Word{ActivationType::kDynamic, "dynamic"}};
 constexpr std::array kBounds = {Word{InputBound::kLeastError, "least_error"},
                                 Word{InputBound::kMax, "max"},
                                 Word{InputBound::kPercentile, "percentile"}};

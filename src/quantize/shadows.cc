@@ -119,8 +119,8 @@ class BudgetSearch {
  private:
   void find_inputs(const Graph& graph) {
     std::int64_t int8_bytes = 0;
-    const LinearsByInput linears =
-        linears_by_input(graph, [&](const Node& node) { return has_static_input(recipe_, node); });
+    const LinearsByInput linears = linears_by_input(
+        graph, [&](const Node& node) { return has_static_int8_input(recipe_, node); });
     for (const auto& [value, readers] : linears) {
       Input input;
       for (const NodeId id : readers) {

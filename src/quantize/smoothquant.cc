@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "graph/ops.h"
 #include "quantize/activation_recorder.h"
 #include "quantize/fake_quantize.h"
 #include "quantize/linear_weights.h"
@@ -212,13 +213,16 @@ class Smoother : public BlockVisitor {
     divide_columns(divided, factors, pool_);
     ActivationRecorder recorder(std::ssize(factors), pool_.threads());
     recorder.record(divided.data(), std::ssize(divided) / std::ssize(factors), pool_);
-    const float scale = static_scale(recorder.statistics(), recipe_.calibration.input_bound);
+    const auto scale_for = [&](ActivationType type) {
+      return static_scale(recorder.statistics(), recipe_.calibration.input_bound, type);
+    };
     double sum = 0, count = 0;
     for (std::size_t l = 0; l < group.linears.size(); ++l) {
       const NodeId id = group.linears[l];
       const Scheme scheme = scheme_of(id);
       std::vector<float> input = divided;
-      round_input(scheme.activations, scale, index(std::ssize(factors)), input);
+      round_input(scheme.activations, scale_for(scheme.activations), index(std::ssize(factors)),
+                  input);
       const FakeQuantizer quantizer(scheme, std::ssize(factors));
       const std::vector<float> weight =
           quantizer.quantize_rows(*scale_columns(rows_of(graph_.node(id)), factors), pool_);
@@ -232,9 +236,12 @@ class Smoother : public BlockVisitor {
     return sum / count;
   }
 
-  // To the values behind the int8 codes of rows of this width, static or with a scale for each.
+  // To the values behind the codes of rows of this width, static or with a scale for each.
   void round_input(ActivationType type, float scale, std::size_t width, std::span<float> x) const {
     if (type == ActivationType::kFloat) return;
+    const bool is_wide = type == ActivationType::kStatic16;
+    const float low_code = is_wide ? -static_cast<float>(kMaxInt16Code) : -128.0F;
+    const float high_code = is_wide ? static_cast<float>(kMaxInt16Code) : 127.0F;
     pool_.parallel_for(static_cast<std::int64_t>(x.size() / width), 16, [&](Range rows) {
       for (std::int64_t row = rows.begin; row < rows.end; ++row) {
         const std::span<float> values = x.subspan(index(row) * width, width);
@@ -244,7 +251,7 @@ class Smoother : public BlockVisitor {
           step = std::max({-low, high, 1e-30F}) / 127.0F;
         }
         for (float& value : values)
-          value = std::clamp(std::nearbyint(value / step), -128.0F, 127.0F) * step;
+          value = std::clamp(std::nearbyint(value / step), low_code, high_code) * step;
       }
     });
   }

@@ -30,6 +30,7 @@ class Buffer {
       const double number = numbers[i];
       if (value_.dtype == DType::kF32) at<float>(i) = static_cast<float>(number);
       if (value_.dtype == DType::kI32) at<std::int32_t>(i) = static_cast<std::int32_t>(number);
+      if (value_.dtype == DType::kI64) at<std::int64_t>(i) = static_cast<std::int64_t>(number);
       if (value_.dtype == DType::kI16) at<std::int16_t>(i) = static_cast<std::int16_t>(number);
     }
     if (value_.dtype != DType::kI8) return;
@@ -51,6 +52,7 @@ class Buffer {
     for (std::size_t i = 0; i < static_cast<std::size_t>(rows) * width; ++i) {
       if (value_.dtype == DType::kF32) numbers.push_back(double{at<float>(i)});
       if (value_.dtype == DType::kI32) numbers.push_back(at<std::int32_t>(i));
+      if (value_.dtype == DType::kI64) numbers.push_back(static_cast<double>(at<std::int64_t>(i)));
       if (value_.dtype == DType::kI16) numbers.push_back(at<std::int16_t>(i));
       if (value_.dtype == DType::kI8) {
         const CodeRows all = code_rows();

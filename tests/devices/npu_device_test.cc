@@ -357,6 +357,19 @@ TEST_F(NpuOffer, RefusesCodesThatAreNotForIt) {
   EXPECT_EQ(refusal(graph, made, "sums"), "claimed");
 }
 
+TEST_F(NpuOffer, TakesInt16Codes) {
+  Graph graph;
+  const ValueId x = graph.add_input({.name = "x", .width = 64});
+  const ValueId codes = graph.add(Op::kQuantizeInt16, "codes", 0, {x}, QuantizeAttributes{0.001F});
+  const ValueId y =
+      add_static_int8(graph, "down", 0, codes, testing::int8_weight(random_, 70, 64), {});
+  graph.set_outputs({y, graph.add(Op::kQuantizeInt16, "unread", 0, {y}, QuantizeAttributes{1})});
+  const Offer made = offer(graph);
+  ASSERT_EQ(made.claims.size(), 1U);
+  EXPECT_EQ(made.claims[0].reasons, std::vector<std::string>(3, "static int16"));
+  EXPECT_EQ(refusal(graph, made, "unread"), "its codes are not for the NPU");
+}
+
 // Which rows are selected, and how many, is known at run time only: the CPU runs such a Linear.
 TEST_F(NpuOffer, LeavesInt8LinearsOfSelectedRowsToTheCpu) {
   Graph graph;

@@ -8,6 +8,7 @@
 
 #include "devices/small_graph.h"
 #include "graph/every_operator.h"
+#include "graph/ops.h"
 #include "models/graph_interpreter.h"
 #include "support.h"
 
@@ -79,6 +80,7 @@ double tolerance(const Graph& graph, const Node& node) {
     case Op::kEmbedding:
     case Op::kSelectRows:
     case Op::kQuantize:
+    case Op::kQuantizeInt16:
     case Op::kDynamicQuantize:
     case Op::kDequantize:
     case Op::kRequantize:
@@ -86,7 +88,7 @@ double tolerance(const Graph& graph, const Node& node) {
     case Op::kAdd:
       return 0;
     case Op::kLinear:
-      if (graph.value(node.inputs[0]).dtype == DType::kI8) return 0;
+      if (graph.value(node.inputs[0]).dtype != DType::kF32) return 0;
       // Activations are rounded to codes of 8 bits in each group, or weights to float16.
       if (const auto* groups = std::get_if<GroupCodes>(&node.as<LinearAttributes>().weight))
         return groups->bits == 4 ? 0.02 : 0x1p-11;
@@ -241,6 +243,43 @@ TEST(Int8Linear, GivesSumsAndFloatsFromTheSameCodes) {
     const auto got = run_part(CpuDevice(*kernels), graph, all, {input}, 3);
     const ValueId outputs[] = {a, narrow, c, again};
     for (std::size_t i = 0; i < 4; ++i)
+      EXPECT_EQ(got[i], want[static_cast<std::size_t>(outputs[i])]) << kernels->name << ' ' << i;
+  }
+}
+
+// Every code that an int16 has, times extreme weights, some of them int4 in blocks.
+TEST(Int16Linear, SumsExactly) {
+  Random random(9);
+  const std::int64_t k = 8192, n = 130;
+  Graph graph;
+  const ValueId codes = graph.add_input(
+      {.name = "codes",
+       .dtype = DType::kI16,
+       .width = k,
+       .quantization = Quantization{Tensor::from_floats(std::vector<float>{0.001F}, {1})}});
+  const ChannelCodes weights[] = {testing::int8_weight(random, n, k),
+                                  testing::int8_weight(random, 3, k, true),
+                                  testing::block_weight(random, n, k, 32, true)};
+  std::vector<ValueId> outputs;
+  for (const ChannelCodes& weight : weights) {
+    const std::string number = std::to_string(outputs.size());
+    outputs.push_back(
+        graph.add(Op::kLinear, "sums" + number, 0, {codes}, LinearAttributes{weight, {}}));
+    const Tensor bias = Tensor::from_floats(testing::normal_floats(random, weight.n), {weight.n});
+    outputs.push_back(add_static_int8(graph, "floats" + number, 0, codes, weight, bias));
+  }
+  graph.set_outputs(outputs);
+  Matrix input;
+  for (int code = -32768; code < 32768; ++code) input.push_back(code);
+  // Rows that are all extremes have large sums.
+  for (const int code : {-32768, kMaxInt16Code, 32767}) input.insert(input.end(), k, code);
+  ASSERT_EQ(std::ssize(input), kRows * k);
+  const std::vector<Matrix> want = interpret_values(graph, {&input, 1});
+  std::vector<NodeId> all;
+  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) all.push_back(id);
+  for (const Kernels* kernels : available_kernels(detect_cpu_features())) {
+    const auto got = run_part(CpuDevice(*kernels), graph, all, {input}, 3);
+    for (std::size_t i = 0; i < outputs.size(); ++i)
       EXPECT_EQ(got[i], want[static_cast<std::size_t>(outputs[i])]) << kernels->name << ' ' << i;
   }
 }

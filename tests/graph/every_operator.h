@@ -93,7 +93,8 @@ class EveryOperator {
     const ValueId turned =
         graph_.add(Op::kHadamard, "hadamard", 0, {product}, HadamardAttributes{32});
     const ValueId sum = graph_.add(Op::kAdd, "sum", 0, {narrow(turned), wide(turned)});
-    return graph_.add(Op::kAdd, "shadow_sum", 0, {sum, shadow(turned)});
+    const ValueId both = graph_.add(Op::kAdd, "shadow_sum", 0, {sum, shadow(turned)});
+    return graph_.add(Op::kAdd, "sum16", 0, {both, static_int16("deep", turned)});
   }
 
   // Codes up to 127 / 256 clip most of these channels.
@@ -137,6 +138,13 @@ class EveryOperator {
     const ValueId codes =
         graph_.add(Op::kQuantize, name + ".quantize", 0, {x}, QuantizeAttributes{0.03F});
     return add_static_int8(graph_, name, 0, codes, channels(n, k, {}), floats({n}));
+  }
+
+  ValueId static_int16(const std::string& name, ValueId x) {
+    const ValueId codes =
+        graph_.add(Op::kQuantizeInt16, name + ".quantize", 0, {x}, QuantizeAttributes{0.0001F});
+    return add_static_int8(graph_, name, 0, codes, channels(kHidden, kInner, {}),
+                           floats({kHidden}));
   }
 
   ValueId norm(const std::string& name, std::int32_t layer, ValueId x, std::int64_t heads) {

@@ -101,6 +101,27 @@ TEST(Quantize, GivesCodesWithItsScale) {
             "[quantize] node: expected a scale above 0, got inf");
 }
 
+TEST(QuantizeInt16, GivesCodesWhoseSumsAreInt64) {
+  Start start;
+  Graph& g = start.graph;
+  const ValueId codes = g.add(Op::kQuantizeInt16, "codes", 0, {start.x}, QuantizeAttributes{0.5F});
+  EXPECT_EQ(g.value(codes).dtype, DType::kI16);
+  EXPECT_EQ(scales_of(g, codes), std::vector{0.5F});
+  const ValueId sums =
+      g.add(Op::kLinear, "sums", 0, {codes}, LinearAttributes{int8(4, 8, {3}), {}});
+  EXPECT_EQ(g.value(sums).dtype, DType::kI64);
+  EXPECT_EQ(scales_of(g, sums), std::vector{1.5F});
+  EXPECT_EQ(g.value(g.add(Op::kDequantize, "y", 0, {sums}, DequantizeAttributes{})).dtype,
+            DType::kF32);
+  EXPECT_EQ(start.reject(Op::kQuantizeInt16, {start.x}, QuantizeAttributes{0}),
+            "[quantize_int16] node: expected a scale above 0, got 0");
+  EXPECT_EQ(start.reject(Op::kLinear, {codes}, weight(4, 8)),
+            "[linear] node: expected int8 weights for int16 input, got f32 [4, 8]");
+  const ValueId bare = g.add_input({.name = "bare", .dtype = DType::kI16, .width = 8});
+  EXPECT_EQ(start.reject(Op::kLinear, {bare}, LinearAttributes{int8(4, 8, {3}), {}}),
+            "[linear] node: expected a scale for all int16 codes, bare has none");
+}
+
 TEST(DynamicQuantize, GivesCodesAndTheScaleOfEachRow) {
   Start start;
   const auto outputs = start.graph.add_node(Op::kDynamicQuantize, "codes", 0, {start.x});
@@ -200,7 +221,8 @@ TEST(Dequantize, TakesCodesAndSums) {
   };
   EXPECT_EQ(reject({}), "[dequantize] node: expected 1 or 2 inputs, got 0");
   EXPECT_EQ(reject({codes, codes, codes}), "[dequantize] node: expected 1 or 2 inputs, got 3");
-  EXPECT_EQ(reject({start.x}), "[dequantize] node: expected I8, I16 or I32 input, got F32 (embed)");
+  EXPECT_EQ(reject({start.x}),
+            "[dequantize] node: expected I8, I16, I32 or I64 input, got F32 (embed)");
   EXPECT_EQ(start.reject(Op::kDequantize, {codes}),
             "[dequantize] node: the attributes are not those of this operator");
   EXPECT_EQ(reject({sums}, {ones({8})}), "[dequantize] node: expected bias [4], got [8]");

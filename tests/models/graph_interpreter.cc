@@ -8,6 +8,7 @@
 #include <numbers>
 #include <numeric>
 
+#include "graph/ops.h"
 #include "graph/rotary.h"
 
 namespace tandem::testing {
@@ -56,7 +57,7 @@ class Interpreter {
       case Op::kEmbedding:
         return embed(read(node, 0), node.as<EmbeddingAttributes>());
       case Op::kLinear:
-        return input(node, 0).dtype == DType::kI8
+        return input(node, 0).dtype != DType::kF32
                    ? multiply_codes(read(node, 0), node.as<LinearAttributes>())
                    : multiply(read(node, 0), node.as<LinearAttributes>());
       case Op::kRmsNorm:
@@ -87,6 +88,12 @@ class Interpreter {
       case Op::kQuantize:
         return each(read(node, 0), [scale = node.as<QuantizeAttributes>().scale](double v) {
           return code_of(static_cast<float>(v) / scale);
+        });
+      case Op::kQuantizeInt16:
+        return each(read(node, 0), [scale = node.as<QuantizeAttributes>().scale](double v) {
+          const double highest = kMaxInt16Code;
+          return std::clamp<double>(std::nearbyint(static_cast<float>(v) / scale), -highest,
+                                    highest);
         });
       case Op::kDequantize:
         return dequantize(node);
@@ -132,10 +139,13 @@ class Interpreter {
     const auto n = static_cast<std::size_t>(weight.n);
     const auto k = static_cast<std::size_t>(weight.k);
     Matrix y(rows_now_ * n);
-    for (std::size_t t = 0; t < rows_now_; ++t)
-      for (std::size_t c = 0; c < n; ++c)
+    std::vector<std::int8_t> row(k);
+    for (std::size_t c = 0; c < n; ++c) {
+      read_codes(weight, static_cast<std::int64_t>(c), 0, row);
+      for (std::size_t t = 0; t < rows_now_; ++t)
         for (std::size_t i = 0; i < k; ++i)
-          y[t * n + c] += x[t * k + i] * weight.codes.as<std::int8_t>()[c * k + i];
+          y[t * n + c] += std::min<double>(x[t * k + i], kMaxInt16Code) * row[i];
+    }
     return y;
   }
 

@@ -101,6 +101,9 @@ TEST_F(QuantizedLinears, HaveEveryFormThatARecipeNames) {
       {{WeightType::kInt4, 32, DType::kF32, ActivationType::kStatic},
        "int4 block 32 [64, 128]",
        DType::kF32},
+      {{WeightType::kInt8, 0, DType::kF32, ActivationType::kStatic16},
+       "int8 [64, 128]",
+       DType::kF32},
   };
   const std::vector<std::int32_t> ids = {5, 900, 17, 3000, 42, 7, 7, 1};
   for (const Form& form : forms) {

@@ -258,7 +258,8 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
        "\"int8\""},
       {"{\"rules\": [{\"match\": \"*\", \"prefill\": {\"weights\": \"int8\",\n\"activations\": "
        "\"int8\"}}]}",
-       "2: rules[0].prefill.activations: expected one of \"float\", \"static\", \"dynamic\", got "
+       "2: rules[0].prefill.activations: expected one of \"float\", \"static\", \"static16\", "
+       "\"dynamic\", got "
        "\"int8\""},
       {"{\n\"calibration\": []}", "2: calibration: expected an object"},
       {"{\"calibration\": {\n\"sample\": 1}}",
@@ -317,7 +318,7 @@ TEST(Recipe, OneScalePerTensorIsForEightBits) {
 }
 
 TEST(Recipe, Int8ActivationsNeedInt8WeightsWithRowScales) {
-  for (const char* kind : {"static", "dynamic"})
+  for (const char* kind : {"static", "static16", "dynamic"})
     for (const char* rest :
          {R"("weights": "uint4")", R"("weights": "uint8")",
           R"("weights": "int4", "scales": "float16")", R"("weights": "int8", "group": 64)",
@@ -336,6 +337,10 @@ TEST(Recipe, Int4WithInt8ActivationsIsInBlocks) {
   EXPECT_EQ(usual, (Scheme{WeightType::kInt4, 32, DType::kF32, ActivationType::kStatic}));
   EXPECT_EQ(scheme_of(R"({"weights": "int4", "group": 64, "activations": "dynamic"})"),
             (Scheme{WeightType::kInt4, 64, DType::kF32, ActivationType::kDynamic}));
+  EXPECT_EQ(scheme_of(R"({"weights": "int4", "group": 16, "activations": "static16"})"),
+            (Scheme{WeightType::kInt4, 16, DType::kF32, ActivationType::kStatic16}));
+  EXPECT_EQ(scheme_of(R"({"weights": "int8", "activations": "static16"})"),
+            (Scheme{WeightType::kInt8, 0, DType::kF32, ActivationType::kStatic16}));
   for (const char* group : {"\"row\"", "8", "48", "128"})
     EXPECT_EQ(error_of([&] {
                 parse_recipe(fmt::format(R"({{"rules": [{{"match": "*", "prefill": {{

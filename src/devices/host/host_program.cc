@@ -50,14 +50,15 @@ class StepPlanner {
   }
 
  private:
-  bool is_int8(const Node& node) const {
-    return node.op == Op::kLinear && segment_.value(node.inputs[0]).dtype == DType::kI8;
+  // Whether a Linear multiplies int8 or int16 codes.
+  bool reads_codes(const Node& node) const {
+    return node.op == Op::kLinear && segment_.value(node.inputs[0]).dtype != DType::kF32;
   }
 
   // Finds the Dequantize that can be fused with this Linear.
   void find_fused(NodeId id) {
     const Node& node = segment_.node(id);
-    if (!is_int8(node) || uses_.is_output(node.output())) return;
+    if (!reads_codes(node) || uses_.is_output(node.output())) return;
     const auto readers = uses_.readers(node.output());
     if (readers.size() != 1) return;
     const Node& reader = segment_.node(readers.front());
@@ -74,7 +75,7 @@ class StepPlanner {
   // Collects the Linears from `id` on that share its input, skipping nodes fused with them.
   NodeId add_linears(NodeId id) {
     const Node& first = segment_.node(id);
-    const bool int8 = is_int8(first);
+    const bool codes = reads_codes(first);
     std::vector<NodeId> linears;
     std::vector<NodeId> nodes;
     const auto end = static_cast<NodeId>(segment_.nodes().size());
@@ -87,11 +88,13 @@ class StepPlanner {
       if (const NodeId fused = fused_[static_cast<std::size_t>(id)]; fused >= 0)
         nodes.push_back(fused);
     }
-    if (int8) {
+    if (codes) {
       std::vector<Int8Member> members;
       for (const NodeId linear : linears)
         members.push_back({linear, fused_[static_cast<std::size_t>(linear)]});
-      steps_.push_back({make_int8_linear_step(context_, members), std::move(nodes)});
+      const bool wide = segment_.value(first.inputs[0]).dtype == DType::kI16;
+      const auto make_step = wide ? make_int16_linear_step : make_int8_linear_step;
+      steps_.push_back({make_step(context_, members), std::move(nodes)});
     } else {
       steps_.push_back({make_linear_step(context_, linears), std::move(nodes)});
     }

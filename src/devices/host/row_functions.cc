@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 
+#include "graph/ops.h"
 #include "graph/rotary.h"
 
 namespace tandem {
@@ -107,6 +109,27 @@ void quantize(const RowRun& r) {
   }
 }
 
+void quantize_int16(const RowRun& r) {
+  constexpr auto kHighest = static_cast<float>(kMaxInt16Code);
+  const float scale = r.op.node.as<QuantizeAttributes>().scale;
+  const std::int64_t k = r.width();
+  const std::int64_t given = r.run.given_rows(r.op.outputs[0].value.rows);
+  for (std::int64_t row = r.range.begin; row < r.range.end; ++row) {
+    auto* codes = r.out<std::int16_t>() + row * k;
+    if (row >= given) {
+      std::fill_n(codes, k, std::int16_t{0});
+      continue;
+    }
+    const float* x = r.in(0) + row * k;
+    // A value that is no number gives the lowest code.
+    for (std::int64_t i = 0; i < k; ++i) {
+      const float scaled = x[i] / scale;
+      const float above = scaled > -kHighest ? scaled : -kHighest;
+      codes[i] = static_cast<std::int16_t>(std::nearbyint(above < kHighest ? above : kHighest));
+    }
+  }
+}
+
 void dynamic_quantize(const RowRun& r) {
   const std::int64_t k = r.width();
   const CodeRows y = r.codes(r.op.outputs[0]);
@@ -143,6 +166,8 @@ void dequantize(const RowRun& r) {
     if (input.value.dtype == DType::kI32) {
       r.kernels.dequantize(r.in<std::int32_t>(0) + row * n, n, scales.data(), scales.size() > 1,
                            row_scale, added, y);
+    } else if (input.value.dtype == DType::kI64) {
+      dequantize_row(r.in<std::int64_t>(0) + row * n, n, scales, row_scale, added, y);
     } else if (input.value.dtype == DType::kI16) {
       dequantize_row(r.in<std::int16_t>(0) + row * n, n, scales, row_scale, added, y);
     } else {
@@ -212,6 +237,7 @@ constexpr std::array kFunctions = {
     Entry{Op::kSoftcap, softcap},
     Entry{Op::kSelectRows, select},
     Entry{Op::kQuantize, quantize},
+    Entry{Op::kQuantizeInt16, quantize_int16},
     Entry{Op::kDynamicQuantize, dynamic_quantize},
     Entry{Op::kDequantize, dequantize},
     Entry{Op::kRequantize, requantize},

@@ -98,8 +98,8 @@ std::unique_ptr<Step> make_row_wise_step(const StepContext& context, std::vector
 bool can_share_input(const Graph& segment, const Node& a, const Node& b);
 std::unique_ptr<Step> make_linear_step(const StepContext& context, std::vector<NodeId> nodes);
 
-// An int8 Linear and the Dequantize that is the only reader of its sums; -1 if the sums themselves
-// are needed.
+// A Linear on codes and the Dequantize that is the only reader of its sums; -1 if the sums
+// themselves are needed.
 struct Int8Member {
   NodeId linear = -1;
   NodeId dequantize = -1;
@@ -107,6 +107,9 @@ struct Int8Member {
 // Int8 Linears on the same input.
 std::unique_ptr<Step> make_int8_linear_step(const StepContext& context,
                                             std::span<const Int8Member> members);
+// The same on int16 codes.
+std::unique_ptr<Step> make_int16_linear_step(const StepContext& context,
+                                             std::span<const Int8Member> members);
 
 std::unique_ptr<Step> make_attention_step(const StepContext& context, NodeId node);
 

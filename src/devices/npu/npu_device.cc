@@ -45,21 +45,24 @@ class Inspector {
     // A Quantize that nothing reads, or that is read by unclaimed nodes, is left out. Iterates
     // backwards because readers come later.
     for (NodeId id = nodes - 1; id >= 0; --id)
-      if (graph.node(id).op == Op::kQuantize && refusals_[index(id)].empty() && !serves(id))
+      if (is_quantize(graph.node(id).op) && refusals_[index(id)].empty() && !serves(id))
         refusals_[index(id)] = "its codes are not for the NPU";
   }
 
   bool claimed(NodeId id) const { return refusals_[index(id)].empty(); }
   const std::string& refusal(NodeId id) const { return refusals_[index(id)]; }
   std::string reason(NodeId id) const {
-    return graph_.node(id).op == Op::kLinear || graph_.node(id).op == Op::kQuantize ||
-                   graph_.node(id).op == Op::kDequantize
-               ? "static int8"
-               : "between int8 Linears";
+    const Node& node = graph_.node(id);
+    const bool codes = node.op == Op::kLinear || node.op == Op::kDequantize || is_quantize(node.op);
+    if (!codes) return "between int8 Linears";
+    const ValueId read = is_quantize(node.op) ? node.output() : node.inputs[0];
+    const DType dtype = graph_.value(read).dtype;
+    return dtype == DType::kI16 || dtype == DType::kI64 ? "static int16" : "static int8";
   }
   const Uses& uses() const { return uses_; }
 
  private:
+  static bool is_quantize(Op op) { return op == Op::kQuantize || op == Op::kQuantizeInt16; }
   static std::size_t index(NodeId id) { return static_cast<std::size_t>(id); }
 
   // The reason to refuse the node, judging by what comes before it; empty if it can run here.
@@ -71,6 +74,7 @@ class Inspector {
       case Op::kLinear:
         return refuse_linear(node);
       case Op::kQuantize:
+      case Op::kQuantizeInt16:
         return {};
       case Op::kDequantize:
         return from_claimed(node, "its sums are not the NPU's");
@@ -87,7 +91,8 @@ class Inspector {
     const Value& input = graph_.value(node.inputs[0]);
     if (!std::holds_alternative<ChannelCodes>(node.as<LinearAttributes>().weight))
       return "weight is not int8";
-    if (input.dtype != DType::kI8 || !input.quantization) return "input has no static int8 scale";
+    const bool codes = input.dtype == DType::kI8 || input.dtype == DType::kI16;
+    if (!codes || !input.quantization) return "input has no static int8 scale";
     return {};
   }
 
