@@ -107,27 +107,28 @@ class Int16LinearStep : public Step {
                               linear.layout.n);
   }
 
-  // y = float(sum) * scale (+ bias), as Dequantize has it.
+  // y = float(sum) * scale (+ bias), as Dequantize has it. Doubles hold the sums exactly.
   static void combine(const StepRun& run, const Part& part, Range panels, std::int64_t rows,
                       const std::int32_t* of_high, const std::int32_t* of_low) {
     const std::int64_t n = part.linear.layout.n;
     const std::int64_t begin = panels.begin * kPanelColumns;
     const std::int64_t end = std::min(n, panels.end * kPanelColumns);
-    const auto scales = part.scales.as<float>();
+    const float* scales = part.scales.as<float>().data();
+    const bool per_channel = part.scales.elements() > 1;
     const float* bias = part.linear.bias_data();
-    for (std::int64_t row = 0; row < rows; ++row)
-      for (std::int64_t c = begin; c < end; ++c) {
-        const std::int64_t at = row * n + c;
-        const std::int64_t sum = 256 * std::int64_t{of_high[at]} + of_low[at];
-        if (part.gives_sums) {
-          run.value<std::int64_t>(part.linear.output)[at] = sum;
-          continue;
-        }
-        float y =
-            static_cast<float>(sum) * scales[scales.size() == 1 ? 0 : static_cast<std::size_t>(c)];
-        if (bias != nullptr) y += bias[c];
-        run.value<float>(part.linear.output)[at] = y;
+    for (std::int64_t row = 0; row < rows; ++row) {
+      const std::int32_t* high = of_high + row * n;
+      const std::int32_t* low = of_low + row * n;
+      if (part.gives_sums) {
+        auto* sums = run.value<std::int64_t>(part.linear.output) + row * n;
+        for (std::int64_t c = begin; c < end; ++c) sums[c] = 256 * std::int64_t{high[c]} + low[c];
+        continue;
       }
+      float* y = run.value<float>(part.linear.output) + row * n;
+      for (std::int64_t c = begin; c < end; ++c)
+        y[c] = static_cast<float>(256.0 * high[c] + low[c]) * scales[per_channel ? c : 0];
+      for (std::int64_t c = begin; bias != nullptr && c < end; ++c) y[c] += bias[c];
+    }
   }
 
   const Kernels& kernels_;

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 
 #include "graph/ops.h"
 #include "graph/rotary.h"
@@ -111,6 +110,7 @@ void quantize(const RowRun& r) {
 
 void quantize_int16(const RowRun& r) {
   constexpr auto kHighest = static_cast<float>(kMaxInt16Code);
+  constexpr float kShift = 12582912.0F;
   const float scale = r.op.node.as<QuantizeAttributes>().scale;
   const std::int64_t k = r.width();
   const std::int64_t given = r.run.given_rows(r.op.outputs[0].value.rows);
@@ -121,11 +121,13 @@ void quantize_int16(const RowRun& r) {
       continue;
     }
     const float* x = r.in(0) + row * k;
-    // A value that is no number gives the lowest code.
+    // A value that is no number gives the lowest code. A float has no fraction bits once 1.5 * 2^23 is
+    // added: ties go to even.
     for (std::int64_t i = 0; i < k; ++i) {
       const float scaled = x[i] / scale;
       const float above = scaled > -kHighest ? scaled : -kHighest;
-      codes[i] = static_cast<std::int16_t>(std::nearbyint(above < kHighest ? above : kHighest));
+      const float code = (above < kHighest ? above : kHighest) + kShift - kShift;
+      codes[i] = static_cast<std::int16_t>(code);
     }
   }
 }
