@@ -112,7 +112,8 @@ Weight gather_rows(const Weight& weight, std::span<const std::int64_t> rows);
 void validate(const Weight& weight, const std::string& name);
 
 // Throws kFormat naming `name` and the row if a code is outside what its kind of weight allows
-// (-128 in ChannelCodes, -8 of those stored as int4). Reads all codes: meant for files being verified and weights being packed.
+// (-128 in ChannelCodes, -8 of those stored as int4). Reads all codes: meant for files being
+// verified and weights being packed.
 void validate_codes(const Weight& weight, const std::string& name);
 
 }  // namespace tandem
