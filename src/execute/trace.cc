@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 #include "base/json.h"
+#include "base/merge_sort.h"
 
 namespace tandem {
 namespace {
@@ -51,9 +52,10 @@ std::vector<std::string> Trace::devices() const {
   }
   std::vector<std::string> names;
   for (const auto& [name, begin] : first) names.push_back(name);
-  std::ranges::stable_sort(names, {}, [&](const std::string& name) {
+  const auto rank = [&](const std::string& name) {
     return std::pair(name != to_string(Processor::kNpu), first.at(name));
-  });
+  };
+  merge_sort(names, [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
   return names;
 }
 

@@ -7,6 +7,8 @@
 #include <limits>
 #include <numeric>
 
+#include "base/merge_sort.h"
+
 namespace tandem {
 namespace {
 
@@ -164,8 +166,7 @@ std::vector<ShadowOption> ActivationRecorder::shadow_options(
   std::vector<std::size_t> order(static_cast<std::size_t>(channels_));
   std::iota(order.begin(), order.end(), 0);
   const std::vector<float>& largest = statistics.channel_max;
-  std::ranges::stable_sort(order,
-                           [&](std::size_t a, std::size_t b) { return largest[a] > largest[b]; });
+  merge_sort(order, [&](std::size_t a, std::size_t b) { return largest[a] > largest[b]; });
   ChannelHistogram cold(kChannelBins, 0), hot(kChannelBins, 0);
   for (std::size_t i = 0; i < by_channel_.size(); ++i) cold[i % kChannelBins] += by_channel_[i];
   std::vector<ShadowOption> options;

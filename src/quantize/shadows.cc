@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/merge_sort.h"
 #include "quantize/doctor.h"
 #include "quantize/kept_codes.h"
 #include "quantize/linear_weights.h"
@@ -33,7 +34,7 @@ std::vector<std::int32_t> hottest(const std::vector<float>& channel_max, std::in
   std::vector<std::int32_t> channels;
   for (std::int32_t c = 0; c < std::ssize(channel_max); ++c)
     if (channel_max[static_cast<std::size_t>(c)] > bound) channels.push_back(c);
-  std::ranges::stable_sort(channels, [&](std::int32_t a, std::int32_t b) {
+  merge_sort(channels, [&](std::int32_t a, std::int32_t b) {
     return channel_max[static_cast<std::size_t>(a)] > channel_max[static_cast<std::size_t>(b)];
   });
   channels.resize(std::min(channels.size(), static_cast<std::size_t>(hot)));
