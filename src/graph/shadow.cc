@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
 #include <vector>
 
@@ -45,7 +44,7 @@ ShadowLinearAttributes make_shadow(const Weight& weight, std::span<const std::in
   std::byte* numbers = nullptr;
   ShadowLinearAttributes shadow;
   shadow.channels = Tensor::allocate(DType::kI32, {hot}, &numbers);
-  std::memcpy(numbers, channels.data(), channels.size_bytes());
+  std::ranges::copy(channels, reinterpret_cast<std::int32_t*>(numbers));
   shadow.weight = to_tensor(kept, {hot, n});
   return shadow;
 }

@@ -322,7 +322,7 @@ TEST(Hadamard, TakesBlocksOfAPowerOfTwo) {
 Tensor numbers(const std::vector<std::int32_t>& values) {
   std::byte* data = nullptr;
   Tensor tensor = Tensor::allocate(DType::kI32, {static_cast<std::int64_t>(values.size())}, &data);
-  std::memcpy(data, values.data(), 4 * values.size());
+  std::ranges::copy(values, reinterpret_cast<std::int32_t*>(data));
   return tensor;
 }
 

@@ -36,7 +36,8 @@ Rows rows() { return stored_rows(Tensor::from_floats(weights(), {kN, kK})); }
 
 TEST(BlockCodes, AreThoseOfNumPy) {
   ThreadPool pool(2);
-  for (const Json& expected : read_json_file(fixture("quantize/fixtures/lpbq.json"))["cases"]) {
+  const Json fixtures = read_json_file(fixture("quantize/fixtures/lpbq.json"));
+  for (const Json& expected : fixtures["cases"]) {
     const auto block = expected["block"].get<std::int64_t>();
     const ChannelCodes got = quantize_block_codes(*rows(), block, "w", pool);
     validate(got, "w");
