@@ -99,8 +99,8 @@ Weight read_packed_linear(const TensorStore& store, const PackedSettings& settin
                           const std::string& place);
 
 // The static int8 scale of the module's input, if the file has one (Quark's W8A8, or mllm's, which
-// stores 127 times as much); 0 if not, and for 8-bit floats, whose inputs are not quantized here. Throws kFormat unless it is a single
-// finite float >= 0.
+// stores 127 times as much); 0 if not, and for 8-bit floats, whose inputs are not quantized here.
+// Throws kFormat unless it is a single finite float >= 0.
 float read_packed_input_scale(const TensorStore& store, const std::string& module,
                               const std::string& place);
 

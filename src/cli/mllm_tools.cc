@@ -32,10 +32,6 @@ void add_config(CLI::App& command, std::string& config) {
 
 MllmConfig read_config(const std::string& file) { return read_mllm_config(input_path(file)); }
 
-double threshold_of(const MllmExportConfig& config) {
-  return config.clip_all ? 0 : static_cast<double>(config.clip_threshold.value_or(0));
-}
-
 void profile(const ProfileFlags& flags) {
   catch_interrupt();
   const MllmConfig config = read_config(flags.config);
@@ -50,7 +46,7 @@ void profile(const ProfileFlags& flags) {
   const ProfileReport report =
       profile_model(config.profile, flags.compat == "mllm", flags.window, pool, observer);
   if (page) {
-    const std::string plot = draw_distributions(report.profile, threshold_of(config.export_model));
+    const std::string plot = draw_distributions(report.profile, config.export_model.threshold());
     page->write_at(0, std::as_bytes(std::span(plot)));
     page->commit();
   }

@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "base/error.h"
-#include "base/printable.h"
 #include "quantize/distribution_sketch.h"
 #include "tensor/tensor.h"
 

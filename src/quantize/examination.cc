@@ -57,7 +57,9 @@ Recipe recipe_of(const Package& package) {
   if (const auto calibration = plain.find("calibration");
       calibration != plain.end() && calibration->is_object())
     for (const char* key : kTextKeys) calibration->erase(key);
-  return parse_recipe(plain.dump(2), recipe.where());
+  Recipe made = parse_recipe(plain.dump(2), recipe.where());
+  for (PassStep& step : made.passes) step.settings.erase("save");
+  return made;
 }
 
 Examination::Examination(ExaminationOptions options, ThreadPool& pool, Observer& observer)

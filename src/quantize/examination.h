@@ -65,7 +65,8 @@ class Examination {
   std::optional<CalibrationText> text_;
 };
 
-// The recipe that a package was made with. Throws kFormat, naming file and key.
+// The recipe that a package was made with, without the files that its passes saved. Throws kFormat,
+// naming file and key.
 Recipe recipe_of(const Package& package);
 
 }  // namespace tandem

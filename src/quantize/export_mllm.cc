@@ -8,7 +8,6 @@
 #include <map>
 #include <memory>
 #include <utility>
-#include <variant>
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
@@ -80,6 +79,7 @@ float scale_of(float largest) {
 // Rounded to nearest even.
 float code_of(float value, float scale) { return std::nearbyint(value / scale); }
 
+// All tensors in float, unless add_linear() says otherwise.
 class Export {
  public:
   Export(const Checkpoint& checkpoint, const Graph& loaded, const Graph& graph) : graph_(graph) {
@@ -88,6 +88,10 @@ class Export {
       if (node.op == Op::kRmsNorm) offsets_[node.name] = norm_offset(checkpoint, module.name, node);
     }
   }
+
+  virtual ~Export() = default;
+  Export(const Export&) = delete;
+  Export& operator=(const Export&) = delete;
 
   void add_all() {
     for (const Node& node : graph_.nodes()) {
@@ -113,8 +117,6 @@ class Export {
   }
 
  protected:
-  ~Export() = default;
-
   virtual void add_linear(const Node& node) { add_float_linear(node); }
 
   void add_float_linear(const Node& node) {
@@ -165,11 +167,6 @@ class Export {
   std::vector<std::function<void(Writer&)>> makers_;
 };
 
-class FloatExport final : public Export {
- public:
-  using Export::Export;
-};
-
 class Int8Export final : public Export {
  public:
   Int8Export(const MllmExportConfig& config, const ActivationProfile& profile,
@@ -215,21 +212,18 @@ class Int8Export final : public Export {
   void add_int_bias(const Node& node) {
     const Tensor& bias = node.as<LinearAttributes>().bias;
     if (bias.empty() || !config_.quant_bias) return add_bias(node);
-    const std::vector<float> values = bias.to_floats();
-    float largest = 0;
-    for (const float x : values) largest = std::max(largest, std::fabs(x));
-    const float scale = scale_of(largest);
+    const float scale =
+        scale_of(largest_of(*stored_rows(bias.view_as(bias.dtype(), {1, bias.elements()}))));
     std::vector<std::int32_t> codes;
-    for (const float x : values) codes.push_back(static_cast<std::int32_t>(code_of(x, scale)));
+    for (const float x : bias.to_floats())
+      codes.push_back(static_cast<std::int32_t>(code_of(x, scale)));
     const auto size = std::ssize(codes);
     add_values(node.name + ".bias", DType::kI32, {size}, std::move(codes));
     add_number(node.name + ".bias.scale", scale);
   }
 
   void add_side(const std::string& module, const std::string& side, const Distribution& of) {
-    const double threshold =
-        config_.clip_all ? 0 : static_cast<double>(config_.clip_threshold.value_or(0));
-    ClipDecision decision = decide_clip(of, threshold);
+    ClipDecision decision = decide_clip(of, config_.threshold());
     if (std::ranges::find(config_.model.skip_layers, module) != config_.model.skip_layers.end())
       decision = {false, of.percentile};
     if (!decision.clips) report.unclipped.push_back(module + " " + side);
@@ -276,7 +270,7 @@ MllmInt8Report export_mllm_int8(const MllmExportConfig& config, const Activation
 
 void export_mllm_float(const fs::path& output, const Checkpoint& checkpoint, const Graph& loaded,
                        const Graph& graph, Observer& observer) {
-  FloatExport file(checkpoint, loaded, graph);
+  Export file(checkpoint, loaded, graph);
   file.add_all();
   file.write(output, observer);
   put_beside(output, checkpoint, observer);

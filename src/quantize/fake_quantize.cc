@@ -19,10 +19,6 @@ void quantize_row(std::span<float> weights) {
   for (float& w : weights) w = std::clamp(std::nearbyint(w / scale), -127.0F, 127.0F) * scale;
 }
 
-bool has_blocks(const Scheme& scheme) {
-  return scheme.weights == WeightType::kInt4 && scheme.activations != ActivationType::kFloat;
-}
-
 // Int4 in blocks: of a row, or of a block alone as if it were one.
 void quantize_blocks(std::span<float> weights, std::int64_t block, std::span<std::int8_t> codes,
                      std::vector<std::uint8_t>& block_scales) {

@@ -20,7 +20,8 @@ class FakeQuantizer {
   // Columns that share a scale.
   std::int64_t group() const noexcept { return group_; }
   // In place: one group of weights, by the formulas of rtn.h; each value is rounded to the scales'
-  // type before and after. Of int4 in blocks it is a block that alone makes up its row. Thread-safe with one `codes` (of group() bytes) per thread.
+  // type before and after. Of int4 in blocks it is a block that alone makes up its row. Thread-safe
+  // with one `codes` (of group() bytes) per thread.
   void quantize_group(std::span<float> weights, std::span<std::uint8_t> codes) const;
   // All rows, row-major.
   std::vector<float> quantize_rows(const RowSource& rows, ThreadPool& pool) const;

@@ -61,6 +61,11 @@ struct MllmExportConfig {
   // Whether every scale reaches the largest value.
   bool clip_all = false;
   MllmModelConfig model;
+
+  // As decide_clip() takes it.
+  double threshold() const {
+    return clip_all ? 0 : static_cast<double>(clip_threshold.value_or(0));
+  }
 };
 
 struct MllmConfig {

@@ -18,11 +18,6 @@
 namespace tandem {
 namespace {
 
-// Whether its Linears multiply int8 by int8: the weights are int8, or int4 that expand to it.
-bool has_row_scales(const Scheme& scheme) {
-  return scheme.weights != WeightType::kFloat && scheme.activations != ActivationType::kFloat;
-}
-
 bool is_in(const GroupCodes& codes, const GroupFormat& format) {
   return codes.bits == format.bits && codes.is_signed == format.is_signed &&
          codes.group == format.group && codes.scales.dtype() == format.scales;
@@ -48,10 +43,8 @@ GroupCodes quantize_whole(const RowSource& rows, const Scheme& scheme, const std
 Weight make_weight(const Node& node, const Scheme& scheme, ThreadPool& pool) {
   const Rows values = rows_of(node);
   const RowSource& rows = *values;
-  if (has_row_scales(scheme))
-    return scheme.weights == WeightType::kInt4
-               ? quantize_block_codes(rows, scheme.group, node.name, pool)
-               : quantize_channel_codes(rows, node.name, pool);
+  if (has_blocks(scheme)) return quantize_block_codes(rows, scheme.group, node.name, pool);
+  if (multiplies_codes(scheme)) return quantize_channel_codes(rows, node.name, pool);
   if (scheme.group == kWholeTensor) return quantize_whole(rows, scheme, node.name, pool);
   const GroupFormat format = group_format(scheme, rows.columns());
   if (const GroupCodes* chosen = chosen_codes(rows); chosen != nullptr && is_in(*chosen, format))
@@ -126,9 +119,8 @@ std::int64_t bytes_in(const Node& linear, const Scheme& scheme) {
   const std::int64_t n = output_channels(weight), k = input_channels(weight);
   if (scheme.weights == WeightType::kFloat) return stored_bytes(weight);
   constexpr auto kScaleBytes = static_cast<std::int64_t>(sizeof(float));
-  if (has_row_scales(scheme))
-    return n * (kScaleBytes +
-                (scheme.weights == WeightType::kInt4 ? packed_bytes(k, 4) + k / scheme.group : k));
+  if (multiplies_codes(scheme))
+    return n * (kScaleBytes + (has_blocks(scheme) ? packed_bytes(k, 4) + k / scheme.group : k));
   const GroupFormat format = group_format(scheme, k);
   const std::int64_t groups = k / format.group;
   return n * (packed_bytes(k, format.bits) +
@@ -189,7 +181,7 @@ const Weight& LinearQuantizer::weight_of(const Node& node, const Scheme& scheme,
   const auto same = std::ranges::find_if(forms, [&](const Made& made) {
     return made.scheme.weights == scheme.weights && made.scheme.group == scheme.group &&
            made.scheme.scales == scheme.scales &&
-           has_row_scales(made.scheme) == has_row_scales(scheme);
+           multiplies_codes(made.scheme) == multiplies_codes(scheme);
   });
   if (same != forms.end()) return same->weight;
   check_scheme(node, scheme);
@@ -232,7 +224,7 @@ Graph LinearQuantizer::quantize(const Graph& graph, PassContext& context,
     } else {
       const Weight& weight = weight_of(node, scheme, context);
       auto linear = node.as<LinearAttributes>();
-      if (!has_row_scales(scheme)) {
+      if (!multiplies_codes(scheme)) {
         linear.weight = weight;
         rewriter.copy(id, std::move(linear));
       } else {

@@ -71,6 +71,15 @@ struct Scheme {
   bool operator==(const Scheme&) const = default;
 };
 
+// Whether the Linears multiply codes by codes: the weights are int8, or int4 that expand to it.
+constexpr bool multiplies_codes(const Scheme& scheme) noexcept {
+  return scheme.weights != WeightType::kFloat && scheme.activations != ActivationType::kFloat;
+}
+// Of those, int4: ChannelCodes with a scale for each block.
+constexpr bool has_blocks(const Scheme& scheme) noexcept {
+  return scheme.weights == WeightType::kInt4 && multiplies_codes(scheme);
+}
+
 // Rules apply in their order; a later one replaces what it says.
 struct Rule {
   // A module's full name, a pattern with * and ?, or "re:" and a regular expression that matches

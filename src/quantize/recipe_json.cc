@@ -160,16 +160,15 @@ class RecipeReader : JsonReader {
     if (whole_tensor && bits_of(scheme.weights) != 8)
       reject(join(path, "group"), "one scale per tensor is for int8 and uint8");
     const bool has_input = scheme.activations != ActivationType::kFloat;
-    const bool has_blocks = has_input && scheme.weights == WeightType::kInt4;
-    const std::int64_t usual = has_blocks ? 32 : bits_of(scheme.weights) == 4 ? 128 : 0;
+    const std::int64_t usual = has_blocks(scheme) ? 32 : bits_of(scheme.weights) == 4 ? 128 : 0;
     scheme.group = whole_tensor ? kWholeTensor
                    : whole_row  ? 0
                                 : integer_or(json, path, "group", usual, 1, kMaxGroup);
     scheme.scales = word(json, path, "scales", kScales, has_input ? DType::kF32 : DType::kF16);
-    if (has_blocks && !is_block_size(scheme.group))
+    if (has_blocks(scheme) && !is_block_size(scheme.group))
       reject(join(path, "group"), "int4 with int8 activations is in blocks of 16, 32 or 64");
     const bool is_int8 = scheme.weights == WeightType::kInt8 && scheme.group == 0;
-    if (has_input && (!(is_int8 || has_blocks) || scheme.scales != DType::kF32))
+    if (has_input && (!(is_int8 || has_blocks(scheme)) || scheme.scales != DType::kF32))
       reject(join(path, "activations"),
              "int8 activations need int8 weights or int4 in blocks, and one float32 scale for each "
              "row");

@@ -107,6 +107,17 @@ TEST_F(ExaminationTest, MeasuresThePackagesOwnCodes) {
   EXPECT_NEAR(report.prefill->kl, prefill, 1e-7 + prefill * 0.01);
 }
 
+// What was saved when the package was made is not written again.
+TEST_F(ExaminationTest, LeavesSavedRotationsAlone) {
+  const fs::path saved = folder_ / "rotation.safetensors";
+  Recipe recipe = quick_recipe();
+  recipe.passes = {{"rotate", {{"save", saved.string()}}}};
+  quantize_quickly(folder_ / "c", folder_ / "p", recipe);
+  ASSERT_TRUE(fs::remove(saved));
+  EXPECT_GT(examine(package("p")).slots.size(), 0U);
+  EXPECT_FALSE(fs::exists(saved));
+}
+
 // Codes that passes chose on a text are found again, scales that they moved fall out of the figures.
 TEST_F(ExaminationTest, RunsTheRecipesPassesAgain) {
   Recipe recipe = quick_recipe();

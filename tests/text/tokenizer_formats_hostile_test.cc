@@ -71,6 +71,19 @@ void mutate(std::string& bytes, std::mt19937& random) {
   if (bytes.empty()) bytes = " ";
 }
 
+// Separate merges belong to a plain vocabulary only.
+TEST(TokenizerFormats, RefuseMergesWhereAFileHasItsOwn) {
+  const ScratchFolder scratch;
+  const fs::path merges = scratch / "merges.txt";
+  write_quickly(merges, "#version: 0.2\na b\n");
+  write_quickly(scratch / "x.tiktoken", std::string(kTiktoken));
+  write_quickly(scratch / "m.model", model_bytes("unigram_nmt_nfkc.model"));
+  for (const char* name : {"x.tiktoken", "m.model"})
+    EXPECT_EQ(error_of([&] { Tokenizer::open(scratch / name, silent(), merges); }),
+              "[tokenizer] " + (scratch / name).string() + ": holds its merges: expected " +
+                  merges.string() + " with a vocab.json or *vocab.mllm");
+}
+
 TEST(TokenizerFormats, SmallOnesWork) {
   const ScratchFolder scratch;
   write_quickly(scratch / "merges.txt", "#version: 0.2\na b\n\n");

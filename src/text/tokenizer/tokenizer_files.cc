@@ -113,14 +113,22 @@ Json read_tokenizer(const fs::path& file, Observer& observer, const fs::path& me
            "[tokenizer] {}: holds its merges: expected {} with a vocab.json or *vocab.mllm",
            file.string(), merges.string());
   };
-  if (is_gguf(file)) refuse_merges();
-  if (is_gguf(file)) return read_gguf_vocabulary(file, observer);
+  if (is_gguf(file)) {
+    refuse_merges();
+    return read_gguf_vocabulary(file, observer);
+  }
   const std::shared_ptr<const MappedFile> mapped = MappedFile::open(file);
   const std::string_view bytes(reinterpret_cast<const char*>(mapped->bytes().data()),
                                mapped->bytes().size());
   if (bytes.starts_with(kMllmMagic)) return read_mllm_vocabulary(file, bytes, merges);
-  if (begins_as_sentencepiece(bytes)) return read_sentencepiece_model(file, bytes);
-  if (begins_as_tiktoken(bytes)) return read_tiktoken(file, bytes);
+  if (begins_as_sentencepiece(bytes)) {
+    refuse_merges();
+    return read_sentencepiece_model(file, bytes);
+  }
+  if (begins_as_tiktoken(bytes)) {
+    refuse_merges();
+    return read_tiktoken(file, bytes);
+  }
   if (!begins_as_json(bytes) && file.extension() != ".json") {
     fail(ErrorCode::kFormat,
          "[tokenizer] {}: expected JSON, a SentencePiece model, tiktoken's lines, mllm's "
