@@ -38,6 +38,7 @@ void bench(const BenchFlags& flags) {
   if (flags.json) {
     OrderedJson report = {{"model", flags.model.model},
                           {"mode", engine.plan().name},
+                          {"kv", kv_text(*model)},
                           {"threads", engine.pool().threads()},
                           {"kernels", engine.kernels().name},
                           {"cpu", cpu},

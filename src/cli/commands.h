@@ -50,6 +50,7 @@ class NotGoodEnough : public std::runtime_error {
 struct ModelFlags {
   std::string model;
   std::string mode;
+  std::string kv;
   int threads = 0;
   std::int64_t chunk = 0;
   std::string kernels;
@@ -107,6 +108,8 @@ fs::path calibration_path(const char* area, const std::string& file);
 // "hybrid mode", "cpu mode", "float mode"; of a checkpoint whose weights are stored as codes,
 // "weights as stored (int4 g32)".
 std::string mode_text(LocalModel& model);
+// "float32", "float16" or "int8".
+std::string kv_text(LocalModel& model);
 
 // A message in which that path is called "standard input".
 std::string name_standard_input(std::string message);

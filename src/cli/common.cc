@@ -122,9 +122,14 @@ fs::path calibration_path(const char* area, const std::string& file) {
   return plain_text_path(area, file);
 }
 
+std::string kv_text(LocalModel& model) {
+  const DType dtype = model.engine.kv_pool().shape().dtype;
+  return dtype == DType::kI8 ? "int8" : dtype == DType::kF16 ? "float16" : "float32";
+}
+
 std::string mode_text(LocalModel& model) {
   const std::string& mode = model.engine.plan().name;
-  if (mode != "float") return mode + " mode";
+  if (mode != "float") return mode + (kv_text(model) == "int8" ? " mode, int8 cache" : " mode");
   // A checkpoint may hold codes: what runs then is not float.
   std::set<std::string> kinds;
   const Graph& graph = model.engine.graph(Phase::kDecode);
@@ -271,6 +276,11 @@ void ModelFlags::add_to(CLI::App& command, bool with_mode) {
                     "hybrid (default for a package), npu (int8 throughout), cpu (int4 only) or "
                     "float (checkpoints)")
         ->check(CLI::IsMember({"hybrid", "npu", "cpu", "float"}));
+    command
+        .add_option("--kv", kv,
+                    "KV cache: float16, float32, or int8, for a package that has its scales "
+                    "(default: int8 where it has, float32 in mode float, else float16)")
+        ->check(CLI::IsMember({"float16", "float32", "int8"}));
   }
   command.add_option("-t,--threads", threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));
@@ -299,6 +309,8 @@ LoadOptions ModelFlags::load_options() const {
   refuse_standard_stream(model, "model", "a model is mapped into memory");
   LoadOptions options;
   if (!mode.empty()) options.mode = mode_from_string(mode);
+  if (!kv.empty())
+    options.engine.kv = kv == "int8" ? DType::kI8 : kv == "float16" ? DType::kF16 : DType::kF32;
   options.engine.threads = threads;
   options.engine.chunk = chunk;
   options.engine.kernels = kernels;

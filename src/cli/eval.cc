@@ -203,6 +203,7 @@ void eval(const EvalFlags& flags) {
   std::optional<Examiner> examiner;
   if (flags.examine.given()) examiner.emplace(flags.examine, flags.model, flags.against, observer);
   OrderedJson report = {{"model", flags.model.model}, {"mode", model->engine.plan().name}};
+  report["kv"] = kv_text(*model);
   report["cpu"] = detect_cpu_features().model;
   if (reference != nullptr) report["against"] = flags.against;
   report["texts"] = OrderedJson::array();

@@ -66,6 +66,8 @@ void print_text(const OrderedJson& report, bool tensors) {
   std::cout << fmt::format("  {:18} {}\n", "search", report["search"].dump());
   if (report.contains("prefix"))
     std::cout << fmt::format("  {:18} {}\n", "prefix", report["prefix"].dump());
+  if (report.contains("kv"))
+    std::cout << fmt::format("  {:18} {}\n", "kv", report["kv"].get<std::string>());
   for (const auto& [phase, kinds] : report["linears"].items()) {
     for (const auto& [kind, sum] : kinds.items()) {
       std::string modules;
@@ -116,6 +118,7 @@ void inspect(const InspectFlags& flags) {
     report["search"] = search_json(package.generation_config(), folder);
     report["recipe"] = package.manifest().at("recipe");
     if (!package.prefix().empty()) report["prefix"] = package.prefix();
+    report["kv"] = package.graph(Phase::kDecode).has_kv_scales() ? "int8" : "float16";
     for (const Phase phase : {Phase::kPrefill, Phase::kDecode})
       add_graph(phase == Phase::kPrefill ? "prefill" : "decode", package.graph(phase));
     append_tensors(report["tensors"], package.tensors());

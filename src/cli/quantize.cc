@@ -45,6 +45,7 @@ struct QuantizeFlags {
   std::optional<std::int64_t> samples;
   std::optional<std::int64_t> window;
   std::optional<std::int64_t> chunk;
+  std::optional<std::string> kv;
   bool resume = false;
   std::optional<double> max_kl;
   std::string max_kl_text;
@@ -178,6 +179,7 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   calibration.samples = flags.samples.value_or(calibration.samples);
   calibration.window = flags.window.value_or(calibration.window);
   recipe.chunk = flags.chunk.value_or(recipe.chunk);
+  if (flags.kv) recipe.kv = flags.kv == "int8" ? DType::kI8 : DType::kF16;
   if (flags.prefix) set_prefix(*flags.prefix, calibration);
   if (flags.shadow_threshold) calibration.shadow = {.threshold = *flags.shadow_threshold};
   if (flags.shadow_budget) calibration.shadow = {.budget = *flags.shadow_budget};
@@ -496,6 +498,11 @@ void add_quantize(CLI::App& app) {
       ->add_option("--chunk", flags->chunk,
                    "prompt tokens that the NPU reads at once (default: 128)")
       ->check(CLI::Range(1, 4096));
+  command
+      ->add_option("--kv", flags->kv,
+                   "the KV cache: float16 (default), or int8, half the size, with a scale for each "
+                   "channel from calibration")
+      ->check(CLI::IsMember({"float16", "int8"}));
   command->add_flag("--resume", flags->resume,
                     "go on from the blocks that an interrupted run of the same command finished "
                     "and left in OUTPUT.resume");

@@ -188,6 +188,7 @@ void run(const RunFlags& flags) {
         {"ids", completion.ids},
         {"ended", to_string(completion.finish_reason)},
         {"mode", model->engine.plan().name},
+        {"kv", kv_text(*model)},
         {"load_ms", std::chrono::duration<double, std::milli>(loaded - start).count()},
         {"ttft_ms", completion.ttft_ms},
         {"prefill_tokens_per_s",

@@ -22,8 +22,8 @@ enum class Phase : std::uint8_t { kPrefill, kDecode };
 std::string_view to_string(Phase phase) noexcept;
 
 // The keys and values of a sequence as programs see them: blocks of 64 tokens, each with a part for
-// every layer. The dtype determines the layout of a part (kernels/kernels.h); a quantized cache
-// stores its scales in it.
+// every layer. The dtype determines the layout of a part (kernels/kernels.h); the scales of int8
+// codes are those of the layer's attention.
 struct KvView {
   // One pointer per 64 tokens.
   std::span<std::byte* const> blocks;

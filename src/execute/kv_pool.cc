@@ -40,8 +40,9 @@ void KvPool::Free::operator()(std::byte* memory) const noexcept {
 }
 
 KvPool::KvPool(const KvShape& shape, std::int64_t limit) : shape_(shape) {
-  if (shape.dtype != DType::kF16 && shape.dtype != DType::kF32)
-    fail(ErrorCode::kUnsupported, "[kv cache] expected F16 or F32, got {}", to_string(shape.dtype));
+  if (shape.dtype != DType::kF16 && shape.dtype != DType::kF32 && shape.dtype != DType::kI8)
+    fail(ErrorCode::kUnsupported, "[kv cache] expected F16, F32 or I8, got {}",
+         to_string(shape.dtype));
   layer_bytes_ = kv_block_bytes(shape.kv_heads, shape.head_dim, shape.dtype);
   if (shape.layers < 1 || layer_bytes_ < 1)
     fail(ErrorCode::kInvalidArgument,

@@ -21,7 +21,7 @@ struct KvShape {
   std::int64_t layers = 0;
   std::int64_t kv_heads = 0;
   std::int64_t head_dim = 0;
-  // F16 or F32.
+  // F16, F32 or I8.
   DType dtype = DType::kF16;
 };
 

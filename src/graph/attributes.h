@@ -104,6 +104,12 @@ struct AttentionAttributes {
   std::int64_t window = 0;
   // 0: none.
   float softcap = 0;
+  // F32 [kv_heads * head_dim] each, or both empty: what an int8 cache multiplies its codes of a
+  // channel by. k is that after RoPE.
+  Tensor k_scales;
+  Tensor v_scales;
+
+  bool has_kv_scales() const noexcept { return !k_scales.empty(); }
 
   template <typename Self, typename Visit>
   static void fields(Self& self, Visit&& visit) {
@@ -113,6 +119,8 @@ struct AttentionAttributes {
     visit("scale", self.scale);
     visit("window", self.window);
     visit("softcap", self.softcap);
+    visit("k_scales", self.k_scales);
+    visit("v_scales", self.v_scales);
   }
 };
 

@@ -89,4 +89,15 @@ std::int32_t Graph::layers() const noexcept {
   return count;
 }
 
+bool Graph::has_kv_scales() const noexcept {
+  int with = 0, all = 0;
+  for (const Node& node : nodes_) {
+    const auto* attention = std::get_if<AttentionAttributes>(&node.attributes);
+    if (attention == nullptr) continue;
+    ++all;
+    if (attention->has_kv_scales()) ++with;
+  }
+  return all > 0 && with == all;
+}
+
 }  // namespace tandem

@@ -126,6 +126,8 @@ class Graph {
 
   // Decoder blocks: highest layer of a node + 1.
   std::int32_t layers() const noexcept;
+  // Whether every attention has the scales of an int8 cache, and there is one.
+  bool has_kv_scales() const noexcept;
 
  private:
   std::vector<std::string> row_spaces_ = {kTokensName};

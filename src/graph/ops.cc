@@ -59,6 +59,7 @@ std::string describe_attention(const Attributes& attributes) {
   std::string text = fmt::format(" {}:{} x {} scale {}", a.heads, a.kv_heads, a.head_dim, a.scale);
   if (a.window > 0) text += fmt::format(" window {}", a.window);
   if (a.softcap > 0) text += fmt::format(" softcap {}", a.softcap);
+  if (a.has_kv_scales()) text += " int8 cache";
   return text;
 }
 

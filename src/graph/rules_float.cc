@@ -25,6 +25,14 @@ std::vector<Value> elementwise(const Inspection& node, std::size_t inputs) {
   return float_output(node, node.inputs[0].width);
 }
 
+void require_scales(const Inspection& node, std::string_view what, const Tensor& scales,
+                    std::int64_t width) {
+  require_f32_row(node, what, scales, width);
+  for (const float scale : scales.as<float>())
+    require(node, std::isfinite(scale) && scale > 0,
+            fmt::format("expected {} above 0, got {}", what, scale));
+}
+
 }  // namespace
 
 void reject(const Inspection& node, const std::string& what) {
@@ -175,6 +183,10 @@ std::vector<Value> group_query_attention(const Inspection& node) {
   require_width(node, "width of q", attributes.heads * attributes.head_dim, node.inputs[0].width);
   require_width(node, "width of k", kv_width, node.inputs[1].width);
   require_width(node, "width of v", kv_width, node.inputs[2].width);
+  if (attributes.has_kv_scales() || !attributes.v_scales.empty()) {
+    require_scales(node, "k_scales", attributes.k_scales, kv_width);
+    require_scales(node, "v_scales", attributes.v_scales, kv_width);
+  }
   // The k and v of every token go into the cache, so a selection of rows would leave gaps in it.
   for (const Value& input : node.inputs)
     require(node, input.rows == kTokens,

@@ -52,13 +52,21 @@ struct GroupInt8Rows {
   const std::int32_t* sums = nullptr;
 };
 
-// One layer's K and V of a sequence. A block holds 64 tokens in float16 or float32:
+// One layer's K and V of a sequence. A block holds 64 tokens in float16, float32 or as int8 codes:
 // keys [kv_heads][head_dim][64], then values [kv_heads][64][head_dim].
 inline constexpr int kKvBlockTokens = 64;
 constexpr std::int64_t kv_block_bytes(std::int64_t kv_heads, std::int64_t head_dim,
                                       DType dtype) noexcept {
-  return 2 * kv_heads * head_dim * kKvBlockTokens * (dtype == DType::kF32 ? 4 : 2);
+  const std::int64_t bytes = dtype == DType::kF32 ? 4 : dtype == DType::kI8 ? 1 : 2;
+  return 2 * kv_heads * head_dim * kKvBlockTokens * bytes;
 }
+
+// Of int8 codes in [-127, 127]: x = code * scale, with a scale for each channel, [kv_heads *
+// head_dim] of keys and of values. Null for floats.
+struct KvScales {
+  const float* k = nullptr;
+  const float* v = nullptr;
+};
 
 struct AttentionArgs {
   // [rows, heads * head_dim], rows q_stride apart; RoPE already applied.
@@ -81,8 +89,11 @@ struct AttentionArgs {
   const std::byte* const* blocks = nullptr;
   // Bytes from that pointer to this layer's part of the block.
   std::int64_t block_offset = 0;
-  // Element type of the blocks: F16 or F32.
+  // Element type of the blocks: F16, F32 or I8.
   DType kv_dtype = DType::kF16;
+  // With I8: the query is multiplied by the scales of keys, and the sum by those of values, so that
+  // codes stay codes.
+  KvScales kv_scales;
 };
 
 struct Kernels {
@@ -164,9 +175,11 @@ struct Kernels {
   void (*mul)(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 
   // Writes one token's K and V rows ([kv_heads * head_dim] floats each) as token `slot` (0…63) of a
-  // block of `dtype` (F16, rounded to nearest even, or F32).
+  // block of `dtype` (F16, rounded to nearest even, F32, or I8: x / scale rounded half to even and
+  // clamped, NaN to the lowest code).
   void (*store_kv)(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
-                   std::int64_t slot, std::byte* block, DType dtype) noexcept;
+                   std::int64_t slot, std::byte* block, DType dtype,
+                   const KvScales& scales) noexcept;
   // Attention of the query heads that share `kv_head`, for rows [range), with an online softmax
   // over the blocks in order. scratch: attention_scratch_floats() floats, 64-byte aligned.
   void (*attention)(const AttentionArgs&, std::int64_t kv_head, Range rows,

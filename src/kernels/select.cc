@@ -82,9 +82,9 @@ std::int64_t attention_scratch_floats(std::int64_t heads, std::int64_t kv_heads,
                                       std::int64_t head_dim) noexcept {
   const std::int64_t tile = std::max(kAttentionTileRows, heads / kv_heads);
   const std::int64_t dim = (head_dim + 15) / 16 * 16;
-  // Keys and values of a block in float32; for each row of the tile its accumulator, scores and
-  // three scalars.
-  return 2 * kKvBlockTokens * dim + tile * (dim + kKvBlockTokens + 3);
+  // Keys and values of a block in float32; for each row of the tile its scaled query, accumulator,
+  // scores and three scalars.
+  return 2 * kKvBlockTokens * dim + tile * (2 * dim + kKvBlockTokens + 3);
 }
 
 }  // namespace tandem

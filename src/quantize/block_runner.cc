@@ -238,6 +238,11 @@ const void* BlockRunner::input_rows(ValueId value, std::int64_t first) const {
   return windows_.ids.data() + first;
 }
 
+std::span<const float> BlockRunner::prefix_rows(ValueId value) const {
+  const auto found = prefix_.rows.find(value);
+  return found == prefix_.rows.end() ? std::span<const float>() : found->second;
+}
+
 const float* BlockRunner::rows_of(ValueId value, std::int64_t first) const {
   if (const float* batch = batch_outputs_[index(value)])
     return batch + (first - batch_first_) * graph_.value(value).width;

@@ -92,6 +92,9 @@ class BlockRunner {
   // that the block computes; at any time, of a value that earlier blocks computed for it or that it
   // computes for later ones. Null for a value that is none of these.
   const float* rows_of(ValueId value, std::int64_t first) const;
+  // The same of all tokens of the prefix, [prefix, width], of a value that has been computed; empty
+  // without a prefix.
+  std::span<const float> prefix_rows(ValueId value) const;
 
  private:
   // The rows of a value that a later block reads, for all tokens.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <optional>
 
 #include "base/error.h"
 #include "quantize/activation_recorder.h"
@@ -13,19 +14,29 @@ namespace {
 
 class Recorders : public BlockVisitor {
  public:
-  Recorders(const Graph& graph, ThreadPool& pool, bool with_shadows)
+  Recorders(const Graph& graph, ThreadPool& pool, bool with_shadows, bool with_attention)
       : graph_(graph),
         pool_(pool),
         with_shadows_(with_shadows),
         // What reads int8 codes has its scale already.
         linears_(linears_by_input(graph, [&](const Node& node) {
           return graph.value(node.inputs[0]).dtype == DType::kF32;
-        })) {}
+        })) {
+    if (with_attention) attention.emplace(graph, pool);
+  }
 
-  std::vector<ValueId> wanted() const { return inputs_of(linears_); }
+  std::vector<ValueId> wanted() const {
+    std::vector<ValueId> values = inputs_of(linears_);
+    if (!attention) return values;
+    for (const ValueId value : attention->wanted())
+      if (std::ranges::find(values, value) == values.end()) values.push_back(value);
+    return values;
+  }
   std::map<std::string, InputStatistics> result;
+  std::optional<AttentionRecorder> attention;
 
   void begin(std::int32_t layer) override {
+    if (attention) attention->begin(layer);
     for (const auto& [value, linears] : linears_)
       if (graph_.node(linears.front()).layer == layer)
         recorders_.emplace(
@@ -33,6 +44,7 @@ class Recorders : public BlockVisitor {
   }
 
   void batch(const BlockRunner& runner, std::int64_t first, std::int64_t rows) override {
+    if (attention) attention->batch(runner, first, rows);
     for (auto& [value, recorder] : recorders_) {
       const BadActivation bad = recorder.record(runner.rows_of(value, first), rows, pool_);
       if (bad.row >= 0) fail_activation(value, bad, first + bad.row, runner.windows().window);
@@ -40,6 +52,7 @@ class Recorders : public BlockVisitor {
   }
 
   void end(const BlockRunner& runner) override {
+    if (attention) attention->end(runner);
     for (const auto& [value, recorder] : recorders_) {
       const InputStatistics statistics = recorder.statistics();
       for (const NodeId linear : linears_.at(value)) result[graph_.node(linear).name] = statistics;
@@ -49,7 +62,7 @@ class Recorders : public BlockVisitor {
   }
 
   NamedTensors learned() const override {
-    NamedTensors tensors;
+    NamedTensors tensors = attention ? attention->learned() : NamedTensors();
     for (const auto& [value, linears] : linears_) {
       const Node& node = graph_.node(linears.front());
       if (node.layer != layer_) continue;
@@ -63,6 +76,7 @@ class Recorders : public BlockVisitor {
     return tensors;
   }
   void recall(std::int32_t layer, const NamedTensors& learned) override {
+    if (attention) attention->recall(layer, learned);
     for (const auto& [value, linears] : linears_) {
       const Node& node = graph_.node(linears.front());
       if (node.layer != layer) continue;
@@ -145,9 +159,11 @@ std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  const CalibrationWindows& windows,
                                                  ThreadPool& pool,
                                                  const std::function<void(int, int)>& progress,
-                                                 BlockJournal* journal, bool with_shadows) {
-  Recorders recorders(graph, pool, with_shadows);
+                                                 BlockJournal* journal, bool with_shadows,
+                                                 AttentionRanges* ranges) {
+  Recorders recorders(graph, pool, with_shadows, ranges != nullptr);
   BlockRunner(graph, windows, recorders.wanted(), pool).run(recorders, progress, journal);
+  if (ranges != nullptr) *ranges = std::move(recorders.attention->result);
   return std::move(recorders.result);
 }
 

@@ -14,14 +14,16 @@
 namespace tandem {
 
 struct PreparedGraph {
-  // Computes what the loaded one does, as far as passes only rescale.
+  // Computes what the loaded one does, as far as passes only rescale; with the scales of an int8 KV
+  // cache if the recipe asks for it.
   Graph graph;
   // By module, for static inputs; empty if nothing was calibrated.
   std::map<std::string, InputStatistics> statistics;
 };
 
 struct PrepareInputs {
-  // What passes and calibration learn from; may be null where the recipe needs no text.
+  // What passes and calibration learn from; may be null where the recipe needs no text, or where the
+  // cache's scales are not wanted.
   const CalibrationWindows* windows = nullptr;
   // Whether static inputs are calibrated.
   bool calibrates = true;

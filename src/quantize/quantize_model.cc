@@ -197,6 +197,10 @@ void check_model(const QuantizeOptions& options, const Checkpoint& checkpoint,
   if (options.exports() && options.recipe.calibration.shadow.any())
     fail(ErrorCode::kInvalidArgument,
          "[export] shadows have no place in a checkpoint: expected \"none\", or a package");
+  if (options.exports() && options.recipe.kv == DType::kI8)
+    fail(ErrorCode::kInvalidArgument,
+         "[export] the scales of an int8 KV cache have no place in a checkpoint: expected "
+         "\"float16\", or a package");
   warn_of_left_out(checkpoint, weights, observer);
   warn_of_second_rounding(checkpoint, options.recipe, loaded, observer);
 }
@@ -242,7 +246,7 @@ QuantizeReport quantize_model(const QuantizeOptions& options, ThreadPool& pool,
     check_gguf_outline(file, target.string(), checkpoint, loaded, options.recipe, observer);
   const bool is_static = !options.exports() && has_static_inputs(options.recipe, loaded);
   std::optional<CalibrationText> text;
-  if (is_static || options.recipe.calibration.searches_prefix ||
+  if (is_static || options.recipe.kv == DType::kI8 || options.recipe.calibration.searches_prefix ||
       std::ranges::any_of(options.recipe.passes, needs_text))
     text = read_calibration_text(options.calibration, checkpoint, info, options.recipe.calibration,
                                  observer, windows_to_hold_out(options));

@@ -12,7 +12,8 @@
 //     ],
 //     "calibration": {"samples": 128, "window": 512, "input_scale": "least_error",
 //                     "prefix": "none", "shadow": "none"},
-//     "chunk": 128
+//     "chunk": 128,
+//     "kv": "float16"
 //   }
 #pragma once
 
@@ -147,6 +148,8 @@ struct Recipe {
   CalibrationSettings calibration;
   // Rows of an NPU program.
   std::int64_t chunk = 128;
+  // Of the KV cache: F16, or I8 with scales from calibration.
+  DType kv = DType::kF16;
 };
 
 // Int4 in groups for decode, static int8 for prefill, the head in int4 for both (0: in float).

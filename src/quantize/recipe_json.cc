@@ -31,6 +31,7 @@ constexpr std::array kBounds = {Word{InputBound::kLeastError, "least_error"},
                                 Word{InputBound::kPercentile, "percentile"}};
 constexpr std::array kScales = {Word{DType::kF16, "float16"}, Word{DType::kBF16, "bfloat16"},
                                 Word{DType::kF32, "float32"}};
+constexpr std::array kCaches = {Word{DType::kF16, "float16"}, Word{DType::kI8, "int8"}};
 
 template <typename T, std::size_t N>
 std::string_view name_of(const std::array<Word<T>, N>& words, T value) {
@@ -50,7 +51,7 @@ class RecipeReader : JsonReader {
 
   Recipe read() {
     require_object(root(), "");
-    require_keys(root(), "", {"passes", "rules", "calibration", "chunk"});
+    require_keys(root(), "", {"passes", "rules", "calibration", "chunk", "kv"});
     Recipe recipe;
     if (root().contains("passes")) read_passes(recipe);
     if (root().contains("rules")) {
@@ -60,6 +61,7 @@ class RecipeReader : JsonReader {
     }
     if (root().contains("calibration")) read_calibration(recipe.calibration);
     recipe.chunk = integer_or(root(), "", "chunk", recipe.chunk, 1, 4096);
+    recipe.kv = word(root(), "", "kv", kCaches, recipe.kv);
     return recipe;
   }
 
@@ -287,7 +289,8 @@ OrderedJson to_json(const Recipe& recipe) {
                    : recipe.calibration.prefix.empty() ? OrderedJson("none")
                                                        : OrderedJson(recipe.calibration.prefix)},
         {"shadow", to_json(recipe.calibration.shadow)}}},
-      {"chunk", recipe.chunk}};
+      {"chunk", recipe.chunk},
+      {"kv", name_of(kCaches, recipe.kv)}};
 }
 
 }  // namespace tandem

@@ -156,7 +156,7 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
     decode_ = make_runner(Phase::kDecode,
                           reads_answers_as_prompts() ? 1 : std::max(options_.batch, few_tokens_));
   }
-  const KvShape shape{info().layers, info().kv_heads, info().head_dim, plan.kv};
+  const KvShape shape{info().layers, info().kv_heads, info().head_dim, kv_type()};
   kv_pool_ =
       std::make_shared<KvPool>(shape, options.kv_limit > 0 ? options.kv_limit : default_kv_limit());
   prefix_ = std::make_unique<KvSequence>(kv_pool_);
@@ -166,6 +166,18 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
 }
 
 Engine::~Engine() = default;
+
+DType Engine::kv_type() const {
+  const bool has_scales =
+      graph(Phase::kPrefill).has_kv_scales() && graph(Phase::kDecode).has_kv_scales();
+  if (!options_.kv) return has_scales && plan_.kv == DType::kF16 ? DType::kI8 : plan_.kv;
+  if (options_.kv == DType::kI8 && !has_scales)
+    fail(ErrorCode::kInvalidArgument,
+         "[model] {}: has no scales for an int8 KV cache: expected a package that was quantized "
+         "with --kv int8",
+         model_->path().string());
+  return *options_.kv;
+}
 
 Engine::Runner Engine::make_runner(Phase phase, std::int64_t rows) {
   return make_runner(graph(phase), phase == Phase::kPrefill ? plan_.prefill : plan_.decode,

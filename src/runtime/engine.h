@@ -35,6 +35,9 @@ struct EngineOptions {
   fs::path cache = {};
   // Of all files in it, in bytes; 0: any.
   std::int64_t cache_limit = kCacheBytes;
+  // Of the KV cache: F16, F32 or I8; none: int8 where the package has scales for it and the plan no
+  // float32 cache, else the plan's.
+  std::optional<DType> kv = {};
   // Maximum size of the KV cache in bytes; 0: half of the machine's memory.
   std::int64_t kv_limit = 0;
   // Gets an event for each segment that runs; must outlive the engine. None: nothing is recorded.
@@ -127,6 +130,7 @@ class Engine {
   };
   using RowCallback = std::function<void(std::size_t, std::int64_t, std::span<const float>)>;
 
+  DType kv_type() const;
   Runner make_runner(Phase phase, std::int64_t rows);
   Runner make_runner(const Graph& graph, const std::vector<std::string>& names,
                      const PhaseSpec& spec);

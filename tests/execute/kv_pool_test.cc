@@ -44,13 +44,14 @@ TEST(KvPool, KnowsTheSizeOfItsBlocks) {
   EXPECT_EQ(pool.layer_bytes(), kv_block_bytes(2, 16, DType::kF16));
   EXPECT_EQ(pool.block_bytes(), 3 * pool.layer_bytes());
   EXPECT_EQ(KvPool({3, 2, 16, DType::kF32}).block_bytes(), 2 * pool.block_bytes());
+  EXPECT_EQ(2 * KvPool({3, 2, 16, DType::kI8}).block_bytes(), pool.block_bytes());
   EXPECT_EQ(pool.blocks_in_use(), 0);
   EXPECT_EQ(pool.max_blocks(), default_kv_limit() / pool.block_bytes());
 }
 
 TEST(KvPool, RefusesShapesAndLimitsThatMakeNoSense) {
-  EXPECT_EQ(error_of([] { KvPool({1, 1, 8, DType::kI8}); }),
-            "[kv cache] expected F16 or F32, got I8");
+  EXPECT_EQ(error_of([] { KvPool({1, 1, 8, DType::kI32}); }),
+            "[kv cache] expected F16, F32 or I8, got I32");
   for (const KvShape& shape : {KvShape{0, 1, 8}, KvShape{1, 0, 8}, KvShape{1, 1, 0}})
     EXPECT_EQ(
         error_of([&] { KvPool pool(shape); }),

@@ -78,7 +78,9 @@ class EveryOperator {
                                           .head_dim = kHeadDim,
                                           .scale = 0.25F,
                                           .window = 5,
-                                          .softcap = 20});
+                                          .softcap = 20,
+                                          .k_scales = positive({kv_width}),
+                                          .v_scales = positive({kv_width})});
   }
 
   ValueId mlp(ValueId x) {
@@ -161,6 +163,12 @@ class EveryOperator {
   Tensor floats(const Shape& shape) {
     std::vector<float> values(static_cast<std::size_t>(element_count(shape)));
     for (float& value : values) value = static_cast<float>(below(512) - 256) / 256;
+    return Tensor::from_floats(values, shape);
+  }
+
+  Tensor positive(const Shape& shape) {
+    std::vector<float> values(static_cast<std::size_t>(element_count(shape)));
+    for (float& value : values) value = static_cast<float>(1 + below(256)) / 256;
     return Tensor::from_floats(values, shape);
   }
 

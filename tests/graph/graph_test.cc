@@ -215,6 +215,17 @@ TEST(GraphAdd, RejectsMisshapenAttention) {
   windowed.window = -8;
   EXPECT_EQ(start.reject(Op::kGroupQueryAttention, inputs, windowed),
             "[group_query_attention] node: scale 0.5, window -8 or softcap 0 is out of range");
+  AttentionAttributes scaled = attention(2, 2, 4);
+  scaled.v_scales = Tensor::from_floats(std::vector<float>(8, 1.0F), {8});
+  EXPECT_EQ(start.reject(Op::kGroupQueryAttention, inputs, scaled),
+            "[group_query_attention] node: expected k_scales as a float tensor of 1 dimension, got "
+            "none");
+  scaled.k_scales = Tensor::from_floats(std::vector<float>(7, 1.0F), {7});
+  EXPECT_EQ(start.reject(Op::kGroupQueryAttention, inputs, scaled),
+            "[group_query_attention] node: expected k_scales [8], got [7]");
+  scaled.k_scales = Tensor::from_floats({1, 1, 1, 1, 0, 1, 1, 1}, {8});
+  EXPECT_EQ(start.reject(Op::kGroupQueryAttention, inputs, scaled),
+            "[group_query_attention] node: expected k_scales above 0, got 0");
 }
 
 TEST(GraphAdd, KeepsRowsApart) {

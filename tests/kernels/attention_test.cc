@@ -22,7 +22,9 @@ struct Case {
 // may read them.
 struct Sequence {
   Sequence(Random& random, const Case& c, const Kernels& table)
-      : k(testing::normal_floats(random, (c.first_position + c.rows) * c.kv_heads * c.head_dim)),
+      : k_scales(channel_scales(random, c)),
+        v_scales(channel_scales(random, c)),
+        k(testing::normal_floats(random, (c.first_position + c.rows) * c.kv_heads * c.head_dim)),
         v(testing::normal_floats(random, (c.first_position + c.rows) * c.kv_heads * c.head_dim)) {
     const std::int64_t tokens = c.first_position + c.rows;
     const std::int64_t width = c.kv_heads * c.head_dim;
@@ -30,10 +32,22 @@ struct Sequence {
       storage.emplace_back(kv_block_bytes(c.kv_heads, c.head_dim, c.kv_dtype), std::byte{0xFF});
     for (std::int64_t t = 0; t < tokens; ++t)
       table.store_kv(k.data() + t * width, v.data() + t * width, c.kv_heads, c.head_dim, t % 64,
-                     storage[static_cast<std::size_t>(t / 64)].data(), c.kv_dtype);
+                     storage[static_cast<std::size_t>(t / 64)].data(), c.kv_dtype, scales(c));
     for (auto& block : storage) blocks.push_back(block.data());
   }
 
+  static std::vector<float> channel_scales(Random& random, const Case& c) {
+    std::vector<float> scales = testing::normal_floats(random, c.kv_heads * c.head_dim);
+    // The largest of a few thousand normal numbers is about 3.5: some are clamped.
+    for (float& scale : scales) scale = (std::fabs(scale) + 0.5F) * 0.02F;
+    return scales;
+  }
+  KvScales scales(const Case& c) const {
+    if (c.kv_dtype != DType::kI8) return {};
+    return {k_scales.data(), v_scales.data()};
+  }
+
+  std::vector<float> k_scales, v_scales;
   std::vector<float> k, v;
   std::vector<testing::Aligned<std::byte>> storage;
   std::vector<const std::byte*> blocks;
@@ -53,16 +67,22 @@ AttentionArgs arguments(const Case& c, const Sequence& sequence, const float* q,
   args.softcap = c.softcap;
   args.blocks = sequence.blocks.data();
   args.kv_dtype = c.kv_dtype;
+  args.kv_scales = sequence.scales(c);
   return args;
 }
 
-// Keys and values are rounded to float16 where the cache is; all else is double.
+// Keys and values are rounded to float16 or int8 where the cache is; all else is double.
 std::vector<double> plain_attention(const Case& c, const Sequence& sequence, const float* q,
                                     std::int64_t stride) {
   std::vector<double> out(static_cast<std::size_t>(c.rows * stride), 0);
   const auto kv = [&](const std::vector<float>& from, std::int64_t t, std::int64_t h,
                       std::int64_t d) -> double {
     const float x = from[static_cast<std::size_t>((t * c.kv_heads + h) * c.head_dim + d)];
+    if (c.kv_dtype == DType::kI8) {
+      const auto& scales = &from == &sequence.k ? sequence.k_scales : sequence.v_scales;
+      const float scale = scales[static_cast<std::size_t>(h * c.head_dim + d)];
+      return std::clamp(std::nearbyint(static_cast<double>(x / scale)), -127.0, 127.0) * scale;
+    }
     return c.kv_dtype == DType::kF32 ? x : f16_to_float(float_to_f16(x));
   };
   const double scale = 1 / std::sqrt(static_cast<float>(c.head_dim));
@@ -149,22 +169,37 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{4, 2, 64, 70, 60, 0, 5.0F}, Case{4, 2, 40, 70, 60, 33, 30.0F},
                       Case{8, 2, 64, 63, 70, 0, 0, DType::kF32},
                       Case{6, 2, 12, 10, 80, 9, 0, DType::kF32},
-                      Case{4, 2, 64, 200, 1, 0, 0, DType::kF32}));
+                      Case{4, 2, 64, 200, 1, 0, 0, DType::kF32},
+                      Case{8, 2, 64, 63, 70, 0, 0, DType::kI8},
+                      Case{6, 2, 12, 10, 80, 9, 0, DType::kI8},
+                      Case{5, 1, 80, 100, 40, 0, 5.0F, DType::kI8},
+                      Case{4, 2, 64, 200, 1, 0, 0, DType::kI8},
+                      Case{2, 1, 256, 60, 10, 0, 0, DType::kI8}));
 
 TEST(StoreKv, WritesOneTokenAndNoOther) {
   Random random(43);
   for (const std::int64_t head_dim : {12, 64, 80, 128}) {
     const std::int64_t kv_heads = 2;
     const auto k = testing::normal_floats(random, kv_heads * head_dim);
-    const auto v = testing::normal_floats(random, kv_heads * head_dim);
-    for (const DType dtype : {DType::kF16, DType::kF32}) {
+    auto v = testing::normal_floats(random, kv_heads * head_dim);
+    std::vector<float> k_scales(k.size(), 0.01F), v_scales(v.size(), 0.03F);
+    k_scales[3] = 1e-30F;
+    for (const DType dtype : {DType::kF16, DType::kF32, DType::kI8}) {
+      if (dtype == DType::kI8) {
+        v[1] = NAN;
+        v[2] = -INFINITY;
+        // A tie, which goes to the even code.
+        v[5] = 1.5F * v_scales[5];
+      }
+      const KvScales scales{k_scales.data(), v_scales.data()};
       const std::int64_t bytes = kv_block_bytes(kv_heads, head_dim, dtype);
       testing::Aligned<std::byte> expected(bytes, std::byte{0x55});
       testing::reference().store_kv(k.data(), v.data(), kv_heads, head_dim, 63, expected.data(),
-                                    dtype);
+                                    dtype, scales);
       for (const Kernels* table : testing::fast_tables()) {
         testing::Aligned<std::byte> block(bytes, std::byte{0x55});
-        table->store_kv(k.data(), v.data(), kv_heads, head_dim, 63, block.data(), dtype);
+        table->store_kv(k.data(), v.data(), kv_heads, head_dim, 63, block.data(), dtype,
+                        scales);
         EXPECT_EQ(std::memcmp(block.data(), expected.data(), static_cast<std::size_t>(bytes)), 0)
             << table->name << " " << head_dim;
       }

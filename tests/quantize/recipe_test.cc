@@ -26,6 +26,10 @@ TEST(Recipe, IsTheDefaultUnlessItSaysMore) {
   EXPECT_EQ(recipe.calibration.window, 512);
   EXPECT_EQ(recipe.calibration.input_bound, InputBound::kLeastError);
   EXPECT_EQ(recipe.rules.size(), 2u);
+  EXPECT_EQ(recipe.kv, DType::kF16);
+  const Recipe int8 = parse_recipe(R"({"kv": "int8"})", "r.json");
+  EXPECT_EQ(int8.kv, DType::kI8);
+  EXPECT_EQ(to_json(int8)["kv"], "int8");
   // No rule is another thing than none given.
   EXPECT_TRUE(parse_recipe(R"({"rules": []})", "r.json").rules.empty());
 }
@@ -213,8 +217,10 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
       {"[]", "1: recipe: expected an object"},
       {"7", "1: recipe: expected an object"},
       {"{\n\"ruels\": []}",
-       "2: ruels: unknown key, expected one of passes, rules, calibration, chunk"},
+       "2: ruels: unknown key, expected one of passes, rules, calibration, chunk, kv"},
       {"{\n\n\"passes\": {}}", "3: passes: expected an array"},
+      {"{\n\"kv\": \"int4\"}",
+       "2: kv: expected one of \"float16\", \"int8\", got \"int4\""},
       {"{\"passes\": [\n\"fold_norms\",\n\"unroll\"]}",
        "3: passes[1]: expected a pass, one of fold_norms, untie_head, rotate, smoothquant, awq, "
        "mse_clip, "

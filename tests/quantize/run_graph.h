@@ -1,4 +1,5 @@
-// Runs a graph over a prompt on the CPU, with the kernels of calibration and a cache that rounds nothing.
+// Runs a graph over a prompt on the CPU, with the kernels of calibration and a cache that rounds nothing
+// unless a test asks for another.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ namespace tandem::testing {
 
 // The graph's outputs, of every token: [tokens, width] each. A graph without attention has no cache.
 inline std::vector<std::vector<float>> run_outputs(const Graph& graph,
-                                                   std::span<const std::int32_t> ids) {
+                                                   std::span<const std::int32_t> ids,
+                                                   DType cache = DType::kF32) {
   ThreadPool pool(2);
   const CpuDevice device(window_kernels());
   NoPanelCache panels;
@@ -26,7 +28,7 @@ inline std::vector<std::vector<float>> run_outputs(const Graph& graph,
   const auto tokens = static_cast<std::int64_t>(ids.size());
   const std::int64_t selected_rows[] = {tokens};
   const Executor executor(graph, {Phase::kPrefill, tokens}, devices, panels, selected_rows);
-  KvShape shape{.layers = graph.layers(), .dtype = DType::kF32};
+  KvShape shape{.layers = graph.layers(), .dtype = cache};
   for (const Node& node : graph.nodes())
     if (node.op == Op::kGroupQueryAttention) {
       shape.kv_heads = node.as<AttentionAttributes>().kv_heads;
@@ -55,8 +57,9 @@ inline std::vector<std::vector<float>> run_outputs(const Graph& graph,
 }
 
 // Logits, [tokens, vocabulary].
-inline std::vector<float> run_graph(const Graph& graph, std::span<const std::int32_t> ids) {
-  return run_outputs(graph, ids).front();
+inline std::vector<float> run_graph(const Graph& graph, std::span<const std::int32_t> ids,
+                                    DType cache = DType::kF32) {
+  return run_outputs(graph, ids, cache).front();
 }
 
 }  // namespace tandem::testing

@@ -29,9 +29,7 @@ class AttentionStep : public Step {
 
   void run(const StepRun& run) const override {
     for (const SequenceSlice& slice : run.slices())
-      if (slice.kv.dtype != DType::kF16 && slice.kv.dtype != DType::kF32)
-        fail(ErrorCode::kUnsupported, "[attention] a cache in {}: expected F16 or F32",
-             to_string(slice.kv.dtype));
+      require_cache(slice.kv.dtype);
     append(run);
     const int threads = run.pool().threads();
     run.pool().run([&](int thread) {
@@ -50,6 +48,21 @@ class AttentionStep : public Step {
   std::int64_t scratch_bytes() const override { return threads_ * thread_bytes_; }
 
  private:
+  void require_cache(DType dtype) const {
+    if (dtype == DType::kF16 || dtype == DType::kF32) return;
+    if (dtype != DType::kI8)
+      fail(ErrorCode::kUnsupported, "[attention] a cache in {}: expected F16, F32 or I8",
+           to_string(dtype));
+    if (!attention_.has_kv_scales())
+      fail(ErrorCode::kUnsupported, "[attention] an int8 cache in layer {}: has no scales", layer_);
+  }
+
+  // Null where the cache holds floats.
+  KvScales scales(DType dtype) const {
+    if (dtype != DType::kI8) return {};
+    return {attention_.k_scales.as<float>().data(), attention_.v_scales.as<float>().data()};
+  }
+
   void append(const StepRun& run) const {
     const std::int64_t width = attention_.kv_heads * attention_.head_dim;
     const float* k = run.value<float>(k_);
@@ -62,7 +75,8 @@ class AttentionStep : public Step {
           std::byte* block = slice.kv.blocks[static_cast<std::size_t>(position / kKvBlockTokens)];
           kernels_.store_kv(k + row * width, v + row * width, attention_.kv_heads,
                             attention_.head_dim, position % kKvBlockTokens,
-                            block + layer_ * slice.kv.layer_bytes, slice.kv.dtype);
+                            block + layer_ * slice.kv.layer_bytes, slice.kv.dtype,
+                            scales(slice.kv.dtype));
         }
       };
       if (slice.rows == 1) {
@@ -91,6 +105,7 @@ class AttentionStep : public Step {
     args.blocks = slice.kv.blocks.data();
     args.block_offset = layer_ * slice.kv.layer_bytes;
     args.kv_dtype = slice.kv.dtype;
+    args.kv_scales = scales(slice.kv.dtype);
     kernels_.attention(args, head, rows,
                        reinterpret_cast<float*>(run.scratch<std::byte>() + thread * thread_bytes_));
   }

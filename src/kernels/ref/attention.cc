@@ -12,8 +12,9 @@ namespace {
 
 constexpr std::int64_t kTokens = kKvBlockTokens;
 
-// Element `index` of a block of float16 or float32.
+// Element `index` of a block: a float, or a code.
 float load(const std::byte* from, std::int64_t index, DType dtype) {
+  if (dtype == DType::kI8) return static_cast<float>(static_cast<std::int8_t>(from[index]));
   if (dtype == DType::kF32) {
     float value;
     std::memcpy(&value, from + 4 * index, sizeof(value));
@@ -24,7 +25,16 @@ float load(const std::byte* from, std::int64_t index, DType dtype) {
   return f16_to_float(half);
 }
 
-void store(std::byte* to, std::int64_t index, float value, DType dtype) {
+// `scales`: by channel, for codes.
+void store(std::byte* to, std::int64_t index, float value, DType dtype, const float* scales,
+           std::int64_t channel) {
+  if (dtype == DType::kI8) {
+    const float scaled = value / scales[channel];
+    const float above = scaled > -127.0F ? scaled : -127.0F;
+    to[index] = static_cast<std::byte>(
+        static_cast<std::int8_t>(std::nearbyint(above < 127.0F ? above : 127.0F)));
+    return;
+  }
   if (dtype == DType::kF32) {
     std::memcpy(to + 4 * index, &value, sizeof(value));
     return;
@@ -33,10 +43,15 @@ void store(std::byte* to, std::int64_t index, float value, DType dtype) {
   std::memcpy(to + 2 * index, &half, sizeof(half));
 }
 
-// One row of one head over tokens [first, last]; `accumulator` holds head_dim floats.
-void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std::int64_t first,
-            std::int64_t last, float* accumulator, float* out) {
+// One row of one head over tokens [first, last]; `scratch` holds 2 * head_dim floats.
+void attend(const AttentionArgs& args, std::int64_t kv_head, const float* query,
+            std::int64_t first, std::int64_t last, float* scratch, float* out) {
   const std::int64_t dim = args.head_dim;
+  float* q = scratch;
+  float* accumulator = scratch + dim;
+  const KvScales& scales = args.kv_scales;
+  for (std::int64_t d = 0; d < dim; ++d)
+    q[d] = args.kv_dtype == DType::kI8 ? query[d] * scales.k[kv_head * dim + d] : query[d];
   float largest = -INFINITY;
   float total = 0;
   std::fill_n(accumulator, dim, 0.0F);
@@ -68,19 +83,23 @@ void attend(const AttentionArgs& args, std::int64_t kv_head, const float* q, std
         accumulator[d] = std::fma(p, load(values, t * dim + d, args.kv_dtype), accumulator[d]);
     }
   }
-  for (std::int64_t d = 0; d < dim; ++d) out[d] = accumulator[d] / total;
+  for (std::int64_t d = 0; d < dim; ++d) {
+    out[d] = accumulator[d] / total;
+    if (args.kv_dtype == DType::kI8) out[d] *= scales.v[kv_head * dim + d];
+  }
 }
 
 }  // namespace
 
 void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
-              std::int64_t slot, std::byte* block, DType dtype) noexcept {
+              std::int64_t slot, std::byte* block, DType dtype, const KvScales& scales) noexcept {
   std::byte* values =
       block + kv_heads * head_dim * kTokens * static_cast<std::int64_t>(size_of(dtype));
   for (std::int64_t h = 0; h < kv_heads; ++h)
     for (std::int64_t d = 0; d < head_dim; ++d) {
-      store(block, (h * head_dim + d) * kTokens + slot, k[h * head_dim + d], dtype);
-      store(values, (h * kTokens + slot) * head_dim + d, v[h * head_dim + d], dtype);
+      const std::int64_t channel = h * head_dim + d;
+      store(block, channel * kTokens + slot, k[channel], dtype, scales.k, channel);
+      store(values, (h * kTokens + slot) * head_dim + d, v[channel], dtype, scales.v, channel);
     }
 }
 

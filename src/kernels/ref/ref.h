@@ -46,7 +46,7 @@ void add(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 void mul(const float* a, const float* b, std::int64_t n, float* y) noexcept;
 
 void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
-              std::int64_t slot, std::byte* block, DType dtype) noexcept;
+              std::int64_t slot, std::byte* block, DType dtype, const KvScales& scales) noexcept;
 void attention(const AttentionArgs&, std::int64_t kv_head, Range rows, float* scratch) noexcept;
 
 }  // namespace tandem::ref

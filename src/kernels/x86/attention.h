@@ -37,6 +37,8 @@ struct Attention {
     std::int64_t dim;
     // [head_dim][64] and [64][dim], converted.
     float *keys, *values;
+    // [rows][dim]: queries times the scales of keys, for int8; else not used.
+    float* queries;
     // [rows][dim], [rows][64].
     float *acc, *scores;
     // [rows] each.
@@ -58,19 +60,31 @@ struct Attention {
       return (first_query + row / group) * stride +
              (kv_head * group + row % group) * args->head_dim;
     }
+    const float* query(std::int64_t row) const {
+      return args->kv_dtype == DType::kI8 ? queries + row * dim
+                                          : args->q + offset(row, args->q_stride);
+    }
   };
 
   // A block's keys or values, either converted to float32 or in place.
   TANDEM_INLINE static Float load(const float* p) { return V::load(p); }
   TANDEM_INLINE static Float load(const std::uint16_t* p) { return V::load_f16(p); }
+  TANDEM_INLINE static Float load(const std::int8_t* p) { return V::load_int8(p); }
   TANDEM_INLINE static Float load_part(const float* p, std::int64_t count) {
     return V::load_part(p, count);
   }
   TANDEM_INLINE static Float load_part(const std::uint16_t* p, std::int64_t count) {
     return V::load_f16_part(p, count);
   }
+  TANDEM_INLINE static Float load_part(const std::int8_t* p, std::int64_t count) {
+    return V::load_int8_part(p, count);
+  }
   TANDEM_INLINE static void store_part(float* p, Float v, std::int64_t count) {
     V::store_part(p, v, count);
+  }
+  // Floats that are codes.
+  TANDEM_INLINE static void store_part(std::int8_t* p, Float v, std::int64_t count) {
+    V::store_int8_part(p, V::to_int(v), count);
   }
   TANDEM_INLINE static void store_part(std::uint16_t* p, Float v, std::int64_t count) {
     V::store_f16_part(p, v, count);
@@ -80,8 +94,7 @@ struct Attention {
   static void score_rows(const Tile& tile, const T* keys, std::int64_t row) {
     const std::int64_t head_dim = tile.args->head_dim;
     const float* q[kCount];
-    for (int r = 0; r < kCount; ++r)
-      q[r] = tile.args->q + tile.offset(row + r, tile.args->q_stride);
+    for (int r = 0; r < kCount; ++r) q[r] = tile.query(row + r);
     for (std::int64_t c = 0; c < kTokens; c += kVectors * kWidth) {
       Float sums[kCount][kVectors];
       unroll<kCount>([&](auto r) TANDEM_INLINE {
@@ -221,7 +234,17 @@ struct Attention {
                                         : V::zero());
   }
 
-  // T: the element type of the blocks, float16 (as its bits) or float32.
+  static void scale_queries(const Tile& tile) {
+    const AttentionArgs& args = *tile.args;
+    const float* scales = args.kv_scales.k + tile.kv_head * args.head_dim;
+    for (std::int64_t r = 0; r < tile.rows; ++r) {
+      const float* q = args.q + tile.offset(r, args.q_stride);
+      for (std::int64_t d = 0; d < args.head_dim; ++d)
+        tile.queries[r * tile.dim + d] = q[d] * scales[d];
+    }
+  }
+
+  // T: the element type of the blocks, float16 (as its bits), float32 or int8.
   template <typename T>
   static void run_tile(const Tile& tile) {
     const AttentionArgs& args = *tile.args;
@@ -230,6 +253,7 @@ struct Attention {
       tile.largest[r] = -__builtin_inff();
       tile.total[r] = 0;
     }
+    if (args.kv_dtype == DType::kI8) scale_queries(tile);
     // Converting pays off if several register tiles use the result; whole vectors need no padding.
     const bool direct = tile.rows <= kRows && tile.dim == args.head_dim;
     const std::int64_t last = tile.position(tile.rows - 1);
@@ -249,9 +273,13 @@ struct Attention {
     for (std::int64_t r = 0; r < tile.rows; ++r) {
       float* out = args.out + tile.offset(r, args.out_stride);
       const Float total = V::set1(tile.total[r]);
-      for (std::int64_t d = 0; d < args.head_dim; d += kWidth)
-        V::store_part(out + d, V::div(V::load(tile.acc + r * tile.dim + d), total),
-                      args.head_dim - d);
+      for (std::int64_t d = 0; d < args.head_dim; d += kWidth) {
+        Float mean = V::div(V::load(tile.acc + r * tile.dim + d), total);
+        if (args.kv_dtype == DType::kI8)
+          mean = V::mul(mean, V::load_part(args.kv_scales.v + tile.kv_head * args.head_dim + d,
+                                           args.head_dim - d));
+        V::store_part(out + d, mean, args.head_dim - d);
+      }
     }
   }
 
@@ -267,7 +295,8 @@ struct Attention {
     const std::int64_t most = queries * tile.group;
     tile.keys = scratch;
     tile.values = tile.keys + tile.dim * kTokens;
-    tile.acc = tile.values + kTokens * tile.dim;
+    tile.queries = tile.values + kTokens * tile.dim;
+    tile.acc = tile.queries + most * tile.dim;
     tile.scores = tile.acc + most * tile.dim;
     tile.largest = tile.scores + most * kTokens;
     tile.total = tile.largest + most;
@@ -277,34 +306,49 @@ struct Attention {
       tile.rows = (rows.end - r < queries ? rows.end - r : queries) * tile.group;
       if (args.kv_dtype == DType::kF32) {
         run_tile<float>(tile);
+      } else if (args.kv_dtype == DType::kI8) {
+        run_tile<std::int8_t>(tile);
       } else {
         run_tile<std::uint16_t>(tile);
       }
     }
   }
 
+  // x / scale as a code, still a float; x where there are no scales.
+  TANDEM_INLINE static Float to_code(Float x, const float* scales, std::int64_t channel,
+                                     std::int64_t count) {
+    if (scales == nullptr) return x;
+    // Lanes beyond `count` are 0 / 0, which no code comes from.
+    const Float scaled = V::div(x, V::load_part(scales + channel, count));
+    return V::round(V::min(V::max(scaled, V::set1(-127.0F)), V::set1(127.0F)));
+  }
+
   template <typename T>
   static void store_row(const float* k, const float* v, std::int64_t kv_heads,
-                        std::int64_t head_dim, std::int64_t slot, T* keys) {
+                        std::int64_t head_dim, std::int64_t slot, T* keys, const KvScales& scales) {
     T* values = keys + kv_heads * head_dim * kTokens;
     for (std::int64_t h = 0; h < kv_heads; ++h) {
       for (std::int64_t d = 0; d < head_dim; d += kWidth) {
         const std::int64_t i = h * head_dim + d;
         const std::int64_t count = head_dim - d < kWidth ? head_dim - d : kWidth;
         T column[kWidth];
-        store_part(column, V::load_part(k + i, count), kWidth);
+        store_part(column, to_code(V::load_part(k + i, count), scales.k, i, count), kWidth);
         for (std::int64_t j = 0; j < count; ++j) keys[(i + j) * kTokens + slot] = column[j];
-        store_part(values + (h * kTokens + slot) * head_dim + d, V::load_part(v + i, count), count);
+        store_part(values + (h * kTokens + slot) * head_dim + d,
+                   to_code(V::load_part(v + i, count), scales.v, i, count), count);
       }
     }
   }
 
   static void store_kv(const float* k, const float* v, std::int64_t kv_heads, std::int64_t head_dim,
-                       std::int64_t slot, std::byte* block, DType dtype) noexcept {
+                       std::int64_t slot, std::byte* block, DType dtype,
+                       const KvScales& scales) noexcept {
     if (dtype == DType::kF32) {
-      store_row(k, v, kv_heads, head_dim, slot, reinterpret_cast<float*>(block));
+      store_row(k, v, kv_heads, head_dim, slot, reinterpret_cast<float*>(block), {});
+    } else if (dtype == DType::kI8) {
+      store_row(k, v, kv_heads, head_dim, slot, reinterpret_cast<std::int8_t*>(block), scales);
     } else {
-      store_row(k, v, kv_heads, head_dim, slot, reinterpret_cast<std::uint16_t*>(block));
+      store_row(k, v, kv_heads, head_dim, slot, reinterpret_cast<std::uint16_t*>(block), {});
     }
   }
 };

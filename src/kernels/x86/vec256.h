@@ -48,6 +48,15 @@ struct Vec256 {
     _mm_store_si128(reinterpret_cast<__m128i*>(part), half);
     for (std::int64_t i = 0; i < count; ++i) p[i] = part[i];
   }
+  TANDEM_INLINE static Float load_int8(const std::int8_t* p) {
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+  }
+  TANDEM_INLINE static Float load_int8_part(const std::int8_t* p, std::int64_t count) {
+    alignas(8) std::int8_t part[kWidth] = {};
+    for (std::int64_t i = 0; i < count && i < kWidth; ++i) part[i] = p[i];
+    return load_int8(part);
+  }
   TANDEM_INLINE static Float load_bf16(const std::uint16_t* p) {
     const __m128i half = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(half), 16));

@@ -1,0 +1,157 @@
+// Scales of an int8 KV cache: what they reach, those of a prefix, and what a model loses with them.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "checkpoint/checkpoint.h"
+#include "models/model.h"
+#include "quantize/attention_scales.h"
+#include "quantize/calibration.h"
+#include "quantize/demo_graph.h"
+#include "quantize/planted.h"
+#include "quantize/run_graph.h"
+
+namespace tandem::testing {
+namespace {
+
+// The same graph with the inputs of one attention as outputs.
+Graph with_outputs_of(const Graph& graph, const Node& attention) {
+  Graph shown = graph;
+  shown.set_outputs(attention.inputs);
+  return shown;
+}
+
+const Node& attention_of(const Graph& graph, std::int32_t layer) {
+  return *std::ranges::find_if(graph.nodes(), [&](const Node& node) {
+    return node.op == Op::kGroupQueryAttention && node.layer == layer;
+  });
+}
+
+// The largest |x| of each channel, or the largest length of the pair that RoPE turns it in.
+std::vector<double> reach(const std::vector<float>& rows, std::size_t width, std::size_t head_dim,
+                          std::size_t rotary_dim) {
+  std::vector<double> largest(width, 0);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::size_t channel = i % width, in_head = channel % head_dim, half = rotary_dim / 2;
+    double size = std::fabs(rows[i]);
+    if (in_head < rotary_dim)
+      size = std::hypot(rows[i], rows[in_head < half ? i + half : i - half]);
+    largest[channel] = std::max(largest[channel], size);
+  }
+  return largest;
+}
+
+class Family : public ::testing::TestWithParam<const char*> {
+ protected:
+  Family() {
+    std::mt19937 random(11);
+    for (int i = 0; i < 512; ++i) windows_.ids.push_back(static_cast<std::int32_t>(random() % 67));
+    windows_.window = 64;
+  }
+
+  AttentionRanges ranges() {
+    AttentionRanges found;
+    calibrate(graph_, windows_, pool_, {}, nullptr, false, &found);
+    return found;
+  }
+
+  Checkpoint checkpoint_ = Checkpoint::open(fixture("models/fixtures") / GetParam());
+  Graph graph_ = build_graph(checkpoint_.config_object(), CheckpointWeights(checkpoint_));
+  CalibrationWindows windows_;
+  ThreadPool pool_{2};
+};
+
+TEST_P(Family, ReachWhatAnAttentionReads) {
+  // One window, which can be computed in one run; a prefix, whose rows count, too.
+  windows_.ids.resize(64);
+  windows_.prefix = {3, 60, 9};
+  std::vector<std::int32_t> all = windows_.prefix;
+  all.insert(all.end(), windows_.ids.begin(), windows_.ids.end());
+  const AttentionRanges found = ranges();
+  ASSERT_EQ(found.size(), static_cast<std::size_t>(graph_.layers()));
+  for (std::int32_t layer = 0; layer < graph_.layers(); ++layer) {
+    const Node& node = attention_of(graph_, layer);
+    const auto values = run_outputs(with_outputs_of(graph_, node), all);
+    const auto& attributes = node.as<AttentionAttributes>();
+    const auto head_dim = static_cast<std::size_t>(attributes.head_dim);
+    const auto angles = std::ranges::find(graph_.nodes(), Op::kRotaryAngles, &Node::op);
+    const std::size_t turned =
+        2 * angles->as<RotaryAnglesAttributes>().inverse_frequencies.size();
+    const AttentionRange& range = found.at(node.name);
+    const std::vector<float>* got[] = {&range.q, &range.k, &range.v};
+    for (std::size_t i = 0; i < 3; ++i) {
+      const auto expected = reach(values[i], got[i]->size(), head_dim, i < 2 ? turned : 0);
+      for (std::size_t c = 0; c < expected.size(); ++c)
+        ASSERT_NEAR((*got[i])[c], expected[c], 1e-4 * expected[c] + 1e-5) << layer << " " << i;
+    }
+    // A sixteenth further, at code 127.
+    const Graph scaled = with_kv_scales(graph_, found);
+    const auto& with = attention_of(scaled, layer).as<AttentionAttributes>();
+    ASSERT_TRUE(with.has_kv_scales());
+    for (std::size_t c = 0; c < range.k.size(); ++c) {
+      EXPECT_FLOAT_EQ(with.k_scales.as<float>()[c], range.k[c] * 1.0625F / 127);
+      EXPECT_FLOAT_EQ(with.v_scales.as<float>()[c], range.v[c] * 1.0625F / 127);
+    }
+  }
+}
+
+TEST_P(Family, LosesLittleWithAnInt8Cache) {
+  EXPECT_FALSE(graph_.has_kv_scales());
+  const Graph scaled = with_kv_scales(graph_, ranges());
+  EXPECT_TRUE(scaled.has_kv_scales());
+  // Not the text that was calibrated on.
+  std::vector<std::int32_t> ids;
+  std::mt19937 random(12);
+  for (int i = 0; i < 100; ++i) ids.push_back(static_cast<std::int32_t>(random() % 67));
+  const auto vocabulary = static_cast<std::size_t>(graph_.value(graph_.outputs()[0]).width);
+  const auto expected = run_graph(graph_, ids);
+  EXPECT_EQ(run_graph(scaled, ids), expected) << "with a float cache nothing changes";
+  const double loss = divergence(expected, run_graph(scaled, ids, DType::kI8), vocabulary);
+  EXPECT_GT(loss, 0);
+  EXPECT_LT(loss, 2e-4);
+}
+
+INSTANTIATE_TEST_SUITE_P(Fixtures, Family,
+                         ::testing::Values("llama_biased", "qwen2_window", "phi3_longrope"));
+
+// Outliers of keys in a few channels, which R2 can't reach and one scale for all would pay for.
+TEST(AttentionScales, CostNothingForOutlierChannelsOfKeys) {
+  const DemoGraph demo;
+  ThreadPool pool(2);
+  const CalibrationWindows windows = demo_windows(8, 128);
+  const auto ids = std::span(windows.ids).first(128);
+  const auto loss = [&](const Graph& graph, bool one_scale) {
+    AttentionRanges ranges;
+    calibrate(graph, windows, pool, {}, nullptr, false, &ranges);
+    if (one_scale)
+      for (auto& [name, range] : ranges)
+        std::ranges::fill(range.k, *std::ranges::max_element(range.k));
+    return divergence(run_graph(graph, ids),
+                      run_graph(with_kv_scales(graph, ranges), ids, DType::kI8), 4096);
+  };
+  // The pair of channels 3 and 35 of each head, up in keys and down in queries.
+  std::map<std::string, Rows> weights;
+  for (const Node& node : demo.graph().nodes()) {
+    const bool is_key = node.name.ends_with("k_proj");
+    if (node.op != Op::kLinear || (!is_key && !node.name.ends_with("q_proj"))) continue;
+    const Rows rows = rows_of(node);
+    std::vector<float> values(static_cast<std::size_t>(rows->rows() * rows->columns()));
+    rows->read(0, values);
+    for (std::int64_t r = 0; r < rows->rows(); ++r)
+      if (r % 64 % 32 == 3)
+        for (std::int64_t c = 0; c < rows->columns(); ++c)
+          values[static_cast<std::size_t>(r * rows->columns() + c)] *= is_key ? 64.0F : 1 / 64.0F;
+    weights[node.name] =
+        stored_rows(Tensor::from_floats(values, {rows->rows(), rows->columns()}));
+  }
+  const Graph spoiled = with_weights(demo.graph(), weights);
+  const double plain = loss(demo.graph(), false);
+  EXPECT_LT(plain, 1e-3);
+  EXPECT_LT(loss(spoiled, false), 1.5 * plain);
+  EXPECT_GT(loss(spoiled, true), 20 * plain);
+}
+
+}  // namespace
+}  // namespace tandem::testing
