@@ -194,6 +194,7 @@ void eval(const EvalFlags& flags) {
   if (!flags.against.empty()) {
     LoadOptions options = flags.model.load_options();
     options.mode.reset();
+    options.engine.kv.reset();
     options.engine.chunk = 0;
     reference = LocalModel::open(flags.against, options, observer);
   }

@@ -205,15 +205,20 @@ TEST(Attention, RefusesACacheOfAnotherType) {
   PlainExecutor executor(graph, {Phase::kPrefill, 4}, devices, pool, cache, {4});
   const Blocks blocks({}, 4, DType::kF32);
   SequenceSlice slice = blocks.slice(0, 4, 0);
-  slice.kv.dtype = DType::kI8;
   const auto ids = random_ids(4, 70);
-  try {
-    executor.run(pool, ids, {&slice, 1}, {});
-    FAIL();
-  } catch (const Error& error) {
-    EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
-    EXPECT_STREQ(error.what(), "[attention] a cache in I8: expected F16 or F32");
-  }
+  const auto expect_refusal = [&](const char* message) {
+    try {
+      executor.run(pool, ids, {&slice, 1}, {});
+      FAIL();
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::kUnsupported);
+      EXPECT_STREQ(error.what(), message);
+    }
+  };
+  slice.kv.dtype = DType::kI32;
+  expect_refusal("[attention] a cache in I32: expected F16, F32 or I8");
+  slice.kv.dtype = DType::kI8;
+  expect_refusal("[attention] an int8 cache in layer 0: has no scales");
 }
 
 // Remembers what it was asked for.

@@ -223,7 +223,8 @@ TEST(GraphAdd, RejectsMisshapenAttention) {
   scaled.k_scales = Tensor::from_floats(std::vector<float>(7, 1.0F), {7});
   EXPECT_EQ(start.reject(Op::kGroupQueryAttention, inputs, scaled),
             "[group_query_attention] node: expected k_scales [8], got [7]");
-  scaled.k_scales = Tensor::from_floats({1, 1, 1, 1, 0, 1, 1, 1}, {8});
+  const float with_zero[] = {1, 1, 1, 1, 0, 1, 1, 1};
+  scaled.k_scales = Tensor::from_floats(with_zero, {8});
   EXPECT_EQ(start.reject(Op::kGroupQueryAttention, inputs, scaled),
             "[group_query_attention] node: expected k_scales above 0, got 0");
 }

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "quantize/quantize_model.h"
@@ -16,12 +17,13 @@ namespace tandem::testing {
 
 class DemoPackage {
  public:
-  DemoPackage()
-      : folder_(fs::temp_directory_path() /
-                ("tandem-" + std::to_string(::getpid()) + "-demo-package")) {
+  explicit DemoPackage(const std::string& name, Recipe recipe = default_recipe())
+      : folder_(fs::temp_directory_path() / ("tandem-" + std::to_string(::getpid()) + "-" + name)) {
     ThreadPool pool(2);
-    QuantizeOptions options{
-        .checkpoint = demo_dir(), .calibration = demo_dir() / "calibration.txt", .target = folder_};
+    QuantizeOptions options{.checkpoint = demo_dir(),
+                            .calibration = demo_dir() / "calibration.txt",
+                            .target = folder_,
+                            .recipe = std::move(recipe)};
     options.recipe.calibration.samples = 8;
     quantize_model(options, pool, silent());
   }
@@ -36,7 +38,18 @@ class DemoPackage {
 };
 
 inline const fs::path& demo_package() {
-  static const DemoPackage package;
+  static const DemoPackage package("demo-package");
+  return package.folder();
+}
+
+// With an int8 KV cache, and a prefix.
+inline const fs::path& demo_int8_cache() {
+  static const DemoPackage package("demo-int8-cache", [] {
+    Recipe recipe = default_recipe();
+    recipe.calibration.prefix = {4093, 17};
+    recipe.kv = DType::kI8;
+    return recipe;
+  }());
   return package.folder();
 }
 

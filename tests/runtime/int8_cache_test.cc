@@ -10,28 +10,9 @@
 namespace tandem::testing {
 namespace {
 
-class Int8Cache : public ::testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    folder_ = new ScratchFolder;
-    QuantizeOptions options{.checkpoint = demo_dir(),
-                            .calibration = demo_dir() / "calibration.txt",
-                            .target = *folder_ / "package"};
-    options.recipe.calibration.samples = 8;
-    options.recipe.calibration.prefix = {4093, 17};
-    options.recipe.kv = DType::kI8;
-    ThreadPool pool(2);
-    quantize_model(options, pool, silent());
-  }
-  static void TearDownTestSuite() { delete folder_; }
-
-  static std::unique_ptr<LocalModel> open(Mode mode, EngineOptions options = {}) {
-    return open_alone(*folder_ / "package", {.mode = mode, .engine = std::move(options)});
-  }
-
- private:
-  static inline const ScratchFolder* folder_ = nullptr;
-};
+std::unique_ptr<LocalModel> open_int8(Mode mode, EngineOptions options = {}) {
+  return open_alone(demo_int8_cache(), {.mode = mode, .engine = std::move(options)});
+}
 
 double mean_kl(const std::vector<float>& p_logits, const std::vector<float>& q_logits) {
   double sum = 0;
@@ -50,9 +31,9 @@ double mean_kl(const std::vector<float>& p_logits, const std::vector<float>& q_l
   return sum / static_cast<double>(rows);
 }
 
-TEST_F(Int8Cache, TakesHalfTheMemoryAndLosesLittle) {
+TEST(Int8Cache, TakesHalfTheMemoryAndLosesLittle) {
   for (const Mode mode : {Mode::kHybrid, Mode::kCpu}) {
-    const auto int8 = open(mode), half = open(mode, {.kv = DType::kF16});
+    const auto int8 = open_int8(mode), half = open_int8(mode, {.kv = DType::kF16});
     EXPECT_EQ(int8->engine.kv_pool().shape().dtype, DType::kI8);
     EXPECT_EQ(2 * int8->engine.kv_pool().block_bytes(), half->engine.kv_pool().block_bytes());
     const std::vector<TokenId> ids = demo_ids(*int8, "eval_stories.txt", 256);
@@ -62,16 +43,16 @@ TEST_F(Int8Cache, TakesHalfTheMemoryAndLosesLittle) {
   }
 }
 
-TEST_F(Int8Cache, GivesTheSameBitsInChunksOfAnySize) {
-  const auto whole = open(Mode::kHybrid, {.chunk = 256});
+TEST(Int8Cache, GivesTheSameBitsInChunksOfAnySize) {
+  const auto whole = open_int8(Mode::kHybrid, {.chunk = 256});
   const std::vector<TokenId> ids = demo_ids(*whole, "eval_stories.txt", 200);
   const std::vector<float> expected = all_logits(*whole, ids, Phase::kPrefill);
   for (const std::int64_t chunk : {2, 16, 30, 128}) {
-    const auto model = open(Mode::kHybrid, {.threads = 2, .chunk = chunk});
+    const auto model = open_int8(Mode::kHybrid, {.threads = 2, .chunk = chunk});
     EXPECT_TRUE(all_logits(*model, ids, Phase::kPrefill) == expected) << chunk;
   }
   // Token by token, after a prompt that ends within a chunk, and after a rewind.
-  const auto npu = open(Mode::kNpu);
+  const auto npu = open_int8(Mode::kNpu);
   KvSequence sequence = npu->engine.new_sequence();
   npu->engine.prefill(sequence, std::span(ids).first(37));
   npu->engine.prefill(sequence, std::span(ids).subspan(100, 50));
@@ -83,7 +64,7 @@ TEST_F(Int8Cache, GivesTheSameBitsInChunksOfAnySize) {
         << i;
 }
 
-TEST_F(Int8Cache, IsRefusedWithoutScales) {
+TEST(Int8Cache, IsRefusedWithoutScales) {
   EXPECT_EQ(error_of([] {
               open_alone(demo_dir(), {.mode = Mode::kFloat, .engine = {.kv = DType::kI8}});
             }),
