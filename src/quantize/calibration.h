@@ -60,12 +60,9 @@ CalibrationWindows some_of(const CalibrationWindows& windows, std::int64_t count
 // Keyed by node name. Linears outside blocks (the head) are not recorded. `progress(done, total)` is
 // called after each block; for `journal` see BlockRunner::run(). `with_shadows`: with shadow_options.
 // `ranges`: gets those of every attention, if not null.
-std::map<std::string, InputStatistics> calibrate(const Graph& graph,
-                                                 const CalibrationWindows& windows,
-                                                 ThreadPool& pool,
-                                                 const std::function<void(int, int)>& progress,
-                                                 BlockJournal* journal = nullptr,
-                                                 bool with_shadows = false,
-                                                 AttentionRanges* ranges = nullptr);
+std::map<std::string, InputStatistics> calibrate(
+    const Graph& graph, const CalibrationWindows& windows, ThreadPool& pool,
+    const std::function<void(int, int)>& progress, BlockJournal* journal = nullptr,
+    bool with_shadows = false, AttentionRanges* ranges = nullptr);
 
 }  // namespace tandem

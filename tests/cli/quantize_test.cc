@@ -220,6 +220,34 @@ TEST(QuantizeCommand, PutsAPrefixBeforeEverySequence) {
       {"a prefix has no place in a checkpoint"});
 }
 
+TEST(QuantizeCommand, MakesAnInt8Cache) {
+  const ScratchFolder folder;
+  std::vector<std::string> words = quantize_words(folder / "p");
+  const std::string package = (folder / "p").string();
+  EXPECT_EQ(run_program(words).status, 0);
+  EXPECT_EQ(run_for_json({"inspect", package})["kv"], "float16");
+  expect_refusal({"run", package, "-p", "Once", "--kv", "int8", "--no-cache"},
+                 {"has no scales for an int8 KV cache: expected a package that was quantized with "
+                  "--kv int8"});
+  words.insert(words.end(), {"--kv", "int8"});
+  EXPECT_EQ(run_program(words).status, 0);
+  EXPECT_EQ(run_for_json({"inspect", package})["kv"], "int8");
+  EXPECT_NE(run_program({"inspect", package}).out.find("kv                 int8"),
+            std::string::npos);
+  const auto cache_of = [&](std::vector<std::string> flags) {
+    flags.insert(flags.begin(), {"run", package, "-p", "Once", "-n", "2", "--no-cache"});
+    return run_for_json(flags)["kv"].get<std::string>();
+  };
+  EXPECT_EQ(cache_of({}), "int8");
+  EXPECT_EQ(cache_of({"--mode", "npu"}), "int8");
+  EXPECT_EQ(cache_of({"--mode", "cpu", "--kv", "float16"}), "float16");
+  expect_refusal(
+      {"quantize", demo(), "-o", (folder / "e").string(), "--export", "awq", "--kv", "int8"},
+      {"the scales of an int8 KV cache have no place in a checkpoint"});
+  words.back() = "int4";
+  expect_refusal(words, {"--kv"});
+}
+
 TEST(QuantizeCommand, ComputesOutliersInFloat) {
   const ScratchFolder folder;
   const std::string package = (folder / "p").string();

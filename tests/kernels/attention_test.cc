@@ -161,20 +161,17 @@ TEST_P(AttentionTest, RowsDoNotSeeEachOther) {
 
 INSTANTIATE_TEST_SUITE_P(
     Shapes, AttentionTest,
-    ::testing::Values(Case{4, 4, 64, 0, 1}, Case{4, 1, 64, 0, 70}, Case{8, 2, 64, 63, 3},
-                      Case{8, 2, 64, 200, 1}, Case{6, 2, 12, 10, 80}, Case{5, 1, 80, 100, 40},
-                      Case{6, 3, 96, 5, 130}, Case{4, 2, 128, 130, 66}, Case{2, 1, 256, 60, 10},
-                      Case{7, 1, 20, 64, 64}, Case{64, 1, 16, 30, 5}, Case{4, 2, 64, 0, 200, 50},
-                      Case{4, 2, 64, 190, 20, 64}, Case{3, 3, 64, 127, 66, 1},
-                      Case{4, 2, 64, 70, 60, 0, 5.0F}, Case{4, 2, 40, 70, 60, 33, 30.0F},
-                      Case{8, 2, 64, 63, 70, 0, 0, DType::kF32},
-                      Case{6, 2, 12, 10, 80, 9, 0, DType::kF32},
-                      Case{4, 2, 64, 200, 1, 0, 0, DType::kF32},
-                      Case{8, 2, 64, 63, 70, 0, 0, DType::kI8},
-                      Case{6, 2, 12, 10, 80, 9, 0, DType::kI8},
-                      Case{5, 1, 80, 100, 40, 0, 5.0F, DType::kI8},
-                      Case{4, 2, 64, 200, 1, 0, 0, DType::kI8},
-                      Case{2, 1, 256, 60, 10, 0, 0, DType::kI8}));
+    ::testing::Values(
+        Case{4, 4, 64, 0, 1}, Case{4, 1, 64, 0, 70}, Case{8, 2, 64, 63, 3}, Case{8, 2, 64, 200, 1},
+        Case{6, 2, 12, 10, 80}, Case{5, 1, 80, 100, 40}, Case{6, 3, 96, 5, 130},
+        Case{4, 2, 128, 130, 66}, Case{2, 1, 256, 60, 10}, Case{7, 1, 20, 64, 64},
+        Case{64, 1, 16, 30, 5}, Case{4, 2, 64, 0, 200, 50}, Case{4, 2, 64, 190, 20, 64},
+        Case{3, 3, 64, 127, 66, 1}, Case{4, 2, 64, 70, 60, 0, 5.0F},
+        Case{4, 2, 40, 70, 60, 33, 30.0F}, Case{8, 2, 64, 63, 70, 0, 0, DType::kF32},
+        Case{6, 2, 12, 10, 80, 9, 0, DType::kF32}, Case{4, 2, 64, 200, 1, 0, 0, DType::kF32},
+        Case{8, 2, 64, 63, 70, 0, 0, DType::kI8}, Case{6, 2, 12, 10, 80, 9, 0, DType::kI8},
+        Case{5, 1, 80, 100, 40, 0, 5.0F, DType::kI8}, Case{4, 2, 64, 200, 1, 0, 0, DType::kI8},
+        Case{2, 1, 256, 60, 10, 0, 0, DType::kI8}));
 
 TEST(StoreKv, WritesOneTokenAndNoOther) {
   Random random(43);
@@ -198,8 +195,7 @@ TEST(StoreKv, WritesOneTokenAndNoOther) {
                                     dtype, scales);
       for (const Kernels* table : testing::fast_tables()) {
         testing::Aligned<std::byte> block(bytes, std::byte{0x55});
-        table->store_kv(k.data(), v.data(), kv_heads, head_dim, 63, block.data(), dtype,
-                        scales);
+        table->store_kv(k.data(), v.data(), kv_heads, head_dim, 63, block.data(), dtype, scales);
         EXPECT_EQ(std::memcmp(block.data(), expected.data(), static_cast<std::size_t>(bytes)), 0)
             << table->name << " " << head_dim;
       }

@@ -1,4 +1,6 @@
 // Scales of an int8 KV cache: what they reach, those of a prefix, and what a model loses with them.
+#include "quantize/attention_scales.h"
+
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -8,7 +10,6 @@
 #include "checkpoint/checkpoint.h"
 #include "graph/rewriter.h"
 #include "models/model.h"
-#include "quantize/attention_scales.h"
 #include "quantize/calibration.h"
 #include "quantize/demo_graph.h"
 #include "quantize/planted.h"
@@ -80,8 +81,7 @@ TEST_P(Family, ReachWhatAnAttentionReads) {
     const auto& attributes = node.as<AttentionAttributes>();
     const auto head_dim = static_cast<std::size_t>(attributes.head_dim);
     const auto angles = std::ranges::find(graph_.nodes(), Op::kRotaryAngles, &Node::op);
-    const std::size_t turned =
-        2 * angles->as<RotaryAnglesAttributes>().inverse_frequencies.size();
+    const std::size_t turned = 2 * angles->as<RotaryAnglesAttributes>().inverse_frequencies.size();
     const AttentionRange& range = found.at(node.name);
     const std::vector<float>* got[] = {&range.q, &range.k, &range.v};
     for (std::size_t i = 0; i < 3; ++i) {

@@ -219,8 +219,7 @@ TEST(Recipe, ErrorsNameFileLineAndKey) {
       {"{\n\"ruels\": []}",
        "2: ruels: unknown key, expected one of passes, rules, calibration, chunk, kv"},
       {"{\n\n\"passes\": {}}", "3: passes: expected an array"},
-      {"{\n\"kv\": \"int4\"}",
-       "2: kv: expected one of \"float16\", \"int8\", got \"int4\""},
+      {"{\n\"kv\": \"int4\"}", "2: kv: expected one of \"float16\", \"int8\", got \"int4\""},
       {"{\"passes\": [\n\"fold_norms\",\n\"unroll\"]}",
        "3: passes[1]: expected a pass, one of fold_norms, untie_head, rotate, smoothquant, awq, "
        "mse_clip, "

@@ -44,8 +44,8 @@ void store(std::byte* to, std::int64_t index, float value, DType dtype, const fl
 }
 
 // One row of one head over tokens [first, last]; `scratch` holds 2 * head_dim floats.
-void attend(const AttentionArgs& args, std::int64_t kv_head, const float* query,
-            std::int64_t first, std::int64_t last, float* scratch, float* out) {
+void attend(const AttentionArgs& args, std::int64_t kv_head, const float* query, std::int64_t first,
+            std::int64_t last, float* scratch, float* out) {
   const std::int64_t dim = args.head_dim;
   float* q = scratch;
   float* accumulator = scratch + dim;
