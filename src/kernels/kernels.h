@@ -16,6 +16,7 @@
 
 #include "base/cpu_features.h"
 #include "base/thread_pool.h"
+#include "kernels/fixed_point.h"
 #include "kernels/panels.h"
 
 namespace tandem {
@@ -95,6 +96,42 @@ struct AttentionArgs {
   // codes stay codes.
   KvScales kv_scales;
 };
+
+// Which columns of a context the new rows attend to, as data. Row r is column first_position + r.
+struct AttentionMask {
+  // [rows]: the first column.
+  const std::int64_t* first = nullptr;
+  // [rows][words]: of the new columns those whose bit is set, the row's own among them and none
+  // behind it. Null: all up to its own.
+  const std::uint64_t* visible = nullptr;
+  std::int64_t words = 0;
+};
+
+// Attention in integers throughout, on an int8 cache (devices/npu/npu_device.h has the contract).
+struct IntAttentionArgs {
+  // [rows, heads * head_dim]: codes of rotated queries times the scales of keys, rows q_stride
+  // apart.
+  const std::int16_t* q = nullptr;
+  std::int64_t q_stride = 0;
+  // The same layout.
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+  std::int64_t first_position = 0;
+  // head_dim at most kMaxIntHeadDim.
+  std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+  AttentionMask mask;
+  // From differences of scores to octaves in units of 2^-15.
+  FixedMultiplier octaves;
+  // [kv_heads * head_dim].
+  const float* v_scales = nullptr;
+  // As in AttentionArgs, int8.
+  const std::byte* const* blocks = nullptr;
+  std::int64_t block_offset = 0;
+};
+// Sums of so many products of 16 by 8 bits are exact in int32; and of so many probabilities by 8 bits
+// in float32 (softmax16.h).
+inline constexpr std::int64_t kMaxIntHeadDim = 512;
+inline constexpr std::int64_t kMaxIntColumns = 65536;
 
 struct Kernels {
   // "ref", "avx2", "avx512", "avx512_vnni", …
@@ -185,6 +222,12 @@ struct Kernels {
   void (*attention)(const AttentionArgs&, std::int64_t kv_head, Range rows,
                     float* scratch) noexcept;
 
+  // The same in integers: exact sums of q and keys, a softmax with probabilities p of 16 bits
+  // (softmax16.h), exact sums of p and values; out = sum * (v_scale / 65536). scratch:
+  // int_attention_scratch_bytes() bytes, 64-byte aligned.
+  void (*int_attention)(const IntAttentionArgs&, std::int64_t kv_head, Range rows,
+                        std::byte* scratch) noexcept;
+
   // Runs `iterations` of this table's densest int8 multiply-add loop in registers; returns the
   // number of operations (2 per multiply-add). `sink` keeps the result alive. Used to measure the
   // machine's int8 peak.
@@ -193,6 +236,9 @@ struct Kernels {
 
 std::int64_t attention_scratch_floats(std::int64_t heads, std::int64_t kv_heads,
                                       std::int64_t head_dim) noexcept;
+// `columns`: at most as many in a context.
+std::int64_t int_attention_scratch_bytes(std::int64_t heads, std::int64_t kv_heads,
+                                         std::int64_t head_dim, std::int64_t columns) noexcept;
 
 // The fastest table that `features` allows, and all tables it allows, slowest first ("ref" is
 // always among them).

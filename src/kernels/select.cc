@@ -87,4 +87,14 @@ std::int64_t attention_scratch_floats(std::int64_t heads, std::int64_t kv_heads,
   return 2 * kKvBlockTokens * dim + tile * (2 * dim + kKvBlockTokens + 3);
 }
 
+std::int64_t int_attention_scratch_bytes(std::int64_t heads, std::int64_t kv_heads,
+                                         std::int64_t head_dim, std::int64_t columns) noexcept {
+  const std::int64_t tile = std::max(kIntAttentionTileRows, heads / kv_heads);
+  const std::int64_t dim = (head_dim + 15) / 16 * 16;
+  const std::int64_t padded = (columns + kKvBlockTokens - 1) / kKvBlockTokens * kKvBlockTokens;
+  // Values of a block in float32 and keys in int16; for each row of the tile its query, accumulator
+  // and scores.
+  return kKvBlockTokens * dim * (4 + 2) + tile * (dim * (2 + 4) + padded * 4);
+}
+
 }  // namespace tandem

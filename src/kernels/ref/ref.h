@@ -15,6 +15,8 @@ void linear_int8_sums(const PanelLayout&, const std::byte* panels, Range range,
                       std::int64_t stride) noexcept;
 void linear_int4(const PanelLayout&, const std::byte* panels, Range range, const GroupInt8Rows&,
                  std::int64_t rows, const LinearOutput&) noexcept;
+void int_attention(const IntAttentionArgs&, std::int64_t kv_head, Range rows,
+                   std::byte* scratch) noexcept;
 std::int64_t int8_peak_loop(std::int64_t iterations, std::int32_t* sink) noexcept;
 
 void quantize_static(const float* x, std::int64_t k, float scale, std::int8_t* codes,

@@ -29,6 +29,7 @@ const Kernels& ref_kernels() noexcept {
       .mul = ref::mul,
       .store_kv = ref::store_kv,
       .attention = ref::attention,
+      .int_attention = ref::int_attention,
       .int8_peak_loop = ref::int8_peak_loop,
   };
   return kTable;

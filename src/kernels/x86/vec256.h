@@ -113,6 +113,16 @@ struct Vec256 {
   TANDEM_INLINE static Int to_int(Float v) { return _mm256_cvtps_epi32(v); }
   TANDEM_INLINE static Int zero_int() { return _mm256_setzero_si256(); }
   TANDEM_INLINE static Int add_int(Int a, Int b) { return _mm256_add_epi32(a, b); }
+  // Of int32, or pairs of int16.
+  TANDEM_INLINE static Int load_int(const void* p) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+  }
+  TANDEM_INLINE static void store_int(void* p, Int v) {
+    _mm256_storeu_si256(static_cast<__m256i*>(p), v);
+  }
+  TANDEM_INLINE static Int set1_int(std::int32_t v) { return _mm256_set1_epi32(v); }
+  // Sums of the two products of each pair of int16.
+  TANDEM_INLINE static Int multiply_pairs(Int a, Int b) { return _mm256_madd_epi16(a, b); }
   TANDEM_INLINE static void store_int8_part(std::int8_t* p, Int v, std::int64_t count) {
     const __m128i words =
         _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));

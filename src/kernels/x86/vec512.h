@@ -104,6 +104,16 @@ struct Vec512 {
   TANDEM_INLINE static Int to_int(Float v) { return _mm512_cvtps_epi32(v); }
   TANDEM_INLINE static Int zero_int() { return _mm512_setzero_si512(); }
   TANDEM_INLINE static Int add_int(Int a, Int b) { return _mm512_add_epi32(a, b); }
+  // Of int32, or pairs of int16.
+  TANDEM_INLINE static Int load_int(const void* p) {
+    return _mm512_loadu_si512(static_cast<const __m512i*>(p));
+  }
+  TANDEM_INLINE static void store_int(void* p, Int v) {
+    _mm512_storeu_si512(static_cast<__m512i*>(p), v);
+  }
+  TANDEM_INLINE static Int set1_int(std::int32_t v) { return _mm512_set1_epi32(v); }
+  // Sums of the two products of each pair of int16.
+  TANDEM_INLINE static Int multiply_pairs(Int a, Int b) { return _mm512_madd_epi16(a, b); }
   TANDEM_INLINE static void store_int8_part(std::int8_t* p, Int v, std::int64_t count) {
     _mm_mask_storeu_epi8(p, mask(count), _mm512_cvtepi32_epi8(v));
   }
