@@ -45,7 +45,20 @@ struct SequenceSlice {
   // ones: at least position + rows. Rotary embeddings may depend on it (graph/rotary.h); 0: no more
   // than these rows.
   std::int64_t total = 0;
+  // A tree of drafts: for each row the earlier row of this slice that it continues, -1 for the tokens
+  // in the cache. A row attends to its ancestors and stands behind them; rows on different branches
+  // don't see each other. Empty: each row continues the one before it.
+  std::span<const std::int32_t> parents = {};
 
+  // Where a row of the slice stands.
+  std::int64_t position_of(std::int64_t row) const noexcept {
+    if (parents.empty()) return position + row;
+    std::int64_t at = position;
+    for (std::int32_t p = parents[static_cast<std::size_t>(row)]; p >= 0;
+         p = parents[static_cast<std::size_t>(p)])
+      ++at;
+    return at;
+  }
   std::int64_t length() const noexcept { return std::max(total, position + rows); }
 };
 
@@ -55,6 +68,9 @@ struct SequenceSlice {
 struct PhaseSpec {
   Phase phase = Phase::kDecode;
   std::int64_t rows = 0;
+  // Tokens in the context of an attention with fixed shapes: those in the cache and, in the last
+  // columns, the `rows` new ones. 0: such a device leaves attention to others.
+  std::int64_t context = 0;
 };
 
 // One run of a program. All memory belongs to the caller, so that a program can run several times

@@ -109,6 +109,10 @@ struct AttentionAttributes {
   Tensor k_scales;
   Tensor v_scales;
 
+  // F32 [3], or empty: what an attention in integers (devices/npu/npu_device.h) multiplies int16
+  // codes by: of q and of k before RoPE, and of rotated q times k_scales.
+  Tensor int16_scales;
+
   bool has_kv_scales() const noexcept { return !k_scales.empty(); }
 
   template <typename Self, typename Visit>
@@ -121,6 +125,7 @@ struct AttentionAttributes {
     visit("softcap", self.softcap);
     visit("k_scales", self.k_scales);
     visit("v_scales", self.v_scales);
+    visit("int16_scales", self.int16_scales);
   }
 };
 

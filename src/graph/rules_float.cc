@@ -187,6 +187,10 @@ std::vector<Value> group_query_attention(const Inspection& node) {
     require_scales(node, "k_scales", attributes.k_scales, kv_width);
     require_scales(node, "v_scales", attributes.v_scales, kv_width);
   }
+  if (!attributes.int16_scales.empty()) {
+    require(node, attributes.has_kv_scales(), "expected int16_scales with k_scales and v_scales");
+    require_scales(node, "int16_scales", attributes.int16_scales, 3);
+  }
   // The k and v of every token go into the cache, so a selection of rows would leave gaps in it.
   for (const Value& input : node.inputs)
     require(node, input.rows == kTokens,

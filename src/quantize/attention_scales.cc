@@ -38,6 +38,41 @@ std::vector<std::int64_t> partners(const Graph& graph, const Uses& uses, ValueId
   return partner;
 }
 
+// What multiplies the cosines and sines of a rotated value: of int16 codes in units of 2^-14, below 2.
+float rotary_factor(const Graph& graph, const Uses& uses, ValueId value) {
+  const NodeId rotary = uses.producer(value);
+  if (rotary < 0 || graph.node(rotary).op != Op::kRotaryEmbedding) return 1;
+  const NodeId angles = uses.producer(graph.node(rotary).inputs[1]);
+  if (angles < 0 || graph.node(angles).op != Op::kRotaryAngles) return 1;
+  return graph.node(angles).as<RotaryAnglesAttributes>().attention_factor;
+}
+
+// Empty where cosines don't fit.
+Tensor int16_scales_of(const Graph& graph, const Uses& uses, const Node& node,
+                       const AttentionRange& range, std::span<const float> k_scales) {
+  constexpr float kMostFactor = 1.99F;
+  constexpr float kLargestInt16 = 32767;
+  const float q_factor = rotary_factor(graph, uses, node.inputs[0]);
+  const float k_factor = rotary_factor(graph, uses, node.inputs[1]);
+  for (const float factor : {q_factor, k_factor})
+    if (!(factor > 0) || factor > kMostFactor) return {};
+  const auto& attention = node.as<AttentionAttributes>();
+  const std::int64_t dim = attention.head_dim, group = attention.heads / attention.kv_heads;
+  float product = 0;
+  for (std::int64_t c = 0; c < attention.heads * dim; ++c)
+    product =
+        std::max(product, range.q[static_cast<std::size_t>(c)] *
+                              k_scales[static_cast<std::size_t>(c / dim / group * dim + c % dim)]);
+  const auto scale = [&](float largest) {
+    return std::max(largest * kHeadroom, kSmallestRange) / kLargestInt16;
+  };
+  const float scales[] = {scale(std::ranges::max(range.q) / q_factor),
+                          scale(std::ranges::max(range.k) / k_factor),
+                          // No smallest range: k_scales are small already.
+                          std::max(product * kHeadroom, 1e-20F) / kLargestInt16};
+  return Tensor::from_floats(scales, {3});
+}
+
 Tensor scales_of(const std::vector<float>& range) {
   std::vector<float> scales = range;
   for (float& scale : scales) scale = std::max(scale * kHeadroom, kSmallestRange) / kLargestCode;
@@ -86,9 +121,9 @@ void AttentionRecorder::record(Input& input, const float* x, std::int64_t rows) 
       const float* values = x + row * width;
       for (std::int64_t c = channels.begin; c < channels.end; ++c) {
         const std::int64_t other = input.partner[static_cast<std::size_t>(c)];
-        const float size =
-            other == c ? std::fabs(values[c])
-                       : std::sqrt(values[c] * values[c] + values[other] * values[other]);
+        const float size = other == c
+                               ? std::fabs(values[c])
+                               : std::sqrt(values[c] * values[c] + values[other] * values[other]);
         float& largest = (*input.range)[static_cast<std::size_t>(c)];
         largest = size > largest ? size : largest;
       }
@@ -130,6 +165,7 @@ void AttentionRecorder::recall(std::int32_t layer, const NamedTensors& learned) 
 
 Graph with_kv_scales(const Graph& graph, const AttentionRanges& ranges) {
   Rewriter rewriter(graph);
+  const Uses uses(graph);
   for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
     const Node& node = graph.node(id);
     if (node.op != Op::kGroupQueryAttention) {
@@ -142,6 +178,8 @@ Graph with_kv_scales(const Graph& graph, const AttentionRanges& ranges) {
     auto attention = node.as<AttentionAttributes>();
     attention.k_scales = scales_of(found->second.k);
     attention.v_scales = scales_of(found->second.v);
+    attention.int16_scales =
+        int16_scales_of(graph, uses, node, found->second, attention.k_scales.as<float>());
     rewriter.copy(id, std::move(attention));
   }
   return std::move(rewriter).finish();

@@ -1,4 +1,5 @@
-// Scales of an int8 KV cache: how far keys and values reach in each channel, over a calibration text.
+// Scales of an int8 KV cache, and of an attention in integers on it: how far queries, keys and values
+// reach in each channel, over a calibration text.
 #pragma once
 
 #include <cstdint>
@@ -58,8 +59,8 @@ class AttentionRecorder : public BlockVisitor {
   std::int32_t layer_ = -1;
 };
 
-// The graph with the scales of an int8 cache in each attention. What calibration has not seen may
-// reach a sixteenth further. Throws kInternal for an attention without ranges.
+// The graph with the scales of an int8 cache in each attention, and those of its int16 codes unless
+// its cosines and sines reach 2. What calibration has not seen may reach a sixteenth further. Throws kInternal for an attention without ranges.
 Graph with_kv_scales(const Graph& graph, const AttentionRanges& ranges);
 
 }  // namespace tandem

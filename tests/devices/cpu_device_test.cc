@@ -219,6 +219,12 @@ TEST(Attention, RefusesACacheOfAnotherType) {
   expect_refusal("[attention] a cache in I32: expected F16, F32 or I8");
   slice.kv.dtype = DType::kI8;
   expect_refusal("[attention] an int8 cache in layer 0: has no scales");
+  slice.kv.dtype = DType::kF32;
+  const std::int32_t parents[] = {-1, 0, 0, 2};
+  slice.parents = parents;
+  expect_refusal(
+      "[attention] a tree of drafts: expected an attention on the NPU, which is that of mode npu "
+      "with an int8 cache");
 }
 
 // Remembers what it was asked for.

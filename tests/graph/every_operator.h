@@ -80,7 +80,8 @@ class EveryOperator {
                                           .window = 5,
                                           .softcap = 20,
                                           .k_scales = positive({kv_width}),
-                                          .v_scales = positive({kv_width})});
+                                          .v_scales = positive({kv_width}),
+                                          .int16_scales = positive({3})});
   }
 
   ValueId mlp(ValueId x) {

@@ -227,6 +227,10 @@ TEST(GraphAdd, RejectsMisshapenAttention) {
   scaled.k_scales = Tensor::from_floats(with_zero, {8});
   EXPECT_EQ(start.reject(Op::kGroupQueryAttention, inputs, scaled),
             "[group_query_attention] node: expected k_scales above 0, got 0");
+  AttentionAttributes int16 = attention(2, 2, 4);
+  int16.int16_scales = Tensor::from_floats(std::vector<float>(3, 1.0F), {3});
+  EXPECT_EQ(start.reject(Op::kGroupQueryAttention, inputs, int16),
+            "[group_query_attention] node: expected int16_scales with k_scales and v_scales");
 }
 
 TEST(GraphAdd, KeepsRowsApart) {

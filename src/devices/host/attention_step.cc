@@ -28,8 +28,14 @@ class AttentionStep : public Step {
   }
 
   void run(const StepRun& run) const override {
-    for (const SequenceSlice& slice : run.slices())
+    for (const SequenceSlice& slice : run.slices()) {
       require_cache(slice.kv.dtype);
+      if (!slice.parents.empty())
+        fail(
+            ErrorCode::kUnsupported,
+            "[attention] a tree of drafts: expected an attention on the NPU, which is that of mode "
+            "npu with an int8 cache");
+    }
     append(run);
     const int threads = run.pool().threads();
     run.pool().run([&](int thread) {

@@ -33,7 +33,7 @@ class StepPlanner {
       } else if (segment_.node(id).op == Op::kLinear) {
         id = add_linears(id);
       } else if (segment_.node(id).op == Op::kGroupQueryAttention) {
-        steps_.push_back({make_attention_step(context_, id), {id}});
+        add_attention(id);
         ++id;
       } else {
         id = add_row_wise(id);
@@ -42,9 +42,11 @@ class StepPlanner {
     return std::move(steps_);
   }
 
-  // Sums that are read only by a Dequantize are never stored.
+  // Sums that are read only by a Dequantize are never stored, nor what an attention in integers
+  // rotates itself.
   bool is_stored(ValueId value) const {
     const NodeId producer = uses_.producer(value);
+    if (producer >= 0 && is_rotated_by_attention(producer)) return false;
     return producer < 0 || segment_.node(producer).op != Op::kLinear ||
            fused_[static_cast<std::size_t>(producer)] < 0;
   }
@@ -67,8 +69,30 @@ class StepPlanner {
     fused_[static_cast<std::size_t>(id)] = readers.front();
   }
 
+  bool is_rotated_by_attention(NodeId id) const {
+    const Node& node = segment_.node(id);
+    if (context_.context == 0 || node.op != Op::kRotaryEmbedding) return false;
+    const auto readers = uses_.readers(node.output());
+    return readers.size() == 1 && segment_.node(readers.front()).op == Op::kGroupQueryAttention;
+  }
+
+  void add_attention(NodeId id) {
+    if (context_.context == 0) {
+      steps_.push_back({make_attention_step(context_, id), {id}});
+      return;
+    }
+    std::vector<NodeId> nodes;
+    for (const ValueId input : segment_.node(id).inputs)
+      if (const NodeId producer = uses_.producer(input);
+          producer >= 0 && is_rotated_by_attention(producer))
+        nodes.push_back(producer);
+    nodes.push_back(id);
+    steps_.push_back({make_int_attention_step(context_, id), std::move(nodes)});
+  }
+
   bool is_absorbed(NodeId id) const {
     const Node& node = segment_.node(id);
+    if (is_rotated_by_attention(id)) return true;
     return node.op == Op::kDequantize && !is_stored(node.inputs[0]);
   }
 
@@ -200,7 +224,8 @@ class HostProgram : public Program {
 
 std::unique_ptr<Program> compile_for_host(const Graph& segment, const Kernels& kernels,
                                           const CompileContext& context, RowCount rows) {
-  const StepContext steps{segment, kernels, context};
+  const StepContext steps{segment, kernels, context,
+                          rows == RowCount::kFixed ? context.spec.context : 0};
   return std::make_unique<HostProgram>(steps, rows);
 }
 

@@ -47,8 +47,8 @@ void angles(const RowRun& r) {
   for_slices(r, [&](const SequenceSlice& slice, std::int64_t begin, std::int64_t end) {
     write_frequencies(a, rotary_epoch(a.extension, slice.length()), frequencies);
     for (std::int64_t row = begin; row < end; ++row) {
-      const std::int64_t position = slice.position + row - slice.first_row;
-      write_angles(frequencies, position, a.attention_factor, r.out() + row * r.width());
+      write_angles(frequencies, slice.position_of(row - slice.first_row), a.attention_factor,
+                   r.out() + row * r.width());
     }
   });
 }

@@ -82,6 +82,8 @@ struct StepContext {
   const Graph& segment;
   const Kernels& kernels;
   const CompileContext& compile;
+  // Of an attention with fixed shapes; 0: attention is computed in float.
+  std::int64_t context = 0;
 
   std::int64_t max_rows(RowSpaceId space) const {
     return compile.max_rows[static_cast<std::size_t>(space)];
@@ -112,5 +114,8 @@ std::unique_ptr<Step> make_int16_linear_step(const StepContext& context,
                                              std::span<const Int8Member> members);
 
 std::unique_ptr<Step> make_attention_step(const StepContext& context, NodeId node);
+// Attention and the rotary embeddings of its q and k, in integers (devices/npu/npu_device.h); a q or k
+// that no rotary embedding of the segment writes is not rotated.
+std::unique_ptr<Step> make_int_attention_step(const StepContext& context, NodeId node);
 
 }  // namespace tandem

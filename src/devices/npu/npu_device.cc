@@ -21,9 +21,7 @@ struct Word {
 
 // The reasons for operators that never run on the NPU.
 constexpr std::array kRefusals = {
-    Word{Op::kGroupQueryAttention, "reads a cache whose length changes"},
     Word{Op::kRotaryAngles, "depends on the position; float32 on the CPU"},
-    Word{Op::kRotaryEmbedding, "depends on the position; float32 on the CPU"},
     Word{Op::kRmsNorm, "int8 would lose precision; float32 on the CPU"},
     Word{Op::kSoftcap, "the logits stay in float32 on the CPU"},
     Word{Op::kAdd, "the residual stream stays in float32 on the CPU"},
@@ -38,7 +36,8 @@ constexpr std::array kRefusals = {
 // Determines which nodes satisfy the contract, and why the others don't.
 class Inspector {
  public:
-  explicit Inspector(const Graph& graph) : graph_(graph), uses_(graph) {
+  Inspector(const Graph& graph, std::int64_t context)
+      : graph_(graph), uses_(graph), context_(context) {
     const auto nodes = static_cast<NodeId>(graph.nodes().size());
     refusals_.resize(graph.nodes().size());
     for (NodeId id = 0; id < nodes; ++id) refusals_[index(id)] = refuse(id);
@@ -53,6 +52,8 @@ class Inspector {
   const std::string& refusal(NodeId id) const { return refusals_[index(id)]; }
   std::string reason(NodeId id) const {
     const Node& node = graph_.node(id);
+    if (node.op == Op::kGroupQueryAttention || node.op == Op::kRotaryEmbedding)
+      return fmt::format("context of {}, int8 cache", context_);
     const bool codes = node.op == Op::kLinear || node.op == Op::kDequantize || is_quantize(node.op);
     if (!codes) return "between int8 Linears";
     const ValueId read = is_quantize(node.op) ? node.output() : node.inputs[0];
@@ -73,6 +74,10 @@ class Inspector {
     switch (node.op) {
       case Op::kLinear:
         return refuse_linear(node);
+      case Op::kGroupQueryAttention:
+        return refuse_attention(node);
+      case Op::kRotaryEmbedding:
+        return refuse_rotary(node);
       case Op::kQuantize:
       case Op::kQuantizeInt16:
         return {};
@@ -85,6 +90,25 @@ class Inspector {
       default:
         return std::string(std::ranges::find(kRefusals, node.op, &Word::op)->reason);
     }
+  }
+
+  std::string refuse_attention(const Node& node) const {
+    const auto& attention = node.as<AttentionAttributes>();
+    if (context_ == 0) return "reads a cache whose length changes";
+    if (attention.int16_scales.empty()) return "has no scales; float32 on the CPU";
+    if (context_ > kMaxIntColumns) return "the context is too long; float32 on the CPU";
+    if (attention.head_dim > kMaxIntHeadDim) return "sums beyond int32; float32 on the CPU";
+    if (attention.softcap > 0 || attention.scale <= 0) return "caps scores; float32 on the CPU";
+    return {};
+  }
+
+  // Is part of the attention that alone reads it.
+  std::string refuse_rotary(const Node& node) const {
+    const auto readers = uses_.readers(node.output());
+    const bool is_part = readers.size() == 1 && !uses_.is_output(node.output()) &&
+                         graph_.node(readers.front()).op == Op::kGroupQueryAttention &&
+                         refuse_attention(graph_.node(readers.front())).empty();
+    return is_part ? "" : "depends on the position; float32 on the CPU";
   }
 
   std::string refuse_linear(const Node& node) const {
@@ -112,6 +136,7 @@ class Inspector {
 
   const Graph& graph_;
   Uses uses_;
+  std::int64_t context_;
   // By node; empty: claimed.
   std::vector<std::string> refusals_;
 };
@@ -144,7 +169,7 @@ std::vector<NodeId> connected_parts(const Graph& graph, const Inspector& inspect
 }  // namespace
 
 Offer NpuHostDevice::offer(const Graph& graph, const PhaseSpec& spec) const {
-  const Inspector inspector(graph);
+  const Inspector inspector(graph, spec.context);
   const std::vector<NodeId> parts = connected_parts(graph, inspector);
   Offer offer;
   std::map<NodeId, std::size_t> claim_of;
