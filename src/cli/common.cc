@@ -273,8 +273,8 @@ void ModelFlags::add_to(CLI::App& command, bool with_mode) {
   if (with_mode) {
     command
         .add_option("--mode", mode,
-                    "hybrid (default for a package), npu (int8 throughout), cpu (int4 only) or "
-                    "float (checkpoints)")
+                    "hybrid (default for a package), npu (int8 throughout, with an int8 cache "
+                    "attention, too), cpu (int4 only) or float (checkpoints)")
         ->check(CLI::IsMember({"hybrid", "npu", "cpu", "float"}));
     command
         .add_option("--kv", kv,

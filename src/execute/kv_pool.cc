@@ -172,6 +172,44 @@ void KvSequence::advance(std::span<const std::int32_t> ids) {
   ids_.insert(ids_.end(), ids.begin(), ids.end());
 }
 
+void KvSequence::move(std::int64_t from, std::int64_t to) noexcept {
+  const KvShape& shape = pool_->shape();
+  const std::size_t bytes = size_of(shape.dtype);
+  const std::size_t channels = index(shape.kv_heads * shape.head_dim);
+  const std::size_t head = index(shape.head_dim) * bytes;
+  const auto slot = [](std::int64_t position) { return index(position % kKvBlockTokens); };
+  for (std::int64_t layer = 0; layer < shape.layers; ++layer) {
+    const std::int64_t offset = layer * pool_->layer_bytes();
+    const std::byte* source = pointers_[index(from / kKvBlockTokens)] + offset;
+    std::byte* target = pointers_[index(to / kKvBlockTokens)] + offset;
+    for (std::size_t c = 0; c < channels; ++c)
+      std::memcpy(target + (c * kKvBlockTokens + slot(to)) * bytes,
+                  source + (c * kKvBlockTokens + slot(from)) * bytes, bytes);
+    source += channels * kKvBlockTokens * bytes;
+    target += channels * kKvBlockTokens * bytes;
+    for (std::size_t h = 0; h < index(shape.kv_heads); ++h)
+      std::memcpy(target + (h * kKvBlockTokens + slot(to)) * head,
+                  source + (h * kKvBlockTokens + slot(from)) * head, head);
+  }
+}
+
+void KvSequence::accept(std::span<const std::int32_t> rows, std::span<const std::int32_t> ids) {
+  std::int32_t last = -1;
+  for (const std::int32_t row : rows) {
+    const bool is_there = row > last && blocks_for(position() + row + 1) <= std::ssize(blocks_);
+    if (!is_there || rows.size() != ids.size())
+      fail(ErrorCode::kInvalidArgument,
+           "[kv cache] row {} after {} of a tree: expected rows in order, one for each token", row,
+           last);
+    last = row;
+  }
+  // No row moves behind one that is still to be moved.
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    if (rows[i] != static_cast<std::int32_t>(i))
+      move(position() + rows[i], position() + static_cast<std::int64_t>(i));
+  advance(ids);
+}
+
 void KvSequence::rewind(std::int64_t length) {
   if (length < 0 || length > this->length())
     fail(ErrorCode::kInvalidArgument, "[kv cache] cannot rewind to {} tokens, the sequence has {}",

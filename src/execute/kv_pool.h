@@ -97,6 +97,9 @@ class KvSequence {
   void reserve(std::int64_t tokens);
   // After keys and values of these tokens were written; reserved before.
   void advance(std::span<const std::int32_t> ids);
+  // After a run on a tree of drafts: keeps some of its rows, ascending, as the next tokens, `ids`, and
+  // drops the others. Reserved before; throws kInvalidArgument for rows in another order.
+  void accept(std::span<const std::int32_t> rows, std::span<const std::int32_t> ids);
   // Drops everything from `length` on, and the blocks that only it used.
   void rewind(std::int64_t length);
   // Drops everything, the prefix included, which is none any more.
@@ -113,6 +116,9 @@ class KvSequence {
   KvView view() const noexcept { return {pointers_, pool_->layer_bytes(), pool_->shape().dtype}; }
 
  private:
+  // Copies the keys and values of one position to another.
+  void move(std::int64_t from, std::int64_t to) noexcept;
+
   std::shared_ptr<KvPool> pool_;
   std::vector<std::int32_t> ids_;
   // How many of them are the prefix.

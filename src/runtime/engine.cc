@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <numeric>
 #include <unordered_set>
 
 #include "base/error.h"
@@ -33,6 +34,19 @@ constexpr std::int64_t kFineRows = 128;
 constexpr std::int64_t kFewTokens = 8;
 constexpr std::int64_t kFewTokensFromMemory = 24;
 constexpr std::int64_t kLargestCacheBytes = std::int64_t{64} << 20;
+
+// The contexts of an NPU's attention are four times as long as the one before, so that few programs
+// serve any length and a short sequence is not padded much.
+constexpr std::int64_t kShortestContext = 128;
+constexpr std::int64_t kContextStep = 4;
+
+// 0 beyond the longest, where attention stays on the CPU.
+std::int64_t context_for(std::int64_t tokens) {
+  if (tokens > kMaxIntColumns) return 0;
+  std::int64_t context = kShortestContext;
+  while (context < tokens) context *= kContextStep;
+  return std::min(context, kMaxIntColumns);
+}
 
 const Kernels& find_kernels(const std::string& name) {
   const CpuFeatures features = detect_cpu_features();
@@ -141,6 +155,8 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
   check_range("batch", options_.batch, "sequences");
   for (const Phase phase : {Phase::kPrefill, Phase::kDecode}) check_decoder(model_->graph(phase));
 
+  const KvShape shape{info().layers, info().kv_heads, info().head_dim, kv_type()};
+  fixed_context_ = reads_answers_as_prompts() && shape.dtype == DType::kI8;
   devices_.push_back(std::make_unique<NpuHostDevice>(*kernels_));
   devices_.push_back(std::make_unique<CpuDevice>(*kernels_));
   if (plan.prompt_graph == Phase::kDecode && plan.prefill == plan.decode) {
@@ -156,7 +172,6 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
     decode_ = make_runner(Phase::kDecode,
                           reads_answers_as_prompts() ? 1 : std::max(options_.batch, few_tokens_));
   }
-  const KvShape shape{info().layers, info().kv_heads, info().head_dim, kv_type()};
   kv_pool_ =
       std::make_shared<KvPool>(shape, options.kv_limit > 0 ? options.kv_limit : default_kv_limit());
   prefix_ = std::make_unique<KvSequence>(kv_pool_);
@@ -179,9 +194,9 @@ DType Engine::kv_type() const {
   return *options_.kv;
 }
 
-Engine::Runner Engine::make_runner(Phase phase, std::int64_t rows) {
+Engine::Runner Engine::make_runner(Phase phase, std::int64_t rows, std::int64_t tokens) {
   return make_runner(graph(phase), phase == Phase::kPrefill ? plan_.prefill : plan_.decode,
-                     {phase, rows});
+                     {phase, rows, fixed_context_ ? context_for(tokens) : 0});
 }
 
 Engine::Runner Engine::make_runner(const Graph& graph, const std::vector<std::string>& names,
@@ -236,8 +251,24 @@ void Engine::fail_not_finite(Phase phase, std::int64_t tokens) const {
        model_->path().string(), tokens, bad ? to_string(*bad) : "the activations overflow");
 }
 
-std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
-                                   std::span<const std::int32_t> selected) const {
+Engine::Runner& Engine::in_context(Runner& runner, std::span<const Part> parts) {
+  const PhaseSpec& spec = runner.executor->spec();
+  if (spec.context == 0) return runner;
+  std::int64_t tokens = 0;
+  for (const Part& part : parts)
+    tokens = std::max(tokens, part.sequence->position() + std::ssize(part.ids));
+  const std::int64_t context = context_for(tokens);
+  if (context == spec.context) return runner;
+  const Shape shape{spec.phase, spec.rows, context};
+  auto found = longer_.find(shape);
+  if (found == longer_.end())
+    found = longer_.emplace(shape, make_runner(spec.phase, spec.rows, tokens)).first;
+  return found->second;
+}
+
+std::span<const float> Engine::run(Runner& program, std::span<const Part> parts,
+                                   std::span<const std::int32_t> selected) {
+  Runner& runner = in_context(program, parts);
   std::vector<TokenId> ids;
   std::vector<SequenceSlice> slices;
   for (const Part& part : parts) {
@@ -245,7 +276,7 @@ std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
     const auto rows = static_cast<std::int64_t>(part.ids.size());
     sequence.reserve(rows);
     slices.push_back({static_cast<std::int64_t>(ids.size()), rows, sequence.position(),
-                      sequence.view(), part.total});
+                      sequence.view(), part.total, part.parents});
     ids.insert(ids.end(), part.ids.begin(), part.ids.end());
   }
   const void* const inputs[] = {ids.data(), selected.data()};
@@ -257,7 +288,8 @@ std::span<const float> Engine::run(Runner& runner, std::span<const Part> parts,
       runner.executor->output(runner.arena, 0),
       selected.size() * static_cast<std::size_t>(info().vocabulary));
   if (!all_finite(logits)) fail_not_finite(runner.executor->spec().phase, parts.back().total);
-  for (const Part& part : parts) part.sequence->advance(part.ids);
+  for (const Part& part : parts)
+    if (part.parents.empty()) part.sequence->advance(part.ids);
   return logits;
 }
 
@@ -424,6 +456,26 @@ std::span<const float> Engine::decode_batch(std::span<KvSequence* const> sequenc
   }
   undo.release();
   return ids.size() > most ? std::span<const float>(batch_logits_) : logits;
+}
+
+std::span<const float> Engine::read_tree(KvSequence& sequence, std::span<const TokenId> ids,
+                                         std::span<const std::int32_t> parents) {
+  if (!fixed_context_)
+    fail(ErrorCode::kUnsupported,
+         "[model] a tree of drafts: expected attention on the NPU, which is that of mode npu with "
+         "an int8 cache");
+  const auto rows = static_cast<std::int64_t>(ids.size());
+  if (rows < 1 || rows > run_rows(Phase::kPrefill) || parents.size() != ids.size())
+    fail(ErrorCode::kInvalidArgument,
+         "[model] a tree of {} tokens and {} parents: expected 1 to {} of each", rows,
+         parents.size(), run_rows(Phase::kPrefill));
+  check_ids(ids);
+  const std::int64_t total = sequence.position() + rows;
+  refresh(sequence, total);
+  std::vector<std::int32_t> every(ids.size());
+  std::iota(every.begin(), every.end(), 0);
+  const Part part{&sequence, ids, total, parents};
+  return run(prompt_runner(rows), {&part, 1}, every);
 }
 
 const Graph& Engine::graph(Phase phase) const noexcept {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <optional>
 #include <span>
@@ -102,6 +103,16 @@ class Engine {
   std::span<const float> decode_batch(std::span<KvSequence* const> sequences,
                                       std::span<const TokenId> ids);
 
+  // Reads a tree of drafts behind the sequence in one run: for each token the earlier one that it
+  // continues, -1 for the sequence itself (SequenceSlice::parents). Returns the logits of every token,
+  // [ids, vocabulary], valid until the next run: those that its path alone would give. The sequence
+  // stays as it is, until KvSequence::accept() keeps a path. Throws kInvalidArgument for more tokens
+  // than a run has, and kUnsupported unless attention runs on the NPU.
+  std::span<const float> read_tree(KvSequence& sequence, std::span<const TokenId> ids,
+                                   std::span<const std::int32_t> parents);
+  // Whether read_tree() can be used: attention runs on the NPU, in mode npu with an int8 cache.
+  bool reads_trees() const noexcept { return fixed_context_; }
+
   // The graph and the placement of a phase, for inspection.
   const Graph& graph(Phase phase) const noexcept;
   const Placement& placement(Phase phase) const noexcept;
@@ -120,6 +131,8 @@ class Engine {
     KvSequence* sequence;
     std::span<const TokenId> ids;
     std::int64_t total;
+    // Of a tree; empty: each token continues the one before it.
+    std::span<const std::int32_t> parents = {};
   };
   // One sequence's share of a read().
   struct Request {
@@ -131,7 +144,8 @@ class Engine {
   using RowCallback = std::function<void(std::size_t, std::int64_t, std::span<const float>)>;
 
   DType kv_type() const;
-  Runner make_runner(Phase phase, std::int64_t rows);
+  // With fixed_context_, and for a context of at least so many tokens.
+  Runner make_runner(Phase phase, std::int64_t rows, std::int64_t tokens = 1);
   Runner make_runner(const Graph& graph, const std::vector<std::string>& names,
                      const PhaseSpec& spec);
   // Whether the NPU writes answers, too: then a program has one row, and prompts of more tokens are
@@ -142,9 +156,11 @@ class Engine {
   std::int64_t run_rows(Phase phase) const noexcept;
   // Names the weight to blame, if there is one.
   [[noreturn]] void fail_not_finite(Phase phase, std::int64_t tokens) const;
+  // The same program, for a context that holds all tokens once the parts are read.
+  Runner& in_context(Runner& runner, std::span<const Part> parts);
   // All runs of an executor go through this function.
-  std::span<const float> run(Runner& runner, std::span<const Part> parts,
-                             std::span<const std::int32_t> selected) const;
+  std::span<const float> run(Runner& program, std::span<const Part> parts,
+                             std::span<const std::int32_t> selected);
   // Called before a sequence grows to `total` tokens, those of the prefix included: if that changes
   // the frequencies of its rotary embeddings, its current tokens are read again.
   void refresh(KvSequence& sequence, std::int64_t total);
@@ -175,6 +191,15 @@ class Engine {
   // Prompts of up to this many tokens are read by the decode programs; 0: none are.
   std::int64_t few_tokens_ = 0;
   std::vector<Runner> prompts_;
+  // Whether attention runs on the NPU, in contexts of fixed lengths.
+  bool fixed_context_ = false;
+  // Programs for longer contexts than the shortest, which all others are for; compiled when needed.
+  struct Shape {
+    Phase phase;
+    std::int64_t rows, context;
+    auto operator<=>(const Shape&) const = default;
+  };
+  std::map<Shape, Runner> longer_;
   // Logits of a batch that took more than one run.
   std::vector<float> batch_logits_;
 };

@@ -32,6 +32,7 @@ enum class Mode : std::uint8_t {
   // Prefill in static int8 on the NPU, decode with the decode weights on the CPU.
   kHybrid,
   // Both in static int8 on the NPU, over one copy of the weights: answers with programs of one row.
+  // With an int8 cache attention runs there, too.
   kNpu,
 };
 // "float", "cpu", "hybrid" or "npu".

@@ -406,5 +406,46 @@ TEST(KvSequence, KeepsItsPrefix) {
   EXPECT_EQ(moved.length(), 0);
 }
 
+// Rows 1, 3 and 70 of a tree behind 62 tokens become tokens 62, 63 and 64.
+TEST(KvSequence, KeepsAPathOfATree) {
+  for (const DType dtype : {DType::kF16, DType::kF32, DType::kI8}) {
+    const KvShape shape{2, 2, 6, dtype};
+    const auto pool = pool_of(shape);
+    KvSequence sequence(pool);
+    sequence.reserve(62);
+    sequence.advance(std::vector<std::int32_t>(62));
+    sequence.reserve(80);
+    const auto bytes = static_cast<std::int64_t>(size_of(dtype));
+    // By position, every byte of its keys and values.
+    const auto for_bytes = [&](std::int64_t position, const auto& body) {
+      std::byte* at = block(sequence, static_cast<std::size_t>(position / 64));
+      for (std::int64_t layer = 0; layer < 2; ++layer, at += pool->layer_bytes())
+        for (std::int64_t c = 0; c < 12; ++c)
+          for (std::int64_t b = 0; b < bytes; ++b) {
+            body(at[(c * 64 + position % 64) * bytes + b]);
+            body(at[12 * 64 * bytes + ((c / 6 * 64 + position % 64) * 6 + c % 6) * bytes + b]);
+          }
+    };
+    const auto fill = [&](std::int64_t position) {
+      for_bytes(position, [&](std::byte& byte) { byte = static_cast<std::byte>(position); });
+    };
+    for (std::int64_t position = 0; position < 62 + 80; ++position) fill(position);
+    const std::int32_t rows[] = {1, 3, 70}, ids[] = {5, 6, 7};
+    sequence.accept(rows, ids);
+    EXPECT_EQ(sequence.length(), 65);
+    EXPECT_EQ(sequence.ids().back(), 7);
+    for (const auto& [position, from] :
+         {std::pair{61, 61}, {62, 63}, {63, 65}, {64, 132}, {65, 65}})
+      for_bytes(position, [&, from = from](std::byte byte) {
+        ASSERT_EQ(byte, static_cast<std::byte>(from)) << position;
+      });
+    const std::int32_t backwards[] = {2, 1}, beyond[] = {200}, two[] = {0, 1};
+    EXPECT_EQ(error_of([&] { sequence.accept(backwards, two); }),
+              "[kv cache] row 1 after 2 of a tree: expected rows in order, one for each token");
+    EXPECT_FALSE(error_of([&] { sequence.accept(beyond, beyond); }).empty());
+    EXPECT_FALSE(error_of([&] { sequence.accept(two, beyond); }).empty());
+  }
+}
+
 }  // namespace
 }  // namespace tandem
