@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <map>
 #include <numeric>
 #include <set>
 #include <thread>
@@ -434,10 +435,12 @@ TEST(KvSequence, KeepsAPathOfATree) {
     sequence.accept(rows, ids);
     EXPECT_EQ(sequence.length(), 65);
     EXPECT_EQ(sequence.ids().back(), 7);
-    for (const auto& [position, from] :
-         {std::pair{61, 61}, {62, 63}, {63, 65}, {64, 132}, {65, 65}})
-      for_bytes(position, [&, from = from](std::byte byte) {
-        ASSERT_EQ(byte, static_cast<std::byte>(from)) << position;
+    // By position, the one whose bytes it has.
+    const std::map<std::int64_t, std::int64_t> expected = {
+        {61, 61}, {62, 63}, {63, 65}, {64, 132}, {65, 65}};
+    for (const auto& entry : expected)
+      for_bytes(entry.first, [&](std::byte byte) {
+        ASSERT_EQ(byte, static_cast<std::byte>(entry.second)) << entry.first;
       });
     const std::int32_t backwards[] = {2, 1}, beyond[] = {200}, two[] = {0, 1};
     EXPECT_EQ(error_of([&] { sequence.accept(backwards, two); }),

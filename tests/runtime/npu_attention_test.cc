@@ -53,6 +53,23 @@ TEST(NpuAttention, GivesTheSameBitsInChunksOfAnySizeAndTokenByToken) {
         << i;
 }
 
+TEST(NpuAttention, ReadsSequencesTogetherAsAlone) {
+  const auto model = open_int8(Mode::kNpu);
+  Engine& engine = model->engine;
+  const std::vector<TokenId> ids = demo_ids(*model, "eval_stories.txt", 200);
+  const auto all = std::span(ids);
+  KvSequence a = engine.new_sequence(), b = engine.new_sequence(), c = engine.new_sequence();
+  KvSequence* const sequences[] = {&a, &b, &c};
+  const std::span<const TokenId> texts[] = {all.first(130), all.subspan(9, 2), all.subspan(60, 70)};
+  const std::vector<float> together = copy(engine.prefill_batch(sequences, texts));
+  for (std::size_t i = 0; i < 3; ++i) {
+    KvSequence alone = engine.new_sequence();
+    EXPECT_TRUE(std::ranges::equal(engine.prefill(alone, texts[i]),
+                                   std::span(together).subspan(i * 4096, 4096)))
+        << i;
+  }
+}
+
 TEST(NpuAttention, IsNearAttentionInFloat) {
   const auto npu = open_int8(Mode::kNpu), half = open_int8(Mode::kNpu, {.kv = DType::kF16});
   const std::vector<TokenId> ids = demo_ids(*npu, "eval_stories.txt", 256);
