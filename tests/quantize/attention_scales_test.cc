@@ -97,6 +97,20 @@ TEST_P(Family, ReachWhatAnAttentionReads) {
       EXPECT_FLOAT_EQ(with.k_scales.as<float>()[c], range.k[c] * 1.0625F / 127);
       EXPECT_FLOAT_EQ(with.v_scales.as<float>()[c], range.v[c] * 1.0625F / 127);
     }
+    // Of int16: q and k before the angles' factor, and the product of rotated q and the scale of its
+    // key.
+    const float factor = angles->as<RotaryAnglesAttributes>().attention_factor;
+    float product = 0;
+    const auto group = static_cast<std::size_t>(attributes.heads / attributes.kv_heads);
+    for (std::size_t c = 0; c < range.q.size(); ++c)
+      product = std::max(
+          product,
+          range.q[c] * with.k_scales.as<float>()[c / head_dim / group * head_dim + c % head_dim]);
+    const auto int16 = with.int16_scales.as<float>();
+    ASSERT_EQ(int16.size(), 3U);
+    EXPECT_FLOAT_EQ(int16[0], std::ranges::max(range.q) / factor * 1.0625F / 32767);
+    EXPECT_FLOAT_EQ(int16[1], std::ranges::max(range.k) / factor * 1.0625F / 32767);
+    EXPECT_FLOAT_EQ(int16[2], product * 1.0625F / 32767);
   }
 }
 
@@ -118,6 +132,29 @@ TEST_P(Family, LosesLittleWithAnInt8Cache) {
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, Family,
                          ::testing::Values("llama_biased", "qwen2_window", "phi3_longrope"));
+
+// Cosines of 2 and more are beyond int16 in units of 2^-14; an int8 cache can be had all the same.
+TEST(AttentionScales, HaveNoneOfInt16ForLargeCosines) {
+  const DemoGraph demo;
+  ThreadPool pool(2);
+  Rewriter rewriter(demo.graph());
+  for (NodeId id = 0; id < static_cast<NodeId>(demo.graph().nodes().size()); ++id) {
+    const Node& node = demo.graph().node(id);
+    if (node.op != Op::kRotaryAngles) {
+      rewriter.copy(id);
+      continue;
+    }
+    auto angles = node.as<RotaryAnglesAttributes>();
+    angles.attention_factor = 2;
+    rewriter.copy(id, std::move(angles));
+  }
+  const Graph graph = std::move(rewriter).finish();
+  AttentionRanges ranges;
+  calibrate(graph, demo_windows(1, 16), pool, {}, nullptr, false, &ranges);
+  const Graph scaled = with_kv_scales(graph, ranges);
+  EXPECT_TRUE(scaled.has_kv_scales());
+  EXPECT_TRUE(attention_of(scaled, 0).as<AttentionAttributes>().int16_scales.empty());
+}
 
 // Outliers of keys in a few channels, which R2 can't reach and one scale for all would pay for.
 TEST(AttentionScales, CostNothingForOutlierChannelsOfKeys) {
