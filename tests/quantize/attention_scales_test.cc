@@ -12,6 +12,7 @@
 #include "models/model.h"
 #include "quantize/calibration.h"
 #include "quantize/demo_graph.h"
+#include "quantize/journal.h"
 #include "quantize/planted.h"
 #include "quantize/run_graph.h"
 
@@ -132,6 +133,40 @@ TEST_P(Family, LosesLittleWithAnInt8Cache) {
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, Family,
                          ::testing::Values("llama_biased", "qwen2_window", "phi3_longrope"));
+
+TEST(AttentionScales, AreTakenUpFromAJournal) {
+  const ScratchFolder folder;
+  const DemoGraph demo;
+  ThreadPool pool(2);
+  CalibrationWindows windows = demo_windows(2, 32);
+  windows.prefix = {4093, 17};
+  AttentionRanges expected, resumed;
+  calibrate(demo.graph(), windows, pool, {}, nullptr, false, &expected);
+  const auto open = [&] {
+    return Journal({.folder = folder / "journal", .job = {}, .resume = true, .interval = {}},
+                   silent());
+  };
+  class Interrupted : public std::exception {};
+  {
+    Journal journal = open();
+    BlockJournal blocks(journal, "0-calibrate");
+    const auto end = [](int done, int) {
+      if (done == 2) throw Interrupted();
+    };
+    EXPECT_THROW(calibrate(demo.graph(), windows, pool, end, &blocks, false, &resumed),
+                 Interrupted);
+  }
+  Journal journal = open();
+  BlockJournal blocks(journal, "0-calibrate");
+  EXPECT_EQ(blocks.finished(), 1);
+  calibrate(demo.graph(), windows, pool, {}, &blocks, false, &resumed);
+  ASSERT_EQ(resumed.size(), expected.size());
+  for (const auto& [name, range] : expected) {
+    EXPECT_EQ(resumed.at(name).q, range.q) << name;
+    EXPECT_EQ(resumed.at(name).k, range.k) << name;
+    EXPECT_EQ(resumed.at(name).v, range.v) << name;
+  }
+}
 
 // Cosines of 2 and more are beyond int16 in units of 2^-14; an int8 cache can be had all the same.
 TEST(AttentionScales, HaveNoneOfInt16ForLargeCosines) {
