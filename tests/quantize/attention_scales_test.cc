@@ -129,6 +129,10 @@ TEST_P(Family, LosesLittleWithAnInt8Cache) {
   const double loss = divergence(expected, run_graph(scaled, ids, DType::kI8), vocabulary);
   EXPECT_GT(loss, 0);
   EXPECT_LT(loss, 2e-3);
+  // In integers throughout.
+  const auto on_npu = run_graph(scaled, ids, DType::kI8, 128);
+  EXPECT_NE(on_npu, run_graph(scaled, ids, DType::kI8));
+  EXPECT_LT(divergence(expected, on_npu, vocabulary), 2e-3);
 }
 
 INSTANTIATE_TEST_SUITE_P(Fixtures, Family,

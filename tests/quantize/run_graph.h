@@ -10,6 +10,7 @@
 
 #include "devices/cpu/cpu_device.h"
 #include "devices/no_panel_cache.h"
+#include "devices/npu/npu_device.h"
 #include "execute/executor.h"
 #include "execute/kv_pool.h"
 #include "graph/graph.h"
@@ -18,16 +19,21 @@
 namespace tandem::testing {
 
 // The graph's outputs, of every token: [tokens, width] each. A graph without attention has no cache.
+// `context`: of an attention on the NPU; 0: everything is on the CPU.
 inline std::vector<std::vector<float>> run_outputs(const Graph& graph,
                                                    std::span<const std::int32_t> ids,
-                                                   DType cache = DType::kF32) {
+                                                   DType cache = DType::kF32,
+                                                   std::int64_t context = 0) {
   ThreadPool pool(2);
-  const CpuDevice device(window_kernels());
+  const CpuDevice cpu(window_kernels());
+  const NpuHostDevice npu(window_kernels());
   NoPanelCache panels;
-  const DeviceThreads devices[] = {{&device, &pool}};
+  std::vector<DeviceThreads> devices = {{&npu, &pool}, {&cpu, &pool}};
+  if (context == 0) devices.erase(devices.begin());
   const auto tokens = static_cast<std::int64_t>(ids.size());
   const std::int64_t selected_rows[] = {tokens};
-  const Executor executor(graph, {Phase::kPrefill, tokens}, devices, panels, selected_rows);
+  const Executor executor(graph, {Phase::kPrefill, tokens, context}, devices, panels,
+                          selected_rows);
   KvShape shape{.layers = graph.layers(), .dtype = cache};
   for (const Node& node : graph.nodes())
     if (node.op == Op::kGroupQueryAttention) {
@@ -58,8 +64,8 @@ inline std::vector<std::vector<float>> run_outputs(const Graph& graph,
 
 // Logits, [tokens, vocabulary].
 inline std::vector<float> run_graph(const Graph& graph, std::span<const std::int32_t> ids,
-                                    DType cache = DType::kF32) {
-  return run_outputs(graph, ids, cache).front();
+                                    DType cache = DType::kF32, std::int64_t context = 0) {
+  return run_outputs(graph, ids, cache, context).front();
 }
 
 }  // namespace tandem::testing
