@@ -66,6 +66,8 @@ struct GenerateOptions {
   std::optional<float> frequency_penalty;
   // Added to the scores of tokens: in [-100, 100], or -infinity, which rules a token out.
   std::map<std::int32_t, float> logit_bias;
+  // When the context is full, drop an eighth of it behind the first four tokens and go on.
+  bool endless = false;
   // Report the log-probabilities of the answer's tokens, each beside so many of the likeliest (0 to
   // 20).
   std::optional<std::int64_t> logprobs;

@@ -41,6 +41,8 @@ const std::vector<Alias>& aliases() {
       {"--logprobs", {"--n-probs", "--top-logprobs"}},
       {"--logit-bias", {"-l"}},
       {"--max-length", {"-c", "--ctx-size", "--n-ctx", "--context"}, {"run"}},
+      {"--endless", {"--context-shift"}, {"run"}},
+      {"--sink", {"--keep"}, {"run"}},
       {"--stop", {"-r", "--reverse-prompt", "--stop-strings", "--stop-words"}, {"run"}},
       {"--frequency-penalty", {"--freq-penalty"}},
       {"--cache", {"--cache-dir"}},

@@ -64,6 +64,7 @@ OrderedJson to_json(const ChatTurn& turn) {
   OrderedJson json = {{"prompt_tokens", turn.prompt_tokens},
                       {"read_tokens", turn.read_tokens},
                       {"tokens", turn.tokens},
+                      {"dropped_tokens", turn.dropped_tokens},
                       {"text", turn.text},
                       {"ended", to_string(turn.finish_reason)},
                       {"ttft_ms", turn.ttft_ms},
@@ -83,7 +84,7 @@ class Conversation {
   void run() {
     if (terminal_)
       std::cerr << fmt::format("{}, {}, {} tokens of context. /help lists what can be typed.\n",
-                               flags_.model.model, mode_text(model_), chat_.options().max_length);
+                               flags_.model.model, mode_text(model_), chat_.most_tokens());
     std::string line;
     while (!left_) {
       reset_interrupt();
@@ -183,7 +184,7 @@ class Conversation {
     const bool unread = chat_.tokens() == 0 && messages > 0;
     std::cerr << fmt::format(
         "model     {}\nmode      {}\ncontext   {} of {} tokens used, {} messages{}\nsearch    {}\n",
-        flags_.model.model, mode_text(model_), chat_.tokens(), chat_.options().max_length, messages,
+        flags_.model.model, mode_text(model_), used_tokens(), chat_.most_tokens(), messages,
         unread ? ", read with the next turn" : "", tandem::to_json(chat_.options()).dump());
   }
 
@@ -197,6 +198,8 @@ class Conversation {
                  "A \\ at the end of a line continues it on the next one.\n";
   }
 
+  std::int64_t used_tokens() const { return chat_.tokens() - chat_.dropped_tokens(); }
+
   void report(const ChatTurn& turn) const {
     if (flags_.json) {  // one line a turn, so that a program can read along
       std::cout << to_json(turn).dump(-1, ' ', false, OrderedJson::error_handler_t::replace) << '\n'
@@ -206,9 +209,9 @@ class Conversation {
       print_logprobs(turn.logprobs);
       spdlog::info(
           "{} of {} tokens of context used, {} read now, first token after {:.1f} ms; {} tokens "
-          "written, {:.1f} tokens/s",
-          chat_.tokens(), chat_.options().max_length, turn.read_tokens, turn.ttft_ms, turn.tokens,
-          turn.decode_tokens_per_s);
+          "written, {:.1f} tokens/s{}",
+          used_tokens(), chat_.most_tokens(), turn.read_tokens, turn.ttft_ms, turn.tokens,
+          turn.decode_tokens_per_s, notes(turn));
     }
     if (turn.finish_reason == FinishReason::kLength && turn.tokens < flags_.tokens)
       spdlog::warn("[chat] the context is full: the answer was cut short");

@@ -115,7 +115,9 @@ void parse_bias(const std::string& text, std::map<TokenId, float>& biases) {
 void check_lengths(std::int64_t prompt, const SearchOptions& search, const RunFlags& flags,
                    const ModelInfo& info) {
   const bool limited = search.max_length > 0;
-  const std::int64_t most = limited ? search.max_length : info.longest_sequence();
+  const std::int64_t most = limited           ? search.max_length
+                            : search.eviction ? kLongestSequence
+                                              : info.longest_sequence();
   if (prompt > most || (prompt == most && flags.tokens > 0))
     fail(ErrorCode::kInvalidArgument, "[run] the prompt has {} tokens, {} is {}", prompt,
          limited ? "--max-length" : "the context", most);
@@ -184,6 +186,7 @@ void run(const RunFlags& flags) {
     OrderedJson json = {
         {"prompt_tokens", completion.prompt_tokens},
         {"tokens", completion.tokens},
+        {"dropped_tokens", completion.dropped_tokens},
         {"text", completion.text},
         {"ids", completion.ids},
         {"ended", to_string(completion.finish_reason)},
@@ -201,9 +204,9 @@ void run(const RunFlags& flags) {
     print_logprobs(completion.logprobs);
     spdlog::info(
         "{}, {} threads: {} prompt tokens, first token after {:.1f} ms; {} tokens written, "
-        "{:.1f} tokens/s",
+        "{:.1f} tokens/s{}",
         mode_text(*model), model->engine.pool().threads(), completion.prompt_tokens,
-        completion.ttft_ms, completion.tokens, completion.decode_tokens_per_s);
+        completion.ttft_ms, completion.tokens, completion.decode_tokens_per_s, notes(completion));
     // Last, so that looking for a template delays no token.
     if (!flags.chat && !flags.raw && !as_mllm && model->text.has_chat_template())
       spdlog::info(
@@ -219,6 +222,12 @@ void run(const RunFlags& flags) {
 }
 
 }  // namespace
+
+std::string notes(const Completion& completion) {
+  return completion.dropped_tokens == 0
+             ? ""
+             : fmt::format("; {} old tokens dropped", completion.dropped_tokens);
+}
 
 OrderedJson logprobs_to_json(const std::vector<ChosenToken>& tokens) {
   const auto entry = [](const TokenLogprob& token) {
@@ -253,7 +262,12 @@ SearchOptions RunFlags::search(const LoadedModel& loaded) const {
   TerminalObserver observer;
   SearchOptions options = with_settings(loaded.recommended_search(observer), asked);
   options.min_length = min_length;
-  options.max_length = max_length;
+  if (endless) {
+    options.eviction = eviction;
+    options.eviction->context = max_length;
+  } else {
+    options.max_length = max_length;
+  }
   for (const std::string& text : logit_bias) parse_bias(text, options.logit_bias);
   options.logprobs = logprobs;
   options.stop = stop;
@@ -344,7 +358,19 @@ void add_run(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_option("--max-length", flags->max_length,
                       "tokens of prompt and answer together (default: the context; no limit "
-                      "with dynamic rope scaling)");
+                      "with dynamic rope scaling); with --endless those that are kept");
+  auto* endless =
+      command->add_flag("--endless", flags->endless,
+                        "when the context is full, drop old tokens and go on, instead of ending");
+  command
+      ->add_option("--sink", flags->eviction.sinks,
+                   "first tokens that are never dropped, on which attention rests")
+      ->capture_default_str()
+      ->needs(endless);
+  command
+      ->add_option("--evict", flags->eviction.count,
+                   "tokens to drop at once, behind those (default: an eighth of the context)")
+      ->needs(endless);
   command->add_option("--min-length", flags->min_length,
                       "tokens of prompt and answer before the answer may end");
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on after an end token");

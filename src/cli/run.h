@@ -27,6 +27,9 @@ struct RunFlags {
   SearchSettings settings;
   std::int64_t min_length = 0;
   std::int64_t max_length = 0;
+  bool endless = false;
+  // Of an endless text: with max_length as its context.
+  Eviction eviction;
   // As they were typed.
   std::vector<std::string> logit_bias;
   std::optional<std::int64_t> logprobs;
@@ -53,6 +56,8 @@ struct RunFlags {
   SearchOptions search(const LoadedModel& loaded) const;
 };
 
+// What is left to say behind an answer's speed, such as "; 64 old tokens dropped"; mostly nothing.
+std::string notes(const Completion& completion);
 // Of an answer with log-probabilities.
 OrderedJson logprobs_to_json(const std::vector<ChosenToken>& tokens);
 // One line a token on standard error; nothing without tokens.

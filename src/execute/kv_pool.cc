@@ -122,6 +122,8 @@ KvSequence::KvSequence(KvSequence&& other) noexcept
       ids_(std::exchange(other.ids_, {})),
       prefix_(std::exchange(other.prefix_, 0)),
       rotary_epoch_(other.rotary_epoch_),
+      eviction_(other.eviction_),
+      evicted_(std::exchange(other.evicted_, 0)),
       blocks_(std::exchange(other.blocks_, {})),
       pointers_(std::exchange(other.pointers_, {})) {}
 
@@ -130,19 +132,27 @@ KvSequence& KvSequence::operator=(KvSequence&& other) noexcept {
   std::swap(ids_, other.ids_);
   std::swap(prefix_, other.prefix_);
   std::swap(rotary_epoch_, other.rotary_epoch_);
+  std::swap(eviction_, other.eviction_);
+  std::swap(evicted_, other.evicted_);
   std::swap(blocks_, other.blocks_);
   std::swap(pointers_, other.pointers_);
   return *this;
 }
 
 void KvSequence::reserve(std::int64_t tokens) {
-  const auto needed = index(blocks_for(position() + tokens));
+  // The first block that will be written to, and those behind it, may be shared.
+  take_blocks(index(position() / kKvBlockTokens), index(blocks_for(position() + tokens)));
+}
+
+void KvSequence::own_from(std::int64_t position) {
+  take_blocks(index(position / kKvBlockTokens), blocks_.size());
+}
+
+void KvSequence::take_blocks(std::size_t first, std::size_t needed) {
   blocks_.reserve(needed);
   pointers_.reserve(needed);
-  // The first block that will be written to, and those behind it, may be shared.
   std::vector<std::size_t> shared;
-  for (std::size_t b = index(position() / kKvBlockTokens); b < std::min(needed, blocks_.size());
-       ++b)
+  for (std::size_t b = first; b < std::min(needed, blocks_.size()); ++b)
     if (pool_->is_shared(blocks_[b])) shared.push_back(b);
   const std::size_t more = needed - std::min(needed, blocks_.size());
   // All that could throw comes first, and gives back what it took.
@@ -214,9 +224,20 @@ void KvSequence::rewind(std::int64_t length) {
   if (length < 0 || length > this->length())
     fail(ErrorCode::kInvalidArgument, "[kv cache] cannot rewind to {} tokens, the sequence has {}",
          length, this->length());
+  if (eviction_ && length < this->length() && length <= eviction_->sinks) evicted_ = 0;
   ids_.resize(index(prefix_ + length));
-  const auto kept = index(blocks_for(position()));
-  while (blocks_.size() > kept) {
+  release_behind(index(blocks_for(position())));
+}
+
+void KvSequence::drop(std::int64_t position, std::int64_t count) {
+  const auto first = ids_.begin() + position;
+  ids_.erase(first, first + count);
+  evicted_ += count;
+  release_behind(index(blocks_for(this->position())));
+}
+
+void KvSequence::release_behind(std::size_t blocks) noexcept {
+  while (blocks_.size() > blocks) {
     pool_->release(blocks_.back());
     blocks_.pop_back();
     pointers_.pop_back();
@@ -226,6 +247,7 @@ void KvSequence::rewind(std::int64_t length) {
 void KvSequence::clear() {
   prefix_ = 0;
   rewind(0);
+  evicted_ = 0;
 }
 
 KvSequence KvSequence::fork(std::int64_t length) const {
@@ -237,6 +259,8 @@ KvSequence KvSequence::fork(std::int64_t length) const {
   copy.ids_.assign(ids_.begin(), ids_.begin() + prefix_ + length);
   copy.prefix_ = prefix_;
   copy.rotary_epoch_ = rotary_epoch_;
+  copy.eviction_ = eviction_;
+  if (eviction_ && length > eviction_->sinks) copy.evicted_ = evicted_;
   copy.blocks_.reserve(kept);
   copy.pointers_.assign(pointers_.begin(), pointers_.begin() + static_cast<std::ptrdiff_t>(kept));
   for (std::size_t b = 0; b < kept; ++b) {

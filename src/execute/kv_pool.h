@@ -5,13 +5,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "devices/device.h"
+#include "execute/eviction.h"
 
 namespace tandem {
 
@@ -100,12 +103,33 @@ class KvSequence {
   // After a run on a tree of drafts: keeps some of its rows, ascending, as the next tokens, `ids`, and
   // drops the others. Reserved before; throws kInvalidArgument for rows in another order.
   void accept(std::span<const std::int32_t> rows, std::span<const std::int32_t> ids);
-  // Drops everything from `length` on, and the blocks that only it used.
+  // Drops everything from `length` on, and the blocks that only it used. With no more left than what
+  // an eviction keeps, nothing counts as dropped any more.
   void rewind(std::int64_t length);
   // Drops everything, the prefix included, which is none any more.
   void clear();
   // A sequence with the same prefix and first tokens, sharing their blocks.
   KvSequence fork(std::int64_t length) const;
+
+  // Sets what to drop when the context is full, while nothing was. Forks have the same.
+  void set_eviction(const Eviction& eviction) noexcept { eviction_ = eviction; }
+  const std::optional<Eviction>& eviction() const noexcept { return eviction_; }
+  // How many more tokens it can hold before some must be dropped.
+  std::int64_t room() const noexcept {
+    return eviction_ ? eviction_->context - length() : std::numeric_limits<std::int64_t>::max();
+  }
+  // Tokens that were dropped behind the eviction's first ones.
+  std::int64_t evicted() const noexcept { return evicted_; }
+  // Tokens that it was given: those it holds and those that were dropped.
+  std::int64_t given() const noexcept { return length() + evicted_; }
+  // Makes its blocks from that of `position` on its own, so that what they hold may change: shared
+  // ones are copied. The sequence is as before if it throws.
+  void own_from(std::int64_t position);
+  // After what stood behind them was moved into their place: forgets `count` tokens from `position`
+  // on, which is where those begin that an eviction drops.
+  void drop(std::int64_t position, std::int64_t count);
+  // Counts that many tokens as dropped, though they were not read.
+  void skip(std::int64_t count) noexcept { evicted_ = count; }
 
   // Of graph/rotary.h: by which frequencies its keys were rotated.
   std::int64_t rotary_epoch() const noexcept { return rotary_epoch_; }
@@ -118,12 +142,17 @@ class KvSequence {
  private:
   // Copies the keys and values of one position to another.
   void move(std::int64_t from, std::int64_t to) noexcept;
+  // An own copy of each shared block in [first, end), then new blocks up to `needed`.
+  void take_blocks(std::size_t first, std::size_t needed);
+  void release_behind(std::size_t blocks) noexcept;
 
   std::shared_ptr<KvPool> pool_;
   std::vector<std::int32_t> ids_;
   // How many of them are the prefix.
   std::int64_t prefix_ = 0;
   std::int64_t rotary_epoch_ = 0;
+  std::optional<Eviction> eviction_;
+  std::int64_t evicted_ = 0;
   std::vector<BlockId> blocks_;
   // The same, as programs find them.
   std::vector<std::byte*> pointers_;

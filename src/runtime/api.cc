@@ -27,6 +27,7 @@ struct Model::Impl {
     search.logit_bias = options.logit_bias;
     search.logprobs = options.logprobs;
     search.stop = options.stop;
+    if (options.endless) search.eviction.emplace();
     Completion completion = complete(*model, ids, search, options.max_tokens, on_text);
     const bool ended = completion.finish_reason == FinishReason::kEndToken ||
                        completion.finish_reason == FinishReason::kStopText;

@@ -108,10 +108,10 @@ ChatTurn Chat::answer(OrderedJson messages, std::int64_t max_tokens,
   const auto kept = same - ids.begin();
   generator_.rewind(kept);
   ChatTurn turn;
+  turn.read_tokens = static_cast<std::int64_t>(ids.size()) - generator_.read_tokens();
   static_cast<Completion&>(turn) =
       complete(generator_, model_.text.tokenizer(),
                std::span(ids).subspan(static_cast<std::size_t>(kept)), max_tokens, on_text);
-  turn.read_tokens = turn.prompt_tokens;
   turn.prompt_tokens = static_cast<std::int64_t>(ids.size());
   messages_ = std::move(messages);
   lengths_.resize(user_turns(messages_));

@@ -13,7 +13,7 @@ namespace tandem {
 
 struct ChatTurn : Completion {
   // The part of prompt_tokens (which counts the whole conversation up to this answer) that was read
-  // in this turn; the rest was already in the cache.
+  // in this turn; the rest was already in the cache, or dropped from it.
   std::int64_t read_tokens = 0;
 };
 
@@ -48,6 +48,12 @@ class Chat {
   // Length of the conversation so far, as the model reads it; 0 after set_messages() until the next
   // answer.
   std::int64_t tokens() const { return static_cast<std::int64_t>(generator_.sequence().size()); }
+  // How many of these the context has dropped, with an eviction.
+  std::int64_t dropped_tokens() const { return generator_.dropped_tokens(); }
+  // How many there may be, or of an endless conversation those that are not dropped.
+  std::int64_t most_tokens() const noexcept {
+    return options().eviction ? options().eviction->context : options().max_length;
+  }
   const SearchOptions& options() const noexcept { return generator_.options(); }
 
  private:

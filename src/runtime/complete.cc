@@ -98,6 +98,7 @@ Completion complete(Generator& generator, const Tokenizer& tokenizer,
     show(rest);
   }
 
+  completion.dropped_tokens = generator.dropped_tokens();
   completion.ttft_ms = std::chrono::duration<double, std::milli>(first - start).count();
   if (completion.tokens > 1) {
     completion.decode_tokens_per_s = static_cast<double>(completion.tokens - 1) /

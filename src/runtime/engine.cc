@@ -112,16 +112,22 @@ void check_decoder(const Graph& graph) {
          "[model] expected a decoder: a graph from token ids and selected rows to logits");
 }
 
-// Rewinds sequences to their previous length if a run fails.
+// Rewinds sequences to their previous length if a run fails; tokens that were dropped meanwhile are
+// lost, and with them what was computed from them.
 class Undo {
  public:
   explicit Undo(std::span<KvSequence* const> sequences) : sequences_(sequences) {
-    for (const KvSequence* sequence : sequences) lengths_.push_back(sequence->length());
+    for (const KvSequence* sequence : sequences)
+      states_.push_back({sequence->length(), sequence->evicted()});
   }
   ~Undo() {
     if (done_) return;
-    for (std::size_t i = 0; i < sequences_.size(); ++i)
-      sequences_[i]->rewind(std::min(sequences_[i]->length(), lengths_[i]));
+    for (std::size_t i = 0; i < sequences_.size(); ++i) {
+      KvSequence& sequence = *sequences_[i];
+      const bool dropped = sequence.evicted() != states_[i].evicted;
+      const std::int64_t kept = dropped ? sequence.eviction()->sinks : states_[i].length;
+      sequence.rewind(std::min(sequence.length(), kept));
+    }
   }
   Undo(const Undo&) = delete;
   Undo& operator=(const Undo&) = delete;
@@ -129,11 +135,30 @@ class Undo {
 
  private:
   std::span<KvSequence* const> sequences_;
-  std::vector<std::int64_t> lengths_;
+  struct State {
+    std::int64_t length, evicted;
+  };
+  std::vector<State> states_;
   bool done_ = false;
 };
 
 }  // namespace
+
+Eviction with_defaults(Eviction eviction, const ModelInfo& info) {
+  auto& [context, sinks, count] = eviction;
+  if (context == 0) context = info.context_length;
+  if (count == 0) count = std::max<std::int64_t>(context / 8, 1);
+  if (context < 1 || context > info.longest_sequence())
+    fail(ErrorCode::kInvalidArgument,
+         "[eviction] context: expected 1 to {} tokens, the model's, got {}",
+         info.longest_sequence(), context);
+  if (sinks < 0 || count < 1 || sinks >= context || count >= context - sinks)
+    fail(ErrorCode::kInvalidArgument,
+         "[eviction] expected 0 or more tokens that stay, 1 or more that are dropped at once, and "
+         "together fewer than the context of {}, got {} and {}",
+         context, sinks, count);
+  return eviction;
+}
 
 Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
                const EngineOptions& options, Observer& observer)
@@ -293,11 +318,31 @@ std::span<const float> Engine::run(Runner& program, std::span<const Part> parts,
   return logits;
 }
 
+void Engine::evict_when_full(KvSequence& sequence, const Eviction& eviction) {
+  const Eviction complete = with_defaults(eviction, info());
+  if (!turner_)
+    turner_ =
+        std::make_unique<KeyTurner>(graph(Phase::kDecode), *kernels_, kv_pool_->shape().dtype);
+  sequence.set_eviction(complete);
+}
+
+void Engine::make_room(KvSequence& sequence) const {
+  if (sequence.room() == 0) turner_->evict(sequence, *pool_);
+}
+
+std::int64_t Engine::length_with(const KvSequence& sequence, std::int64_t count) noexcept {
+  if (!sequence.eviction()) return sequence.position() + count;
+  const std::int64_t prefix = sequence.position() - sequence.length();
+  const std::int64_t full = prefix + sequence.eviction()->context;
+  return sequence.evicted() > 0 ? full : std::min(sequence.position() + count, full);
+}
+
 void Engine::refresh(KvSequence& sequence, std::int64_t total) {
   const std::int64_t epoch = rotary_epoch(graph(Phase::kDecode), total);
   if (sequence.rotary_epoch() == epoch) return;
   const std::vector<TokenId> ids(sequence.all_ids().begin(), sequence.all_ids().end());
   const auto prefix = static_cast<std::size_t>(sequence.position() - sequence.length());
+  const std::int64_t evicted = sequence.evicted();
   sequence.clear();
   sequence.begin_epoch(epoch);
   read_prefix(sequence, std::span(ids).first(prefix), total);
@@ -309,6 +354,7 @@ void Engine::refresh(KvSequence& sequence, std::int64_t total) {
     run(runner, {&part, 1}, {});
     first += count;
   }
+  sequence.skip(evicted);
 }
 
 void Engine::read_prefix(KvSequence& sequence, std::span<const TokenId> ids, std::int64_t total) {
@@ -338,7 +384,7 @@ void Engine::read(std::span<KvSequence* const> sequences,
     if (ids[s].empty()) fail(ErrorCode::kInvalidArgument, "[model] no tokens to read");
     const auto count = static_cast<std::int64_t>(ids[s].size());
     by_phase[static_cast<std::size_t>(phase.value_or(prompt_phase(count)))].push_back(
-        {s, sequences[s], ids[s], sequences[s]->position() + count});
+        {s, sequences[s], ids[s], length_with(*sequences[s], count)});
   }
   Undo undo(sequences);
   for (const Phase in : {Phase::kPrefill, Phase::kDecode}) {
@@ -368,7 +414,9 @@ void Engine::read_in(Phase phase, std::span<const Request> requests, bool every_
     std::size_t row = 0;
     while (row < most && r < requests.size()) {
       const Request& request = requests[r];
-      const std::size_t count = std::min(most - row, request.ids.size() - at);
+      make_room(*request.sequence);
+      const std::size_t count = std::min({most - row, request.ids.size() - at,
+                                          static_cast<std::size_t>(request.sequence->room())});
       parts.push_back({request.sequence, request.ids.subspan(at, count), request.total});
       const bool ends = at + count == request.ids.size();
       const std::size_t wanted = every_row ? count : ends ? 1 : 0;
@@ -378,6 +426,8 @@ void Engine::read_in(Phase phase, std::span<const Request> requests, bool every_
       row += count;
       at = ends ? 0 : at + count;
       r += ends ? 1 : 0;
+      // The run is full, or the sequence is.
+      if (!ends) break;
     }
     Runner& runner =
         phase == Phase::kPrefill ? prompt_runner(static_cast<std::int64_t>(row)) : decode_;
@@ -437,7 +487,10 @@ std::span<const float> Engine::decode_batch(std::span<KvSequence* const> sequenc
   check_batch(sequences, ids.size());
   check_ids(ids);
   Undo undo(sequences);
-  for (KvSequence* sequence : sequences) refresh(*sequence, sequence->position() + 1);
+  for (KvSequence* sequence : sequences) {
+    make_room(*sequence);
+    refresh(*sequence, length_with(*sequence, 1));
+  }
   const auto most = static_cast<std::size_t>(run_rows(Phase::kDecode));
   std::vector<Part> parts;
   std::vector<std::int32_t> selected;
@@ -449,7 +502,7 @@ std::span<const float> Engine::decode_batch(std::span<KvSequence* const> sequenc
     const std::size_t end = std::min(first + most, ids.size());
     for (std::size_t s = first; s < end; ++s) {
       selected.push_back(static_cast<std::int32_t>(parts.size()));
-      parts.push_back({sequences[s], ids.subspan(s, 1), sequences[s]->position() + 1});
+      parts.push_back({sequences[s], ids.subspan(s, 1), length_with(*sequences[s], 1)});
     }
     logits = run(decode_, parts, selected);
     if (ids.size() > most) batch_logits_.insert(batch_logits_.end(), logits.begin(), logits.end());
@@ -470,7 +523,12 @@ std::span<const float> Engine::read_tree(KvSequence& sequence, std::span<const T
          "[model] a tree of {} tokens and {} parents: expected 1 to {} of each", rows,
          parents.size(), run_rows(Phase::kPrefill));
   check_ids(ids);
-  const std::int64_t total = sequence.position() + rows;
+  make_room(sequence);
+  if (rows > sequence.room())
+    fail(ErrorCode::kInvalidArgument,
+         "[model] a tree of {} tokens: expected at most {}, up to the end of the context", rows,
+         sequence.room());
+  const std::int64_t total = length_with(sequence, rows);
   refresh(sequence, total);
   std::vector<std::int32_t> every(ids.size());
   std::iota(every.begin(), every.end(), 0);

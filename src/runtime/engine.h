@@ -13,6 +13,7 @@
 #include "base/observer.h"
 #include "base/thread_pool.h"
 #include "execute/executor.h"
+#include "execute/key_turner.h"
 #include "execute/kv_pool.h"
 #include "kernels/kernels.h"
 #include "package/panel_cache.h"
@@ -45,6 +46,11 @@ struct EngineOptions {
   TraceRecorder* trace = nullptr;
 };
 
+// With what it leaves open: the model's context, an eighth of it at once (so that in its time in the
+// cache a key is turned, and rounded, at most eight times). Throws kInvalidArgument for a context
+// that is longer, and unless a token fits between what stays and what is dropped.
+Eviction with_defaults(Eviction eviction, const ModelInfo& info);
+
 // Runs one forward pass at a time and is not thread-safe: an engine and everything made from it
 // belong to one thread. Several engines, of the same model or of different ones, may run in
 // different threads.
@@ -67,6 +73,10 @@ class Engine {
   // An empty one, behind the model's prefix if it has one.
   KvSequence new_sequence() { return prefix_->fork(0); }
   const KvPool& kv_pool() const noexcept { return *kv_pool_; }
+  // Lets a sequence, of which nothing was read yet, go on without an end: all functions that read
+  // drop old tokens when its context is full. What it then holds depends on the tokens alone, not
+  // on how many of them were read at once. Throws what with_defaults() and KeyTurner() throw.
+  void evict_when_full(KvSequence& sequence, const Eviction& eviction);
 
   // The phase whose programs read a prompt of this many tokens: for very short prompts, the decode
   // programs are faster.
@@ -76,7 +86,8 @@ class Engine {
   // prompt_phase() or of the given phase. Returns the logits after the last token, [vocabulary],
   // valid until the next run. Throws kInvalidArgument for an id outside the vocabulary, and
   // kFormat, naming the model, for logits that are not all finite. If any of these functions
-  // throws, the sequences keep their previous length.
+  // throws, the sequences keep their previous length, or, of one that had to drop tokens meanwhile,
+  // the first tokens that are never dropped.
   std::span<const float> prefill(KvSequence& sequence, std::span<const TokenId> ids,
                                  std::optional<Phase> phase = {});
   // The same with the logits of every token, passed to rows(first token of the run, [run,
@@ -161,6 +172,11 @@ class Engine {
   // All runs of an executor go through this function.
   std::span<const float> run(Runner& program, std::span<const Part> parts,
                              std::span<const std::int32_t> selected);
+  // Drops what must be dropped before another token is read.
+  void make_room(KvSequence& sequence) const;
+  // The length, prefix included, that decides the frequencies of rotary embeddings once `count` more
+  // tokens are read: that of the full context from the first eviction on.
+  static std::int64_t length_with(const KvSequence& sequence, std::int64_t count) noexcept;
   // Called before a sequence grows to `total` tokens, those of the prefix included: if that changes
   // the frequencies of its rotary embeddings, its current tokens are read again.
   void refresh(KvSequence& sequence, std::int64_t total);
@@ -182,6 +198,8 @@ class Engine {
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<PanelCache> panels_;
   std::shared_ptr<KvPool> kv_pool_;
+  // Made when first needed.
+  std::unique_ptr<const KeyTurner> turner_;
   // What new sequences begin with.
   std::unique_ptr<KvSequence> prefix_;
   Runner decode_;

@@ -17,11 +17,13 @@ TokenId padding_of(const ModelInfo& info) {
 
 SearchOptions with_defaults(SearchOptions options, const ModelInfo& info) {
   if (options.eos.empty()) options.eos = info.eos;
-  if (options.max_length == 0) options.max_length = info.longest_sequence();
-  if (options.max_length > info.longest_sequence()) {
+  if (options.eviction) options.eviction = with_defaults(*options.eviction, info);
+  const std::int64_t longest = options.eviction ? kLongestSequence : info.longest_sequence();
+  if (options.max_length == 0) options.max_length = longest;
+  if (options.max_length > longest) {
     fail(ErrorCode::kInvalidArgument,
          "[generator] max_length ({}) cannot be greater than the model's context length ({})",
-         options.max_length, info.longest_sequence());
+         options.max_length, longest);
   }
   for (const auto& [token, bias] : options.logit_bias) {
     if (token < 0 || token >= info.vocabulary)
@@ -44,7 +46,11 @@ Generator::Generator(Engine& engine, SearchOptions options, std::size_t sequence
     fail(ErrorCode::kInvalidArgument, "[generator] expected at least one sequence");
   // No reallocation, because there are pointers to the sequences.
   rows_.reserve(sequences);
-  for (std::size_t i = 0; i < sequences; ++i) rows_.push_back({engine.new_sequence()});
+  for (std::size_t i = 0; i < sequences; ++i) {
+    rows_.push_back({engine.new_sequence()});
+    if (this->options().eviction)
+      engine.evict_when_full(rows_.back().kv, *this->options().eviction);
+  }
 }
 
 Generator::Row& Generator::only_row(const char* function) {
@@ -83,7 +89,7 @@ void Generator::append(std::span<const std::span<const TokenId>> prompts) {
     sequences.push_back(&row.kv);
   }
   for (std::size_t r = 0; r < rows_.size(); ++r)
-    unread.push_back(std::span(grown[r]).subspan(static_cast<std::size_t>(rows_[r].kv.length())));
+    unread.push_back(std::span(grown[r]).subspan(static_cast<std::size_t>(rows_[r].kv.given())));
   const std::span<const float> logits = engine_.prefill_batch(sequences, unread);
   const auto vocabulary = static_cast<std::size_t>(engine_.info().vocabulary);
   for (std::size_t r = 0; r < rows_.size(); ++r) {
@@ -104,15 +110,19 @@ void Generator::compute_logits(Row& row) {
   const auto length = static_cast<std::int64_t>(row.sequence.size());
   // After a rewind the cache may already hold the last token: it is read again for its logits, in
   // the phase that read it before, because the other phase may have different weights.
-  row.kv.rewind(std::min(row.kv.length(), length - 1));
-  while (row.kv.length() < length) {
-    const auto at = static_cast<std::size_t>(row.kv.length());
-    const Phase phase = at < row.read_in.size() ? row.read_in[at] : Phase::kDecode;
+  if (row.kv.given() == length) row.kv.rewind(row.kv.length() - 1);
+  row.read_in.resize(row.sequence.size(), Phase::kDecode);
+  while (row.kv.given() < length) {
+    const auto first = row.read_in.begin() + row.kv.given();
+    const auto end = std::find(first, row.read_in.end(),
+                               *first == Phase::kDecode ? Phase::kPrefill : Phase::kDecode);
     const std::span<const float> logits =
-        engine_.prefill(row.kv, std::span(row.sequence).subspan(at, 1), phase);
+        engine_.prefill(row.kv,
+                        std::span(row.sequence)
+                            .subspan(static_cast<std::size_t>(row.kv.given()),
+                                     static_cast<std::size_t>(end - first)),
+                        *first);
     row.logits.assign(logits.begin(), logits.end());
-    row.read_in.resize(at);
-    row.read_in.push_back(phase);
   }
 }
 
@@ -123,7 +133,7 @@ void Generator::compute_logits() {
   std::vector<Row*> rows;
   for (Row& row : rows_) {
     if (row.done || !row.logits.empty()) continue;
-    if (row.kv.length() + 1 != static_cast<std::int64_t>(row.sequence.size()) ||
+    if (row.kv.given() + 1 != static_cast<std::int64_t>(row.sequence.size()) ||
         row.read_in.size() >= row.sequence.size()) {
       compute_logits(row);
       continue;
@@ -180,6 +190,20 @@ bool Generator::done() const noexcept {
   return std::ranges::all_of(rows_, [](const Row& row) { return row.done; });
 }
 
+void Generator::rewind_cache(Row& row, std::int64_t length) {
+  KvSequence& kv = row.kv;
+  const auto dropped = [&](std::int64_t given) {
+    return options().eviction ? options().eviction->dropped(given) : 0;
+  };
+  // All that the cache would hold is there, but perhaps for tokens at the end.
+  if (kv.evicted() == dropped(length) || kv.evicted() == dropped(std::min(length, kv.given()))) {
+    kv.rewind(std::min(kv.length(), length - kv.evicted()));
+    return;
+  }
+  kv.rewind(std::min(options().eviction->sinks, length));
+  kv.skip(dropped(length));
+}
+
 void Generator::rewind(std::int64_t length) {
   Row& row = only_row("rewind");
   if (length < 0 || length > static_cast<std::int64_t>(row.sequence.size())) {
@@ -188,8 +212,8 @@ void Generator::rewind(std::int64_t length) {
   }
   row.sequence.resize(static_cast<std::size_t>(length));
   row.prompt = std::min(row.prompt, row.sequence.size());
-  row.kv.rewind(std::min(length, row.kv.length()));
-  row.read_in.resize(static_cast<std::size_t>(row.kv.length()), Phase::kDecode);
+  rewind_cache(row, length);
+  row.read_in.resize(std::min(row.read_in.size(), row.sequence.size()));
   row.logits.clear();
   row.done = length >= options().max_length;
 }

@@ -12,8 +12,9 @@
 
 namespace tandem {
 
-// Replaces empty options.eos and a max_length of 0 by the model's. Throws kInvalidArgument for a
-// max_length beyond the longest sequence and for a bias of a token outside the vocabulary.
+// Replaces empty options.eos, a max_length of 0 and what an eviction leaves open by the model's.
+// Throws kInvalidArgument for a max_length beyond the longest sequence, for a bias of a token
+// outside the vocabulary, and what with_defaults() of an eviction throws.
 SearchOptions with_defaults(SearchOptions options, const ModelInfo& info);
 bool is_end(const SearchOptions& options, TokenId id) noexcept;
 
@@ -44,7 +45,8 @@ class Generator {
   // The last token chosen, an end token too, with the log-probabilities that the options request.
   const Choice& last_choice(std::size_t sequence = 0) const { return rows_.at(sequence).choice; }
   // Keeps the first `length` tokens of the only sequence; generation continues as it would have
-  // from there.
+  // from there. If tokens are needed again that an eviction has dropped since, as many of the last
+  // ones as the context held are read once more with the next call, right behind the first ones.
   void rewind(std::int64_t length);
 
   std::size_t size() const noexcept { return rows_.size(); }
@@ -52,6 +54,11 @@ class Generator {
   std::span<const TokenId> sequence(std::size_t index = 0) const {
     return rows_.at(index).sequence;
   }
+  // How many of these need not be read again: all that are in the cache, or were until they were
+  // dropped.
+  std::int64_t read_tokens(std::size_t index = 0) const { return rows_.at(index).kv.given(); }
+  // How many of them were dropped, by an eviction.
+  std::int64_t dropped_tokens(std::size_t index = 0) const { return rows_.at(index).kv.evicted(); }
   const SearchOptions& options() const noexcept { return search_.options(); }
   TokenId pad() const noexcept { return pad_; }
   bool is_end(TokenId id) const noexcept { return tandem::is_end(options(), id); }
@@ -59,11 +66,11 @@ class Generator {
  private:
   struct Row {
     KvSequence kv;
-    // The cache holds the first kv.length() of these.
+    // The cache was given the first kv.given() of these.
     std::vector<TokenId> sequence;
     // So many of these were appended; the others were chosen since then.
     std::size_t prompt = 0;
-    // The phase whose programs read each token in the cache.
+    // The phase whose programs read each of the first tokens.
     std::vector<Phase> read_in;
     // After the last token; empty: not computed yet.
     std::vector<float> logits;
@@ -73,6 +80,8 @@ class Generator {
   Row& only_row(const char* function);
   void compute_logits();
   void compute_logits(Row& row);
+  // Keeps of the cache what the first `length` tokens leave in it.
+  void rewind_cache(Row& row, std::int64_t length);
 
   Engine& engine_;
   Search search_;

@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "base/observer.h"
+#include "execute/eviction.h"
 #include "text/tokenizer/tokenizer.h"
 
 namespace tandem {
@@ -38,8 +39,12 @@ struct SearchOptions {
   std::map<TokenId, float> logit_bias;
   // Total tokens, prompt included, before which no end token is chosen.
   std::int64_t min_length = 0;
-  // Maximum total tokens, prompt included; 0: the model's context length.
+  // Maximum total tokens, prompt included; 0: the model's context length, or no limit with an
+  // eviction.
   std::int64_t max_length = 0;
+  // What to drop when the context is full; what it leaves open is as with_defaults() in engine.h
+  // says. None: the end of the context is the end of the answer.
+  std::optional<Eviction> eviction;
   // -1 or more; -1: taken from the system's entropy source.
   std::int64_t seed = -1;
   // Tokens that end the answer; empty: the model's end tokens.

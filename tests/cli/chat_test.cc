@@ -168,6 +168,23 @@ TEST(Chat, SaysWhenTheContextIsFull) {
                  kCat);
 }
 
+TEST(Chat, GoesOnWhenTheContextIsFull) {
+  std::string input;
+  for (int turn = 0; turn < 8; ++turn) input += kSum + "\n";
+  const std::vector<std::string> words = {"run",       demo(),         "--chat",
+                                          "--endless", "--max-length", "80"};
+  auto json = words;
+  json.emplace_back("--json");
+  const auto objects = turns(run_program(json, input));
+  ASSERT_EQ(objects.size(), 8U);
+  EXPECT_EQ(objects[0]["dropped_tokens"], 0);
+  EXPECT_GT(objects[7]["dropped_tokens"], 80);
+  EXPECT_LT(objects[7]["read_tokens"], 40);
+  const Outcome info = run_program(words, input + "/info\n");
+  EXPECT_EQ(info.status, 0);
+  EXPECT_NE(info.err.find(" of 80 tokens used, 16 messages"), std::string::npos) << info.err;
+}
+
 // A terminal of the program's own.
 class Terminal {
  public:

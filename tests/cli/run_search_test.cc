@@ -162,6 +162,32 @@ TEST(RunSearch, WritesToTheEnd) {
       "end token");
 }
 
+TEST(RunSearch, GoesOnWithoutAnEnd) {
+  const Words endless = {"run",       demo(), "-p", kPrompt,        "--ignore-eos",
+                         "--endless", "-n",   "90", "--max-length", "40"};
+  const Json text = run_for_json(endless);
+  EXPECT_EQ(text["tokens"], 90);
+  EXPECT_EQ(text["ended"], "length");
+  // An eighth of 40 at once; the last token written is not read.
+  const int given = text["prompt_tokens"].get<int>() + 90 - 1;
+  EXPECT_EQ(text["dropped_tokens"], (given - 40 + 4) / 5 * 5);
+  Words others = endless;
+  others.insert(others.end(), {"--sink", "8", "--evict", "16"});
+  EXPECT_EQ(run_for_json(others)["dropped_tokens"], (given - 40 + 15) / 16 * 16);
+  const Outcome outcome = run_program(others);
+  EXPECT_NE(outcome.err.find(" old tokens dropped"), std::string::npos) << outcome.err;
+  EXPECT_EQ(outcome.err.find("is full"), std::string::npos) << outcome.err;
+  EXPECT_EQ(run_for_json({"run", demo(), "-p", kPrompt, "-n", "4"})["dropped_tokens"], 0);
+  // As llama.cpp's users write it.
+  EXPECT_EQ(run_for_json({"run", demo(), "-p", kPrompt, "--ignore-eos", "--context-shift", "-n",
+                          "90", "-c", "40", "--keep", "4"})["text"],
+            text["text"]);
+  expect_refusal({"run", demo(), "-p", "a", "--sink", "4"}, {"--sink", "--endless"});
+  expect_refusal({"run", demo(), "-p", "a", "--evict", "4"}, {"--evict", "--endless"});
+  expect_refusal({"run", demo(), "-p", "a", "--endless", "--max-length", "513"}, {"513", "512"});
+  expect_refusal({"run", demo(), "-p", "a", "--endless", "--sink", "512"}, {"512", "context"});
+}
+
 TEST(RunSearch, ReadsPromptsAsTheyAreMeant) {
   const ScratchFolder folder;
   const Json plain = run_for_json({"run", demo(), "-p", kPrompt, "-n", "8"});

@@ -27,6 +27,10 @@ struct SmallSizes {
   std::int64_t inner = 160;
   std::int64_t vocabulary = 70;
   bool bias = true;
+  // Whether queries and keys are rotated, and the blocks of a Hadamard transform behind that; 0:
+  // none.
+  bool rotates = true;
+  std::int64_t hadamard = 0;
 
   std::int64_t hidden() const { return heads * head_dim; }
 };
@@ -111,8 +115,12 @@ class SmallGraphBuilder {
                             std::move(bias));
   }
   ValueId rotate(const std::string& module, ValueId x, std::int64_t heads) {
-    return graph_.add(Op::kRotaryEmbedding, name(module), layer_, {x, angles_},
-                      RotaryAttributes{.heads = heads, .head_dim = sizes_.head_dim});
+    if (sizes_.rotates)
+      x = graph_.add(Op::kRotaryEmbedding, name(module), layer_, {x, angles_},
+                     RotaryAttributes{.heads = heads, .head_dim = sizes_.head_dim});
+    if (sizes_.hadamard == 0) return x;
+    return graph_.add(Op::kHadamard, name(module) + ".hadamard", layer_, {x},
+                      HadamardAttributes{sizes_.hadamard});
   }
   ValueId attention(ValueId x) {
     const std::int64_t kv_width = sizes_.kv_heads * sizes_.head_dim;

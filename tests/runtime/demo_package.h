@@ -66,6 +66,21 @@ inline std::unique_ptr<LocalModel> open_demo(Mode mode, EngineOptions options = 
                     {.mode = mode, .engine = std::move(options)});
 }
 
+// A mode, with the cache that its plan has or with an int8 cache.
+struct ModeAndCache {
+  Mode mode;
+  bool int8 = false;
+};
+inline constexpr ModeAndCache kModesAndCaches[] = {
+    {Mode::kFloat}, {Mode::kCpu}, {Mode::kHybrid}, {Mode::kNpu}, {Mode::kNpu, true}};
+inline std::string to_string(const ModeAndCache& of) {
+  return std::string(tandem::to_string(of.mode)) + (of.int8 ? "_int8" : "");
+}
+inline std::unique_ptr<LocalModel> open_demo(const ModeAndCache& of, EngineOptions options = {}) {
+  return of.int8 ? open_alone(demo_int8_cache(), {.mode = of.mode, .engine = std::move(options)})
+                 : open_demo(of.mode, std::move(options));
+}
+
 inline std::vector<TokenId> demo_ids(LocalModel& model, const std::string& file,
                                      std::size_t most = SIZE_MAX) {
   std::vector<TokenId> ids = model.text.tokenizer().encode(read_text_file(demo_dir() / file));

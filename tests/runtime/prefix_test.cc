@@ -93,6 +93,31 @@ TEST_F(Prefix, IsSeenByNobody) {
   }
 }
 
+// With the prefix as the first tokens that are never dropped.
+TEST_F(Prefix, StaysWhenOldTokensAreDropped) {
+  const auto with = open(true, Mode::kCpu), without = open(false, Mode::kCpu);
+  const std::vector<TokenId> text = demo_ids(*with, "eval_stories.txt", 200);
+  std::vector<TokenId> whole = prefix();
+  whole.insert(whole.end(), text.begin(), text.end());
+  const auto read = [](Engine& engine, KvSequence& sequence, std::span<const TokenId> ids) {
+    std::vector<float> logits;
+    engine.prefill_all(sequence, ids, [&](std::int64_t, std::span<const float> rows) {
+      logits.insert(logits.end(), rows.begin(), rows.end());
+    });
+    return logits;
+  };
+  KvSequence a = with->engine.new_sequence(), b = without->engine.new_sequence();
+  with->engine.evict_when_full(a, {.context = 60, .sinks = 4, .count = 10});
+  without->engine.evict_when_full(b, {.context = 63, .sinks = 7, .count = 10});
+  std::vector<float> expected = read(without->engine, b, whole);
+  expected.erase(expected.begin(), expected.begin() + 3 * 4096);
+  EXPECT_TRUE(read(with->engine, a, text) == expected);
+  EXPECT_EQ(a.evicted(), 140);
+  EXPECT_EQ(a.length(), 60);
+  EXPECT_EQ(a.position(), 63);
+  EXPECT_TRUE(std::ranges::equal(a.all_ids(), b.all_ids()));
+}
+
 // Frequencies that change with the length: all keys are computed anew, the prefix's too.
 TEST(PrefixOfALongSequence, IsReadAgainWithTheOthers) {
   const testing::ScratchFolder folder;
