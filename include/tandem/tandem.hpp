@@ -68,6 +68,9 @@ struct GenerateOptions {
   std::map<std::int32_t, float> logit_bias;
   // When the context is full, drop an eighth of it behind the first four tokens and go on.
   bool endless = false;
+  // Draft up to so many tokens (0 to 64) from what followed the last ones earlier in the text, and
+  // check them in one run. Changes nothing but the time.
+  std::int64_t lookup = 0;
   // Report the log-probabilities of the answer's tokens, each beside so many of the likeliest (0 to
   // 20).
   std::optional<std::int64_t> logprobs;

@@ -43,6 +43,7 @@ const std::vector<Alias>& aliases() {
       {"--max-length", {"-c", "--ctx-size", "--n-ctx", "--context"}, {"run"}},
       {"--endless", {"--context-shift"}, {"run"}},
       {"--sink", {"--keep"}, {"run"}},
+      {"--lookup", {"--draft", "--draft-max", "--prompt-lookup-num-tokens"}, {"run"}},
       {"--stop", {"-r", "--reverse-prompt", "--stop-strings", "--stop-words"}, {"run"}},
       {"--frequency-penalty", {"--freq-penalty"}},
       {"--cache", {"--cache-dir"}},

@@ -187,6 +187,9 @@ void run(const RunFlags& flags) {
         {"prompt_tokens", completion.prompt_tokens},
         {"tokens", completion.tokens},
         {"dropped_tokens", completion.dropped_tokens},
+        {"decode_runs", completion.lookup.runs},
+        {"drafted_tokens", completion.lookup.drafted},
+        {"accepted_tokens", completion.lookup.accepted},
         {"text", completion.text},
         {"ids", completion.ids},
         {"ended", to_string(completion.finish_reason)},
@@ -224,9 +227,13 @@ void run(const RunFlags& flags) {
 }  // namespace
 
 std::string notes(const Completion& completion) {
-  return completion.dropped_tokens == 0
-             ? ""
-             : fmt::format("; {} old tokens dropped", completion.dropped_tokens);
+  std::string notes;
+  if (completion.lookup.drafted > 0)
+    notes += fmt::format("; {} of {} drafted tokens accepted, {} runs", completion.lookup.accepted,
+                         completion.lookup.drafted, completion.lookup.runs);
+  if (completion.dropped_tokens > 0)
+    notes += fmt::format("; {} old tokens dropped", completion.dropped_tokens);
+  return notes;
 }
 
 OrderedJson logprobs_to_json(const std::vector<ChosenToken>& tokens) {
@@ -262,6 +269,7 @@ SearchOptions RunFlags::search(const LoadedModel& loaded) const {
   TerminalObserver observer;
   SearchOptions options = with_settings(loaded.recommended_search(observer), asked);
   options.min_length = min_length;
+  options.lookup = lookup;
   if (endless) {
     options.eviction = eviction;
     options.eviction->context = max_length;
@@ -359,6 +367,12 @@ void add_run(CLI::App& app) {
   command->add_option("--max-length", flags->max_length,
                       "tokens of prompt and answer together (default: the context; no limit "
                       "with dynamic rope scaling); with --endless those that are kept");
+  command
+      ->add_option("--lookup", flags->lookup,
+                   "draft up to so many tokens from what followed the last ones before, and check "
+                   "them in one run, which changes nothing but the time; 0: none")
+      ->capture_default_str()
+      ->check(CLI::Range(std::int64_t{0}, kMaxLookup));
   auto* endless =
       command->add_flag("--endless", flags->endless,
                         "when the context is full, drop old tokens and go on, instead of ending");

@@ -11,6 +11,9 @@
 
 namespace tandem::cli {
 
+// Of --lookup; docs/performance.md has what was measured.
+inline constexpr std::int64_t kDefaultLookup = 0;
+
 struct RunFlags {
   ModelFlags model;
   // mllm's words: a checkpoint in static int8 that reads the prompts for the model, which then
@@ -27,6 +30,7 @@ struct RunFlags {
   SearchSettings settings;
   std::int64_t min_length = 0;
   std::int64_t max_length = 0;
+  std::int64_t lookup = kDefaultLookup;
   bool endless = false;
   // Of an endless text: with max_length as its context.
   Eviction eviction;

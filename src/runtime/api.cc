@@ -28,6 +28,7 @@ struct Model::Impl {
     search.logprobs = options.logprobs;
     search.stop = options.stop;
     if (options.endless) search.eviction.emplace();
+    search.lookup = options.lookup;
     Completion completion = complete(*model, ids, search, options.max_tokens, on_text);
     const bool ended = completion.finish_reason == FinishReason::kEndToken ||
                        completion.finish_reason == FinishReason::kStopText;

@@ -63,6 +63,7 @@ Completion complete(Generator& generator, const Tokenizer& tokenizer,
     return piece.empty() || !on_text || on_text(piece);
   };
 
+  const LookupFigures earlier = generator.lookup_figures();
   const auto start = Clock::now();
   generator.append(prompt);
   auto first = Clock::now();
@@ -99,6 +100,9 @@ Completion complete(Generator& generator, const Tokenizer& tokenizer,
   }
 
   completion.dropped_tokens = generator.dropped_tokens();
+  const LookupFigures& now = generator.lookup_figures();
+  completion.lookup = {now.runs - earlier.runs, now.drafted - earlier.drafted,
+                       now.accepted - earlier.accepted};
   completion.ttft_ms = std::chrono::duration<double, std::milli>(first - start).count();
   if (completion.tokens > 1) {
     completion.decode_tokens_per_s = static_cast<double>(completion.tokens - 1) /

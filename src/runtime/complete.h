@@ -30,6 +30,8 @@ struct Completion {
   std::int64_t tokens = 0;
   // Of prompt and answer, those that were dropped because the context was full.
   std::int64_t dropped_tokens = 0;
+  // What drafts saved, with options.lookup.
+  LookupFigures lookup;
   FinishReason finish_reason = FinishReason::kLength;
   // Time to first token, starting from the tokenized prompt.
   double ttft_ms = 0;

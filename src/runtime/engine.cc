@@ -536,6 +536,24 @@ std::span<const float> Engine::read_tree(KvSequence& sequence, std::span<const T
   return run(prompt_runner(rows), {&part, 1}, every);
 }
 
+void Engine::decode_batch_all(
+    std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
+    const std::function<void(std::size_t, std::int64_t, std::span<const float>)>& rows) {
+  // Programs of more rows that run the same graph, if the one for answers has a single row.
+  read(sequences, ids, true, rows, reads_answers_as_prompts() ? Phase::kPrefill : Phase::kDecode);
+}
+
+std::int64_t Engine::rows_at_once(const KvSequence& sequence, std::int64_t wanted) const noexcept {
+  std::int64_t rows =
+      std::min(wanted, run_rows(reads_answers_as_prompts() ? Phase::kPrefill : Phase::kDecode));
+  rows = std::min(rows, sequence.room() > 0 ? sequence.room() : sequence.eviction()->count);
+  const auto epoch = [&](std::int64_t count) {
+    return rotary_epoch(graph(Phase::kDecode), length_with(sequence, count));
+  };
+  while (rows > 1 && epoch(rows) != epoch(1)) --rows;
+  return std::max<std::int64_t>(rows, 1);
+}
+
 const Graph& Engine::graph(Phase phase) const noexcept {
   return model_->graph(phase == Phase::kPrefill ? plan_.prompt_graph : plan_.answer_graph);
 }

@@ -46,9 +46,9 @@ struct EngineOptions {
   TraceRecorder* trace = nullptr;
 };
 
-// With what it leaves open: the model's context, an eighth of it at once (so that in its time in the
-// cache a key is turned, and rounded, at most eight times). Throws kInvalidArgument for a context
-// that is longer, and unless a token fits between what stays and what is dropped.
+// With what it leaves open: the model's context, an eighth of it at once (so that in its time in
+// the cache a key is turned, and rounded, at most eight times). Throws kInvalidArgument for a
+// context that is longer, and unless a token fits between what stays and what is dropped.
 Eviction with_defaults(Eviction eviction, const ModelInfo& info);
 
 // Runs one forward pass at a time and is not thread-safe: an engine and everything made from it
@@ -123,6 +123,15 @@ class Engine {
                                    std::span<const std::int32_t> parents);
   // Whether read_tree() can be used: attention runs on the NPU, in mode npu with an int8 cache.
   bool reads_trees() const noexcept { return fixed_context_; }
+  // Reads several tokens of each sequence as decode_batch() would one after the other, with the
+  // logits of every token, passed on as by prefill_batch_all().
+  void decode_batch_all(
+      std::span<KvSequence* const> sequences, std::span<const std::span<const TokenId>> ids,
+      const std::function<void(std::size_t, std::int64_t, std::span<const float>)>& rows);
+  // How many tokens of a sequence decode_batch_all() can read in one run with the bits of reading
+  // them one by one: `wanted`, or fewer where the sequence would have to drop others in between, or
+  // where the frequencies of its rotary embeddings would change. At least 1.
+  std::int64_t rows_at_once(const KvSequence& sequence, std::int64_t wanted) const noexcept;
 
   // The graph and the placement of a phase, for inspection.
   const Graph& graph(Phase phase) const noexcept;
@@ -174,8 +183,8 @@ class Engine {
                              std::span<const std::int32_t> selected);
   // Drops what must be dropped before another token is read.
   void make_room(KvSequence& sequence) const;
-  // The length, prefix included, that decides the frequencies of rotary embeddings once `count` more
-  // tokens are read: that of the full context from the first eviction on.
+  // The length, prefix included, that decides the frequencies of rotary embeddings once `count`
+  // more tokens are read: that of the full context from the first eviction on.
   static std::int64_t length_with(const KvSequence& sequence, std::int64_t count) noexcept;
   // Called before a sequence grows to `total` tokens, those of the prefix included: if that changes
   // the frequencies of its rotary embeddings, its current tokens are read again.

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "base/error.h"
+#include "runtime/prompt_lookup.h"
 
 namespace tandem {
 namespace {
@@ -83,6 +84,7 @@ void Generator::append(std::span<const std::span<const TokenId>> prompts) {
            "[generator]{} {} tokens given after {}: the sequence would exceed max_length ({})",
            place, ids.size(), row.sequence.size(), options().max_length);
     }
+    drop_draft(row);
     // The last generated token has not been read yet; it is now part of the prompt.
     grown.push_back(row.sequence);
     grown.back().insert(grown.back().end(), ids.begin(), ids.end());
@@ -128,21 +130,43 @@ void Generator::compute_logits(Row& row) {
 
 // Sequences that lack only their last token are read in one run.
 void Generator::compute_logits() {
-  std::vector<KvSequence*> sequences;
-  std::vector<TokenId> last;
   std::vector<Row*> rows;
   for (Row& row : rows_) {
     if (row.done || !row.logits.empty()) continue;
-    if (row.kv.given() + 1 != static_cast<std::int64_t>(row.sequence.size()) ||
-        row.read_in.size() >= row.sequence.size()) {
+    if (row.kv.given() + 1 == static_cast<std::int64_t>(row.sequence.size()) &&
+        row.read_in.size() < row.sequence.size()) {
+      rows.push_back(&row);
+    } else {
       compute_logits(row);
-      continue;
     }
-    rows.push_back(&row);
-    sequences.push_back(&row.kv);
-    last.push_back(row.sequence.back());
   }
   if (rows.empty()) return;
+  ++figures_.runs;
+  bool drafted = false;
+  for (Row* row : rows) {
+    row->draft = make_draft(*row, static_cast<std::int64_t>(rows.size()));
+    drafted = drafted || !row->draft.empty();
+  }
+  if (!drafted) {
+    read_last(rows);
+    return;
+  }
+  try {
+    read_with_drafts(rows);
+  } catch (const Error&) {
+    // A draft may need room in the cache that the answer doesn't, or its logits may not be finite.
+    for (Row* row : rows) row->draft.clear();
+    for (Row* row : rows) compute_logits(*row);
+  }
+}
+
+void Generator::read_last(std::span<Row* const> rows) {
+  std::vector<KvSequence*> sequences;
+  std::vector<TokenId> last;
+  for (Row* row : rows) {
+    sequences.push_back(&row->kv);
+    last.push_back(row->sequence.back());
+  }
   std::span<const float> logits = engine_.decode_batch(sequences, last);
   const auto vocabulary = static_cast<std::size_t>(engine_.info().vocabulary);
   for (Row* row : rows) {
@@ -150,6 +174,68 @@ void Generator::compute_logits() {
     logits = logits.subspan(vocabulary);
     row->read_in.push_back(Phase::kDecode);
   }
+}
+
+void Generator::read_with_drafts(std::span<Row* const> rows) {
+  std::vector<KvSequence*> sequences;
+  std::vector<std::vector<TokenId>> tokens;
+  for (Row* row : rows) {
+    sequences.push_back(&row->kv);
+    tokens.push_back({row->sequence.back()});
+    tokens.back().insert(tokens.back().end(), row->draft.begin(), row->draft.end());
+  }
+  const std::vector<std::span<const TokenId>> ids(tokens.begin(), tokens.end());
+  // [tokens, vocabulary] of each.
+  std::vector<std::vector<float>> all(rows.size());
+  engine_.decode_batch_all(sequences, ids,
+                           [&](std::size_t r, std::int64_t, std::span<const float> logits) {
+                             all[r].insert(all[r].end(), logits.begin(), logits.end());
+                           });
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    Row& row = *rows[r];
+    const auto behind = all[r].begin() + static_cast<std::ptrdiff_t>(engine_.info().vocabulary);
+    row.logits.assign(all[r].begin(), behind);
+    row.draft_logits.assign(behind, all[r].end());
+    row.confirmed = 0;
+    row.read_in.push_back(Phase::kDecode);
+    figures_.drafted += row.ahead();
+  }
+}
+
+std::vector<TokenId> Generator::make_draft(const Row& row, std::int64_t rows) const {
+  if (options().lookup == 0) return {};
+  // The last token is read with the draft, and one more is chosen behind it.
+  const std::int64_t most =
+      std::min(engine_.rows_at_once(row.kv, (1 + options().lookup) * rows) / rows - 1,
+               options().max_length - static_cast<std::int64_t>(row.sequence.size()) - 1);
+  if (most < 1) return {};
+  std::vector<TokenId> draft = look_up(row.sequence, static_cast<std::size_t>(most));
+  // Nothing is written behind an end token.
+  draft.erase(std::ranges::find_if(draft, [&](TokenId id) { return is_end(id); }), draft.end());
+  return draft;
+}
+
+// The token was chosen as without a draft, by logits that are bit for bit those of reading it
+// alone: so an answer is the same, also if it is drawn.
+void Generator::confirm(Row& row, TokenId id) {
+  row.logits.clear();
+  if (row.ahead() > 0 && row.draft[row.confirmed] == id) {
+    const auto vocabulary = static_cast<std::ptrdiff_t>(engine_.info().vocabulary);
+    const auto next =
+        row.draft_logits.begin() + static_cast<std::ptrdiff_t>(row.confirmed) * vocabulary;
+    if (!row.done) row.logits.assign(next, next + vocabulary);
+    ++row.confirmed;
+    ++figures_.accepted;
+    row.read_in.push_back(Phase::kDecode);
+    if (!row.done) return;
+  }
+  drop_draft(row);
+}
+
+void Generator::drop_draft(Row& row) {
+  row.kv.rewind(row.kv.length() - row.ahead());
+  row.draft.clear();
+  row.confirmed = 0;
 }
 
 std::span<const TokenId> Generator::next_all() {
@@ -173,10 +259,10 @@ std::span<const TokenId> Generator::next_all() {
     Row& row = rows_[r];
     if (row.done) continue;
     const TokenId id = chosen_[r] = row.choice.id;
-    row.logits.clear();
     const bool ends = is_end(id);
     if (!ends) row.sequence.push_back(id);
     row.done = ends || static_cast<std::int64_t>(row.sequence.size()) >= options().max_length;
+    confirm(row, id);
   }
   return chosen_;
 }
@@ -210,6 +296,7 @@ void Generator::rewind(std::int64_t length) {
     fail(ErrorCode::kInvalidArgument, "[generator] cannot rewind to {} tokens, the sequence has {}",
          length, row.sequence.size());
   }
+  drop_draft(row);
   row.sequence.resize(static_cast<std::size_t>(length));
   row.prompt = std::min(row.prompt, row.sequence.size());
   rewind_cache(row, length);

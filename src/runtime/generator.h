@@ -18,6 +18,15 @@ namespace tandem {
 SearchOptions with_defaults(SearchOptions options, const ModelInfo& info);
 bool is_end(const SearchOptions& options, TokenId id) noexcept;
 
+// Of all sequences of a generator.
+struct LookupFigures {
+  // Runs that gave logits for answers.
+  std::int64_t runs = 0;
+  // Tokens of drafts that were read, and those of them that were then chosen.
+  std::int64_t drafted = 0;
+  std::int64_t accepted = 0;
+};
+
 class Generator {
  public:
   // Throws kInvalidArgument for invalid options. min_length and max_length apply to each sequence
@@ -56,9 +65,13 @@ class Generator {
   }
   // How many of these need not be read again: all that are in the cache, or were until they were
   // dropped.
-  std::int64_t read_tokens(std::size_t index = 0) const { return rows_.at(index).kv.given(); }
+  std::int64_t read_tokens(std::size_t index = 0) const {
+    return rows_.at(index).kv.given() - rows_.at(index).ahead();
+  }
   // How many of them were dropped, by an eviction.
   std::int64_t dropped_tokens(std::size_t index = 0) const { return rows_.at(index).kv.evicted(); }
+  // What drafts have saved so far.
+  const LookupFigures& lookup_figures() const noexcept { return figures_; }
   const SearchOptions& options() const noexcept { return search_.options(); }
   TokenId pad() const noexcept { return pad_; }
   bool is_end(TokenId id) const noexcept { return tandem::is_end(options(), id); }
@@ -66,7 +79,7 @@ class Generator {
  private:
   struct Row {
     KvSequence kv;
-    // The cache was given the first kv.given() of these.
+    // The cache was given the first kv.given() of these, or all and what is left of a draft.
     std::vector<TokenId> sequence;
     // So many of these were appended; the others were chosen since then.
     std::size_t prompt = 0;
@@ -76,10 +89,28 @@ class Generator {
     std::vector<float> logits;
     Choice choice;
     bool done = false;
+    // Tokens that were read ahead because they may come next, of which `confirmed` have come and
+    // are part of the sequence now; and the logits after each of them, [draft, vocabulary].
+    std::vector<TokenId> draft = {};
+    std::vector<float> draft_logits = {};
+    std::size_t confirmed = 0;
+
+    // Tokens in the cache behind the sequence.
+    std::int64_t ahead() const { return static_cast<std::int64_t>(draft.size() - confirmed); }
   };
   Row& only_row(const char* function);
   void compute_logits();
   void compute_logits(Row& row);
+  // Read the last token of each, and the drafts behind them.
+  void read_last(std::span<Row* const> rows);
+  void read_with_drafts(std::span<Row* const> rows);
+  // For one of `rows` sequences that are read together.
+  std::vector<TokenId> make_draft(const Row& row, std::int64_t rows) const;
+  // After `id` was chosen from the row's logits: takes the next ones from the draft if it is what
+  // the draft says.
+  void confirm(Row& row, TokenId id);
+  // Takes what has not come yet out of the cache again.
+  static void drop_draft(Row& row);
   // Keeps of the cache what the first `length` tokens leave in it.
   void rewind_cache(Row& row, std::int64_t length);
 
@@ -87,6 +118,7 @@ class Generator {
   Search search_;
   TokenId pad_;
   std::vector<Row> rows_;
+  LookupFigures figures_;
   // The result of next_all().
   std::vector<TokenId> chosen_;
 };

@@ -42,6 +42,8 @@ void validate(const SearchOptions& options) {
   require(likeliest >= 0 && likeliest <= 20, "logprobs", "a number of tokens in [0, 20]",
           likeliest);
   require(options.seed >= -1, "seed", "-1 or more", options.seed);
+  require(options.lookup >= 0 && options.lookup <= kMaxLookup, "lookup",
+          "a number of tokens in [0, 64]", options.lookup);
 }
 
 SearchOptions with_settings(SearchOptions options, const SearchSettings& settings) {

@@ -14,6 +14,9 @@
 
 namespace tandem {
 
+// Of SearchOptions::lookup: the logits after every token of a draft are kept.
+inline constexpr std::int64_t kMaxLookup = 64;
+
 struct SearchOptions {
   // False: greedy.
   bool do_sample = false;
@@ -45,6 +48,9 @@ struct SearchOptions {
   // What to drop when the context is full; what it leaves open is as with_defaults() in engine.h
   // says. None: the end of the context is the end of the answer.
   std::optional<Eviction> eviction;
+  // Tokens to draft at most from earlier text (prompt_lookup.h) and to check in one run; 0: none.
+  // Changes nothing but the time: each token is still chosen by its own logits.
+  std::int64_t lookup = 0;
   // -1 or more; -1: taken from the system's entropy source.
   std::int64_t seed = -1;
   // Tokens that end the answer; empty: the model's end tokens.

@@ -33,7 +33,7 @@ std::map<std::string, std::vector<std::string>> flags() {
                "--seed",        "--max-length",    "--min-length",    "--ignore-eos",
                "--placement",   "--qnn-model",     "--vocab",         "--merge",
                "--trace",       "--endless",       "--sink",          "--evict",
-               "--json"}},
+               "--lookup",      "--json"}},
       {"logits", {"--ids", "-o,--output"}},
       {"template",
        {"file", "--messages", "--tools", "--context", "--no-generation-prompt", "--now"}},

@@ -188,6 +188,33 @@ TEST(RunSearch, GoesOnWithoutAnEnd) {
   expect_refusal({"run", demo(), "-p", "a", "--endless", "--sink", "512"}, {"512", "context"});
 }
 
+TEST(RunSearch, ChecksDraftsInOneRun) {
+  // A story, and how it begins once more.
+  const std::string stories = read_text_file(fs::path(demo()) / "eval_stories.txt");
+  const std::string story = stories.substr(0, 350) + "\n\n" + stories.substr(0, 40);
+  for (const char* mode : {"hybrid", "npu", "cpu"}) {
+    const auto text = [&](const char* lookup) {
+      return run_for_json({"run", demo_package(), "--mode", mode, "-p", story, "-n", "40",
+                           "--ignore-eos", "--lookup", lookup});
+    };
+    const Json plain = text("0"), drafted = text("6");
+    EXPECT_EQ(drafted["text"], plain["text"]);
+    EXPECT_EQ(plain["decode_runs"], 39);
+    EXPECT_EQ(plain["drafted_tokens"], 0);
+    const int accepted = drafted["accepted_tokens"].get<int>();
+    EXPECT_GT(accepted, 0) << mode;
+    EXPECT_LE(accepted, drafted["drafted_tokens"].get<int>());
+    // The last token may be an accepted one.
+    EXPECT_GE(drafted["decode_runs"].get<int>() + accepted, 39);
+    EXPECT_LE(drafted["decode_runs"].get<int>() + accepted, 40);
+  }
+  const Outcome outcome =
+      run_program({"run", demo(), "-p", story, "-n", "40", "--ignore-eos", "--draft-max", "6"});
+  EXPECT_NE(outcome.err.find(" drafted tokens accepted, "), std::string::npos) << outcome.err;
+  expect_refusal({"run", demo(), "-p", "a", "--lookup", "65"}, {"--lookup", "64"});
+  expect_refusal({"run", demo(), "-p", "a", "--lookup", "-1"}, {"--lookup"});
+}
+
 TEST(RunSearch, ReadsPromptsAsTheyAreMeant) {
   const ScratchFolder folder;
   const Json plain = run_for_json({"run", demo(), "-p", kPrompt, "-n", "8"});

@@ -44,6 +44,19 @@ TEST(Api, AnswersMessagesAsTheTemplateSpellsThem) {
             told.text);
 }
 
+TEST(Api, GoesOnWithoutAnEndAndWithDrafts) {
+  Model model = open_demo_model();
+  GenerateOptions options{.max_tokens = 700, .logit_bias = {{4095, -100}, {4093, -100}}};
+  const GenerateResult full = model.generate("Once upon a time", options);
+  EXPECT_EQ(full.prompt_tokens + full.tokens, 512);
+  options.endless = true;
+  const GenerateResult endless = model.generate("Once upon a time", options);
+  EXPECT_EQ(endless.tokens, 700);
+  EXPECT_TRUE(endless.text.starts_with(full.text));
+  options.lookup = 8;
+  EXPECT_EQ(model.generate("Once upon a time", options).text, endless.text);
+}
+
 TEST(Api, EndsWhereTheCallbackSaysSo) {
   Model model = open_demo_model();
   int calls = 0;
