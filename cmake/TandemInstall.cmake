@@ -24,7 +24,7 @@ target_include_directories(tandem_library INTERFACE
 # The public headers need the standard library alone, so these are link dependencies only.
 target_link_libraries(tandem_library PRIVATE
   fmt::fmt Threads::Threads PkgConfig::PCRE2 PkgConfig::UTF8PROC PkgConfig::XXHASH PkgConfig::GMP
-  PkgConfig::ZSTD PkgConfig::ZLIB)
+  PkgConfig::ZSTD PkgConfig::ZLIB protobuf::libprotobuf-lite)
 
 install(TARGETS tandem_library EXPORT tandem)
 if(TARGET tandem)

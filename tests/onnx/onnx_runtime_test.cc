@@ -1,0 +1,203 @@
+// Models of every family in ONNX Runtime: its logits against ours, read at once and through the cache.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "checkpoint/safetensors.h"
+#include "graph/rewriter.h"
+#include "models/graph_interpreter.h"
+#include "models/model.h"
+#include "onnx/export_model.h"
+#include "onnx/family_graph.h"
+#include "onnx/model_file.h"
+#include "support.h"
+
+namespace tandem {
+namespace {
+
+using testing::CodeForm;
+using testing::FamilyModel;
+using testing::fixture;
+using testing::interpret;
+using testing::make_family;
+using testing::ModelFile;
+using testing::with_codes;
+
+std::string python() {
+  const char* chosen = std::getenv("TANDEM_TEST_PYTHON");
+  return chosen != nullptr ? chosen : "python3";
+}
+
+bool has_onnx_runtime() {
+  static const bool has =
+      std::system(fmt::format("'{}' -c 'import onnxruntime' >/dev/null 2>&1", python()).c_str()) ==
+      0;
+  return has;
+}
+
+#define TANDEM_REQUIRE_ONNX_RUNTIME() \
+  if (!has_onnx_runtime())            \
+  GTEST_SKIP() << python() << " has no onnxruntime (set TANDEM_TEST_PYTHON to one that has)"
+
+// Logits of all ids, the first `first` read at once.
+std::vector<float> logits_in_onnx_runtime(const fs::path& folder,
+                                          const std::vector<std::int32_t>& ids, std::size_t first) {
+  write_text_file(folder / "ids.json", Json{{"ids", ids}, {"first", first}}.dump());
+  const std::string command = fmt::format(
+      "'{}' '{}' logits '{}' '{}' '{}' >'{}' 2>&1", python(),
+      fixture("onnx/onnx_runtime_peer.py").string(), folder.string(),
+      (folder / "ids.json").string(), (folder / "logits.bin").string(), (folder / "log").string());
+  if (std::system(command.c_str()) != 0) {
+    ADD_FAILURE() << read_text_file(folder / "log");
+    return {};
+  }
+  const auto file = MappedFile::open(folder / "logits.bin");
+  std::vector<float> logits(file->bytes().size() / sizeof(float));
+  std::memcpy(logits.data(), file->bytes().data(), logits.size() * sizeof(float));
+  return logits;
+}
+
+float worst_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  if (a.size() != b.size() || a.empty()) return INFINITY;
+  float worst = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(a[i] - b[i]));
+  return worst;
+}
+
+std::vector<std::int32_t> some_ids(std::size_t count, std::int64_t vocabulary) {
+  std::vector<std::int32_t> ids;
+  for (std::size_t i = 0; i < count; ++i)
+    ids.push_back(
+        static_cast<std::int32_t>(3 + (i * i * 7 + i) % static_cast<std::size_t>(vocabulary - 3)));
+  return ids;
+}
+
+constexpr const char* kFamilies[] = {
+    "llama_rope",     "llama_biased",  "llama_head_dim", "llama_yarn", "qwen2_window", "qwen3",
+    "mistral_window", "phi3_longrope", "gemma2",         "chatglm",    "smollm3"};
+// Of the fixtures of these, heads are multiples of 8, as ONNX Runtime wants them.
+constexpr const char* kRunnable[] = {"llama_biased",  "llama_head_dim", "qwen2_window", "qwen3",
+                                     "phi3_longrope", "gemma2",         "chatglm"};
+
+class OnnxRuntimeFixture : public ::testing::TestWithParam<const char*> {};
+
+// Checkpoints in float, whose logits transformers computed.
+TEST_P(OnnxRuntimeFixture, GivesTheLogitsOfTransformers) {
+  TANDEM_REQUIRE_ONNX_RUNTIME();
+  const fs::path folder = fixture("models/fixtures") / GetParam();
+  const Checkpoint checkpoint = Checkpoint::open(folder);
+  const Graph graph = build_graph(checkpoint.config_object(), CheckpointWeights(checkpoint));
+  const ModelInfo info = read_model_info(checkpoint.config_object());
+  const auto reference = SafetensorsFile::open(folder / "reference.safetensors").tensors;
+  for (const auto& [provider, dialect] :
+       {std::pair{"cpu", "0.18"}, {"dml", "0.18"}, {"cpu", "0.5.1"}, {"dml", "0.5.1"}}) {
+    const testing::ScratchFolder scratch;
+    export_model(scratch.path(), graph, info,
+                 {.provider = find_onnx_provider(provider), .dialect = find_onnx_dialect(dialect)});
+    EXPECT_EQ(ModelFile(scratch / "model.onnx").flaw(), "");
+    const auto values = reference.at("ids").as<std::int32_t>();
+    std::vector<std::int32_t> ids(values.begin(), values.end());
+    EXPECT_LT(worst_difference(logits_in_onnx_runtime(scratch.path(), ids, ids.size()),
+                               reference.at("logits").to_floats()),
+              2e-4)
+        << provider << dialect;
+    if (!reference.contains("logits_short")) continue;
+    ids.resize(static_cast<std::size_t>(reference.at("logits_short").dim(0)));
+    EXPECT_LT(worst_difference(logits_in_onnx_runtime(scratch.path(), ids, ids.size() / 2),
+                               reference.at("logits_short").to_floats()),
+              2e-4)
+        << provider << dialect;
+  }
+}
+
+class OnnxRuntimeFamily : public ::testing::TestWithParam<const char*> {};
+
+// Codes with and without zero points, in groups that differ between layers. Without an accuracy level
+// activations stay float, so that nothing is lost but rounding.
+TEST_P(OnnxRuntimeFamily, MultipliesCodesAsTheyAre) {
+  TANDEM_REQUIRE_ONNX_RUNTIME();
+  const FamilyModel model = make_family(GetParam());
+  const std::vector<std::int32_t> ids = some_ids(40, model.info.vocabulary);
+  {
+    const testing::ScratchFolder scratch;
+    export_model(scratch.path(), model.graph, model.info, {});
+    EXPECT_LT(worst_difference(logits_in_onnx_runtime(scratch.path(), ids, 30),
+                               interpret(model.graph, ids)),
+              5e-4);
+  }
+  for (const CodeForm& form : {CodeForm{}, {.is_signed = true, .has_zero_points = false}}) {
+    const Graph graph = with_codes(model.graph, form, true);
+    OnnxOptions options;
+    options.provider.accuracy_level = 0;
+    const testing::ScratchFolder scratch;
+    const OnnxReport report = export_model(scratch.path(), graph, model.info, options);
+    EXPECT_EQ(report.float_linears, 0);
+    EXPECT_EQ(ModelFile(scratch / "model.onnx").flaw(), "");
+    EXPECT_LT(
+        worst_difference(logits_in_onnx_runtime(scratch.path(), ids, 30), interpret(graph, ids)),
+        2e-3);
+  }
+}
+
+// The table is the head's codes: a graph whose embedding has their values says what is expected.
+TEST(OnnxRuntimeShared, EmbeddingReadsTheHeadsCodes) {
+  TANDEM_REQUIRE_ONNX_RUNTIME();
+  const FamilyModel model = make_family("gemma2");
+  for (const CodeForm& form : {CodeForm{}, {.is_signed = true, .has_zero_points = false}}) {
+    const Graph graph = with_codes(model.graph, form);
+    Rewriter rewriter(graph);
+    const Weight& head =
+        std::ranges::find(graph.nodes(), "lm_head", &Node::name)->as<LinearAttributes>().weight;
+    for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
+      Attributes attributes = graph.node(id).attributes;
+      if (auto* embedding = std::get_if<EmbeddingAttributes>(&attributes))
+        embedding->table = Tensor::from_floats(dequantize_rows(head, 0, output_channels(head)),
+                                               embedding->table.shape());
+      rewriter.copy(id, std::move(attributes));
+    }
+    const std::vector<float> expected = interpret(std::move(rewriter).finish(), some_ids(20, 67));
+    const testing::ScratchFolder scratch;
+    OnnxOptions options;
+    options.provider.accuracy_level = 0;
+    options.shared_embeddings = true;
+    export_model(scratch.path(), graph, model.info, options);
+    const ModelFile file(scratch / "model.onnx");
+    EXPECT_EQ(file.flaw(), "");
+    EXPECT_EQ(file.node("/model/embed_tokens/GatherBlockQuantized").input(2),
+              "lm_head.MatMulNBits.scales");
+    EXPECT_LT(
+        worst_difference(logits_in_onnx_runtime(scratch.path(), some_ids(20, 67), 12), expected),
+        2e-3);
+  }
+}
+
+// Activations, cache and weights in float16.
+TEST(OnnxRuntimeHalf, IsNearFloat) {
+  TANDEM_REQUIRE_ONNX_RUNTIME();
+  const FamilyModel model = make_family("llama_biased");
+  const std::vector<std::int32_t> ids = some_ids(20, model.info.vocabulary);
+  for (const Graph& graph : {model.graph, with_codes(model.graph, {})}) {
+    const std::vector<float> expected = interpret(graph, ids);
+    for (const char* provider : {"cpu", "dml"}) {
+      const testing::ScratchFolder scratch;
+      OnnxOptions options{.provider = find_onnx_provider(provider), .type = OnnxType::kFloat16};
+      options.provider.accuracy_level = 0;
+      export_model(scratch.path(), graph, model.info, options);
+      const std::vector<float> got = logits_in_onnx_runtime(scratch.path(), ids, 12);
+      EXPECT_LT(worst_difference(got, expected), 0.1) << provider;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, OnnxRuntimeFixture, ::testing::ValuesIn(kRunnable),
+                         [](const auto& family) { return std::string(family.param); });
+INSTANTIATE_TEST_SUITE_P(All, OnnxRuntimeFamily, ::testing::ValuesIn(kFamilies),
+                         [](const auto& family) { return std::string(family.param); });
+
+}  // namespace
+}  // namespace tandem
