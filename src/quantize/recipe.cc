@@ -1,43 +1,13 @@
 // Evaluating a recipe: which rules apply to which module.
 #include "quantize/recipe.h"
 
-#include <fnmatch.h>
-
 #include <algorithm>
 
 #include "base/error.h"
 #include "base/printable.h"
-#include "text/tokenizer/pattern.h"
+#include "quantize/module_match.h"
 
 namespace tandem {
-namespace {
-
-constexpr std::string_view kRegexMark = "re:";
-
-// A rule's pattern, compiled once for matching many names.
-class Matcher {
- public:
-  explicit Matcher(const std::string& match) : match_(match) {
-    if (!match.starts_with(kRegexMark)) return;
-    regex_.emplace(Pattern::regex(match.substr(kRegexMark.size()),
-                                  fmt::format("[recipe] \"{}\"", printable(match))));
-    search_.emplace(*regex_);
-  }
-
-  bool matches(const std::string& module) {
-    if (!search_) return ::fnmatch(match_.c_str(), module.c_str(), 0) == 0;
-    std::vector<TextSpan> found;
-    search_->find_all(module, found);
-    return !found.empty();
-  }
-
- private:
-  const std::string& match_;
-  std::optional<Pattern> regex_;
-  std::optional<PatternSearch> search_;
-};
-
-}  // namespace
 
 Recipe default_recipe(std::int64_t group, std::int64_t head_group) {
   Rule all{.match = "*", .keep_codes = true};
@@ -56,13 +26,13 @@ Rule exclude(std::string match) {
   return rule;
 }
 
-void check_match(const std::string& match) { Matcher{match}; }
+void check_match(const std::string& match) { ModuleMatch{match}; }
 
 ModulePlan resolve(const Recipe& recipe, const std::string& module, bool is_quantized) {
   ModulePlan plan;
   bool as_decode = true;
   for (const Rule& rule : recipe.rules) {
-    if (!Matcher(rule.match).matches(module)) continue;
+    if (!ModuleMatch(rule.match).matches(module)) continue;
     if (rule.decode) plan.decode = is_quantized && rule.keep_codes ? Scheme{} : *rule.decode;
     if (rule.prefill) plan.prefill = *rule.prefill;
     if (rule.prefill || rule.prefill_as_decode) as_decode = rule.prefill_as_decode;
@@ -73,7 +43,7 @@ ModulePlan resolve(const Recipe& recipe, const std::string& module, bool is_quan
 
 void check_matches(const Recipe& recipe, const std::vector<std::string>& modules) {
   for (const Rule& rule : recipe.rules) {
-    Matcher matcher(rule.match);
+    ModuleMatch matcher(rule.match);
     const bool used = std::ranges::any_of(
         modules, [&](const std::string& module) { return matcher.matches(module); });
     if (!used)

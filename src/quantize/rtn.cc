@@ -204,6 +204,10 @@ GroupCode quantize_group(std::span<const float> weights, const GroupFormat& form
                          std::span<std::uint8_t> codes) {
   const std::span<std::int8_t> signed_codes(reinterpret_cast<std::int8_t*>(codes.data()),
                                             codes.size());
+  if (format.formula == GroupFormula::kOnnx)
+    return format.is_signed
+               ? quantize_group_onnx_symmetric(weights, format.bits, format.scales, signed_codes)
+               : quantize_group_onnx(weights, format.bits, format.scales, codes);
   if (format.bits == 4)
     return format.is_signed ? quantize_group_int4_symmetric(weights, format.scales, signed_codes)
                             : quantize_group_uint4(weights, format.scales, codes);
@@ -276,6 +280,37 @@ void require_format(const GroupFormat& format, std::int64_t k, const std::string
 }
 
 }  // namespace
+
+GroupCode quantize_group_onnx_symmetric(std::span<const float> weights, int bits, DType dtype,
+                                        std::span<std::int8_t> codes) {
+  require_room(weights, codes);
+  require_scales(dtype);
+  const Bounds bounds = bounds_with_zero(weights);
+  const auto levels = static_cast<float>(1 << (bits - 1));
+  const float extreme = -bounds.low > bounds.high ? bounds.low : bounds.high;
+  const float scale = round_to(dtype, extreme / -levels);
+  const float inverse = scale == 0 ? 0 : 1.0F / scale;
+  for (std::size_t i = 0; i < weights.size(); ++i) {
+    const float unsigned_code = clamp(std::round(weights[i] * inverse + levels), 0, 2 * levels - 1);
+    codes[i] = static_cast<std::int8_t>(unsigned_code - levels);
+  }
+  return {scale, 0};
+}
+
+GroupCode quantize_group_onnx(std::span<const float> weights, int bits, DType dtype,
+                              std::span<std::uint8_t> codes) {
+  require_room(weights, codes);
+  require_scales(dtype);
+  const Bounds bounds = bounds_with_zero(weights);
+  const auto largest = static_cast<float>((1 << bits) - 1);
+  const float scale = round_to(dtype, (bounds.high - bounds.low) / largest);
+  const float inverse = scale == 0 ? 0 : 1.0F / scale;
+  const float zero = clamp(std::round(-bounds.low * inverse), 0, largest);
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    codes[i] =
+        static_cast<std::uint8_t>(clamp(std::round(weights[i] * inverse + zero), 0, largest));
+  return {scale, static_cast<int>(zero)};
+}
 
 GroupCode quantize_group_uint4(std::span<const float> weights, DType dtype,
                                std::span<std::uint8_t> codes) {

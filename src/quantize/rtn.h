@@ -36,6 +36,19 @@ GroupCode quantize_group_int4_symmetric(std::span<const float> weights, DType dt
 GroupCode quantize_group_int8_symmetric(std::span<const float> weights, DType dtype,
                                         std::span<std::int8_t> codes);
 
+// As ONNX Runtime rounds a model to MatMulNBits (MLAS). Symmetric, with h = 2^(bits - 1) and m the
+// weight of the largest magnitude: scale = -m / h, code = clamp(round(w / scale + h), 0, 2 h - 1) - h,
+// so that m itself loses nothing. Asymmetric: scale = (max(w, 0) - min(w, 0)) / (2 h - 1), zero point =
+// clamp(round(-min(w, 0) / scale)), code = clamp(round(w / scale + zero point)). Ties away from zero;
+// the scale is rounded to `dtype`.
+GroupCode quantize_group_onnx_symmetric(std::span<const float> weights, int bits, DType dtype,
+                                        std::span<std::int8_t> codes);
+GroupCode quantize_group_onnx(std::span<const float> weights, int bits, DType dtype,
+                              std::span<std::uint8_t> codes);
+
+// Whose formulas.
+enum class GroupFormula : std::uint8_t { kQuark, kOnnx };
+
 // How the codes of a group are stored.
 struct GroupFormat {
   // 4 or 8.
@@ -48,6 +61,7 @@ struct GroupFormat {
   // F16, BF16 or F32. Weights are first rounded to this type, as by a tool that loads its model in
   // it.
   DType scales = DType::kF16;
+  GroupFormula formula = GroupFormula::kQuark;
 };
 
 // Quantizes a whole weight [n, k], every group by the formula above for its format (asymmetric
