@@ -33,6 +33,7 @@ void add_cache(CLI::App& app);
 void add_report(CLI::App& app);
 void add_synth(CLI::App& app);
 void add_convert(CLI::App& app);
+void add_build(CLI::App& app);
 void add_profile(CLI::App& app);
 void add_export_qnn(CLI::App& app);
 void add_export_rotated(CLI::App& app);

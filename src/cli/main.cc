@@ -116,6 +116,7 @@ int main(int argc, char** argv) {
   tandem::cli::add_report(app);
   tandem::cli::add_synth(app);
   tandem::cli::add_convert(app);
+  tandem::cli::add_build(app);
   tandem::cli::add_profile(app);
   tandem::cli::add_export_qnn(app);
   tandem::cli::add_export_rotated(app);

@@ -4,8 +4,22 @@
 #include <algorithm>
 
 namespace tandem {
+namespace {
 
-OrderedJson make_genai_config(const ModelInfo& info, const Json& generation) {
+// As the model builder writes them; none stands for the CPU.
+OrderedJson provider_options(const std::string& provider) {
+  OrderedJson options = OrderedJson::array();
+  if (provider == "cuda") options.push_back({{"cuda", {{"enable_cuda_graph", "0"}}}});
+  if (provider == "dml") options.push_back({{"dml", {{"enable_graph_capture", "1"}}}});
+  if (provider == "webgpu")
+    options.push_back({{"webgpu", {{"enableGraphCapture", "0"}, {"validationMode", "basic"}}}});
+  return options;
+}
+
+}  // namespace
+
+OrderedJson make_genai_config(const ModelInfo& info, const Json& generation,
+                              const GenaiModel& file) {
   const auto number_or = [&](const char* key, double fallback) {
     const auto found = generation.find(key);
     if (found == generation.end() || !found->is_number()) return fallback;
@@ -23,8 +37,8 @@ OrderedJson make_genai_config(const ModelInfo& info, const Json& generation) {
   model["context_length"] = info.context_length;
   model["decoder"] = {
       {"session_options",
-       {{"log_id", "onnxruntime-genai"}, {"provider_options", OrderedJson::array()}}},
-      {"filename", "model.onnx"},
+       {{"log_id", "onnxruntime-genai"}, {"provider_options", provider_options(file.provider)}}},
+      {"filename", file.filename},
       {"head_size", info.head_dim},
       {"hidden_size", info.hidden_size},
       {"inputs",
@@ -39,6 +53,7 @@ OrderedJson make_genai_config(const ModelInfo& info, const Json& generation) {
       {"num_attention_heads", info.heads},
       {"num_hidden_layers", info.layers},
       {"num_key_value_heads", info.kv_heads}};
+  if (file.position_ids) model["decoder"]["inputs"]["position_ids"] = "position_ids";
   model["eos_token_id"] =
       info.eos.size() == 1 ? OrderedJson(info.eos.front()) : OrderedJson(info.eos);
   if (info.pad || !info.eos.empty())

@@ -147,19 +147,12 @@ void write_package(const fs::path& folder, const PackageContents& contents, Thre
   write_manifest(folder, std::move(manifest));
 }
 
-void write_texts(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {
+void write_tokenizer(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {
   const bool is_gguf = !fs::is_directory(checkpoint.text_path());
-  const auto copy = [&](const fs::path& folder, std::string_view name) {
+  for (const std::string_view name : kFilesBesideWeights) {
+    const fs::path folder =
+        name == "generation_config.json" ? checkpoint.folder() : checkpoint.text_path();
     if (!is_gguf && fs::exists(folder / name)) fs::copy_file(folder / name, target / name);
-  };
-  for (const std::string_view name : kFilesBesideWeights)
-    copy(name == "generation_config.json" ? checkpoint.folder() : checkpoint.text_path(), name);
-  // As it is, unless merging an adapter changed it.
-  const fs::path config = checkpoint.folder() / "config.json";
-  if (!is_gguf && fs::exists(config) && read_json_file(config) == checkpoint.config()) {
-    copy(checkpoint.folder(), "config.json");
-  } else {
-    write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
   }
   const fs::path tokenizer = find_tokenizer(checkpoint.text_path());
   if (!fs::exists(target / tokenizer.filename()))
@@ -169,6 +162,18 @@ void write_texts(const Checkpoint& checkpoint, const fs::path& target, Observer&
   const auto found = metadata.find("tokenizer.chat_template");
   if (found != metadata.end() && found->is_string())
     write_text_file(target / "chat_template.jinja", found->get<std::string>());
+}
+
+void write_texts(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {
+  // As it is, unless merging an adapter changed it.
+  const fs::path config = checkpoint.folder() / "config.json";
+  if (fs::is_directory(checkpoint.text_path()) && fs::exists(config) &&
+      read_json_file(config) == checkpoint.config()) {
+    fs::copy_file(config, target / "config.json");
+  } else {
+    write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
+  }
+  write_tokenizer(checkpoint, target, observer);
 }
 
 }  // namespace tandem

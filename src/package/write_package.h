@@ -33,9 +33,12 @@ struct PackageContents {
 void write_package(const fs::path& folder, const PackageContents& contents, ThreadPool& pool,
                    Observer& observer);
 
-// The configuration, the tokenizer and the chat template of a checkpoint. What lies in a GGUF
+// The tokenizer, the chat template and generation_config.json of a checkpoint. What lies in a GGUF
 // becomes files, and a tokenizer under another name the tokenizer.json that it stands for.
 // `observer` receives the tokenizer's warnings.
+void write_tokenizer(const Checkpoint& checkpoint, const fs::path& target,
+                     Observer& observer = silent());
+// These and config.json.
 void write_texts(const Checkpoint& checkpoint, const fs::path& target,
                  Observer& observer = silent());
 

@@ -55,6 +55,9 @@ std::map<std::string, std::vector<std::string>> flags() {
       {"report",
        {"trace", "-o,--output", "--simulate", "--layers", "--chunks", "--policy", "--trace",
         "--json"}},
+      {"build",
+       {"-i,-m,--input,--model", "-o,--output", "-p,--precision", "-e,--execution-provider",
+        "--extra-options", "--dialect", "-t,--threads", "--json"}},
       {"synth", {"--shape", "-o,--output", "--seed", "-t,--threads"}},
   };
   for (const char* command : {"run", "logits", "eval", "bench"})
