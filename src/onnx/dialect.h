@@ -25,6 +25,8 @@ struct OnnxDialect {
   bool has_gelu = true;
   // Attention says that it has no window.
   bool names_no_window = true;
+  // genai_config.json has options for providers.
+  bool has_provider_options = true;
   // The nodes that choose between LongRoPE's caches.
   std::string_view rope_choice = "/model/rope_caches_subgraph";
 };

@@ -37,6 +37,7 @@ constexpr std::array kDialects = {
                 .stores_tied_once = false,
                 .has_gelu = false,
                 .names_no_window = false,
+                .has_provider_options = false,
                 .rope_choice = "/model/rotemb_caches_subgraph"},
 };
 

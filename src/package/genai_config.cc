@@ -2,18 +2,24 @@
 #include "package/genai_config.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace tandem {
 namespace {
 
 // As the model builder writes them; none stands for the CPU.
-OrderedJson provider_options(const std::string& provider) {
-  OrderedJson options = OrderedJson::array();
-  if (provider == "cuda") options.push_back({{"cuda", {{"enable_cuda_graph", "0"}}}});
-  if (provider == "dml") options.push_back({{"dml", {{"enable_graph_capture", "1"}}}});
-  if (provider == "webgpu")
-    options.push_back({{"webgpu", {{"enableGraphCapture", "0"}, {"validationMode", "basic"}}}});
-  return options;
+OrderedJson provider_options(const GenaiModel& file) {
+  if (file.provider == "cpu") return OrderedJson::array();
+  OrderedJson options = OrderedJson::object();
+  if (file.has_provider_options) {
+    if (file.provider == "cuda") options = {{"enable_cuda_graph", "0"}};
+    if (file.provider == "dml") options = {{"enable_graph_capture", "1"}};
+    if (file.provider == "webgpu")
+      options = {{"enableGraphCapture", "0"}, {"validationMode", "basic"}};
+  }
+  OrderedJson provider;
+  provider[file.provider] = std::move(options);
+  return OrderedJson::array({std::move(provider)});
 }
 
 }  // namespace
@@ -37,7 +43,7 @@ OrderedJson make_genai_config(const ModelInfo& info, const Json& generation,
   model["context_length"] = info.context_length;
   model["decoder"] = {
       {"session_options",
-       {{"log_id", "onnxruntime-genai"}, {"provider_options", provider_options(file.provider)}}},
+       {{"log_id", "onnxruntime-genai"}, {"provider_options", provider_options(file)}}},
       {"filename", file.filename},
       {"head_size", info.head_dim},
       {"hidden_size", info.hidden_size},

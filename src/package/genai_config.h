@@ -13,6 +13,8 @@ struct GenaiModel {
   std::string filename = "model.onnx";
   // The execution provider, as on the model builder's command line.
   std::string provider = "cpu";
+  // Whether that gets the options that the model builder gives it.
+  bool has_provider_options = true;
   // Whether the model has the input position_ids.
   bool position_ids = false;
 };

@@ -49,10 +49,12 @@ OnnxReport write_genai_folder(const fs::path& folder, const GenaiContents& conte
   ModelInfo info = contents.info;
   info.context_length = report.context_length;
   const Json generation = copy_texts(contents.source, folder, observer);
-  OrderedJson config = make_genai_config(info, generation,
-                                         {.filename = options.filename,
-                                          .provider = std::string(options.provider.name),
-                                          .position_ids = report.position_ids});
+  OrderedJson config =
+      make_genai_config(info, generation,
+                        {.filename = options.filename,
+                         .provider = std::string(options.provider.name),
+                         .has_provider_options = options.dialect.has_provider_options,
+                         .position_ids = report.position_ids});
   config[kMark] = build_version();
   write_text_file(folder / kConfigFile, config.dump(4) + "\n");
   return report;

@@ -129,6 +129,9 @@ TEST_F(Build, RoundsFloatWeights) {
   EXPECT_EQ(config()["model"]["decoder"]["inputs"]["position_ids"], "position_ids");
   EXPECT_EQ(config()["model"]["decoder"]["session_options"]["provider_options"],
             Json::parse(R"([{"dml": {"enable_graph_capture": "1"}}])"));
+  build(demo(), "int4", {"-e", "dml", "--dialect", "0.5.1"});
+  EXPECT_EQ(config()["model"]["decoder"]["session_options"]["provider_options"],
+            Json::parse(R"([{"dml": {}}])"));
 }
 
 TEST_F(Build, WhatLiesInAGgufBecomesFiles) {
@@ -138,6 +141,26 @@ TEST_F(Build, WhatLiesInAGgufBecomesFiles) {
             (Words{"chat_template.jinja", "genai_config.json", "model.onnx", "model.onnx.data",
                    "tokenizer.json", "tokenizer_config.json"}));
   expect_answer_of(at("demo.gguf"), "float");
+}
+
+// In Quark's words, the head in groups of 32 and all others in groups of 128.
+TEST_F(Build, GroupsAreThoseOfTheCheckpoint) {
+  EXPECT_EQ(run_program({"-q", "quantize", demo(), "-o", at("quark"), "--export", "quark",
+                         "--lm-head", "32"})
+                .status,
+            0);
+  const Json report = build(at("quark"), "int4");
+  EXPECT_EQ(report["code_products"], 6 * 5 + 1);
+  const std::string model = read_text_file(folder_ / "out/model.onnx");
+  EXPECT_NE(model.find("lm_head.MatMulNBits.qzeros"), std::string::npos);
+  EXPECT_EQ(model.find("MatMul_Q4"), std::string::npos);
+  // 4 bits a weight, a float32 scale and half a byte of zero point a group; the embedding in float32,
+  // and cosines, sines and norms.
+  const double blocks = 6 * (256.0 * (256 + 256) + 256 * 256 + 3 * 256 * 768);
+  const double head = 4096.0 * 256;
+  const double bytes = (blocks + head) / 2 + (blocks / 128 + head / 32) * 4.5 + head * 4;
+  EXPECT_NEAR(static_cast<double>(fs::file_size(folder_ / "out/model.onnx.data")), bytes, 2e5);
+  expect_answer_of(at("quark"), "float", 0.5);
 }
 
 TEST_F(Build, PrintsWhatItWrote) {

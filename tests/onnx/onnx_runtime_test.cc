@@ -144,6 +144,32 @@ TEST_P(OnnxRuntimeFamily, MultipliesCodesAsTheyAre) {
   }
 }
 
+// The demo model, in float and in codes of which activations are rounded or not.
+TEST(OnnxRuntimeDemo, GivesOurLogits) {
+  TANDEM_REQUIRE_ONNX_RUNTIME();
+  const Checkpoint checkpoint = Checkpoint::open(testing::demo_dir());
+  const Graph graph = build_graph(checkpoint.config_object(), CheckpointWeights(checkpoint));
+  const ModelInfo info = read_model_info(checkpoint.config_object());
+  const Graph codes = with_codes(graph, {}, true);
+  const std::vector<std::int32_t> ids = some_ids(24, info.vocabulary);
+  struct Case {
+    const Graph& graph;
+    std::int64_t accuracy_level;
+    float bound;
+  };
+  for (const Case& run : {Case{graph, 0, 1e-3F}, {codes, 0, 2e-3F}, {codes, 4, 0.5F}}) {
+    const testing::ScratchFolder scratch;
+    OnnxOptions options;
+    options.provider.accuracy_level = run.accuracy_level;
+    export_model(scratch.path(), run.graph, info, options);
+    const float worst = worst_difference(logits_in_onnx_runtime(scratch.path(), ids, 16),
+                                         interpret(run.graph, ids));
+    EXPECT_LT(worst, run.bound) << run.accuracy_level;
+    RecordProperty(fmt::format("worst_{}_{}", run.bound, run.accuracy_level),
+                   fmt::format("{:.2g}", worst));
+  }
+}
+
 // The table is the head's codes: a graph whose embedding has their values says what is expected.
 TEST(OnnxRuntimeShared, EmbeddingReadsTheHeadsCodes) {
   TANDEM_REQUIRE_ONNX_RUNTIME();
