@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cmath>
 #include <utility>
 
 #include "base/error.h"
@@ -11,6 +13,9 @@
 
 namespace tandem {
 namespace {
+
+// Beyond that order, two products with smaller matrices take less.
+constexpr std::int64_t kLargestHadamard = 32;
 
 constexpr const char* kMaskNodes = "/model/attn_mask_reformat/attn_mask_subgraph";
 
@@ -42,6 +47,8 @@ Exporter::Method Exporter::method_of(Op op) noexcept {
       Row{Op::kAdd, &Exporter::add},
       // Div, Tanh, Mul
       Row{Op::kSoftcap, &Exporter::softcap},
+      // Reshape, MatMul (, MatMul), Reshape
+      Row{Op::kHadamard, &Exporter::hadamard},
       // nothing: ONNX gives the logits of all rows
       Row{Op::kSelectRows, &Exporter::select_rows},
   };
@@ -328,6 +335,46 @@ void Exporter::softcap(NodeId id) {
   x = add_node("Tanh", path + "/Tanh", {x}, width);
   set_name(node.output(), add_node("Mul", path + "/Mul", {x, cap}, width, {}, "",
                                    is_logits(node.output()) ? "logits" : ""));
+}
+
+// A block's matrix is the Kronecker product of two small ones: with the block as a matrix X, H_a X H_b.
+void Exporter::hadamard(NodeId id) {
+  const Node& node = graph_.node(id);
+  const std::int64_t block = node.as<HadamardAttributes>().block;
+  const std::int64_t width = width_of(node.output());
+  std::int64_t columns = block, rows = 1;
+  while (columns > kLargestHadamard && rows < columns) {
+    columns /= 2;
+    rows *= 2;
+  }
+  const std::string path = onnx_path(node.name);
+  const std::vector<OnnxDim> shape = {"batch_size", "sequence_length", width / block, rows,
+                                      columns};
+  const auto add_one = [&](const char* op, const std::string& name,
+                           std::vector<std::string> inputs) {
+    writer_.add_node({op, name, std::move(inputs), {{name + "/output_0", options_.type, shape}}});
+    return name + "/output_0";
+  };
+  std::string x =
+      add_one("Reshape", path + "/Reshape_1",
+              {name_of(node.inputs[0]), writer_.constant({0, 0, width / block, rows, columns})});
+  x = add_one("MatMul", path + "/MatMul_1", {x, hadamard_matrix(columns)});
+  if (rows > 1) x = add_one("MatMul", path + "/MatMul_2", {hadamard_matrix(rows), x});
+  set_name(node.output(),
+           add_node("Reshape", path + "/Reshape_2", {x, writer_.constant({0, 0, width})}, width));
+}
+
+std::string Exporter::hadamard_matrix(std::int64_t order) {
+  std::string name = fmt::format("model.hadamard_{}", order);
+  if (!hadamards_.insert(order).second) return name;
+  const auto entry = 1 / std::sqrt(static_cast<float>(order));
+  std::vector<float> values;
+  for (std::int64_t i = 0; i < order; ++i)
+    for (std::int64_t j = 0; j < order; ++j)
+      values.push_back(std::popcount(static_cast<std::uint64_t>(i & j)) % 2 == 0 ? entry : -entry);
+  writer_.add_initializer(name, options_.type, {order, order},
+                          [&](const ByteSink& sink) { write_values(values, options_.type, sink); });
+  return name;
 }
 
 // Values are looked up in front of it.

@@ -45,6 +45,7 @@ class Exporter {
   void mul(NodeId id);
   void add(NodeId id);
   void softcap(NodeId id);
+  void hadamard(NodeId id);
   void select_rows(NodeId id);
 
   void add_inputs();
@@ -78,6 +79,8 @@ class Exporter {
   // One norm over the last dimension.
   std::vector<OnnxAttribute> norm_attributes(float epsilon) const;
   void head_norm(NodeId id);
+  // The orthonormal Hadamard matrix as an initializer; returns its name.
+  std::string hadamard_matrix(std::int64_t order);
 
   bool is_rounded(const Node& linear) const;
   Product product_of(NodeId linear) const;
@@ -133,6 +136,8 @@ class Exporter {
   std::set<NodeId> inner_rotations_;
   // Linears that are part of one product with others.
   std::set<NodeId> packed_;
+  // Orders of Hadamard matrices that are written.
+  std::set<std::int64_t> hadamards_;
   RotaryCaches caches_;
   // The head's codes, if they are written with the embedding.
   std::optional<NBitsTensors> shared_head_;

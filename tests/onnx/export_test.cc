@@ -339,15 +339,16 @@ TEST(ExportModel, SaysWhatHasNoForm) {
   for (NodeId id = 0; id < static_cast<NodeId>(model.graph.nodes().size()); ++id) {
     const Node& node = model.graph.node(id);
     rewriter.copy(id);
-    if (node.op == Op::kMul)
-      rewriter.replace(node.output(),
-                       rewriter.add(Op::kHadamard, node.name + ".hadamard", node.layer,
-                                    {rewriter(node.output())}, HadamardAttributes{32}));
+    if (node.op != Op::kMul) continue;
+    const ValueId codes = rewriter.add(Op::kQuantize, node.name + ".quantize", node.layer,
+                                       {rewriter(node.output())}, QuantizeAttributes{0.1F});
+    rewriter.replace(node.output(), rewriter.add(Op::kDequantize, node.name + ".dequantize",
+                                                 node.layer, {codes}, DequantizeAttributes{}));
   }
   const Graph graph = std::move(rewriter).finish();
   const ScratchFolder folder;
   EXPECT_EQ(error_of([&] { export_model(folder.path(), graph, model.info, {}); }),
-            "[onnx] the graph has operators without a form in ONNX: Hadamard (2)");
+            "[onnx] the graph has operators without a form in ONNX: Dequantize (2), Quantize (2)");
   EXPECT_TRUE(fs::is_empty(folder.path()));
   const FamilyModel untied = family_in_codes("llama_rope");
   EXPECT_EQ(error_of([&] {

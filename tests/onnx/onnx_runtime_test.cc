@@ -202,6 +202,34 @@ TEST(OnnxRuntimeShared, EmbeddingReadsTheHeadsCodes) {
   }
 }
 
+// Online transforms, as rotated packages have them: a block that is one matrix, and one of two.
+TEST(OnnxRuntimeHadamard, IsTheTransform) {
+  TANDEM_REQUIRE_ONNX_RUNTIME();
+  const FamilyModel model = make_family("llama_biased");
+  Rewriter rewriter(model.graph);
+  for (NodeId id = 0; id < static_cast<NodeId>(model.graph.nodes().size()); ++id) {
+    const Node& node = model.graph.node(id);
+    rewriter.copy(id);
+    const bool is_inner = node.op == Op::kMul, is_query = node.name.ends_with("o_proj");
+    if (is_inner || is_query)
+      rewriter.replace(node.output(), rewriter.add(Op::kHadamard, node.name + ".hadamard",
+                                                   node.layer, {rewriter(node.output())},
+                                                   HadamardAttributes{is_inner ? 32 : 64}));
+    if (node.op == Op::kRmsNorm && node.name.ends_with("input_layernorm"))
+      rewriter.replace(node.output(),
+                       rewriter.add(Op::kHadamard, node.name + ".hadamard", node.layer,
+                                    {rewriter(node.output())}, HadamardAttributes{16}));
+  }
+  const Graph graph = std::move(rewriter).finish();
+  const std::vector<std::int32_t> ids = some_ids(20, model.info.vocabulary);
+  const testing::ScratchFolder scratch;
+  export_model(scratch.path(), graph, model.info, {});
+  EXPECT_EQ(ModelFile(scratch / "model.onnx").flaw(), "");
+  EXPECT_LT(
+      worst_difference(logits_in_onnx_runtime(scratch.path(), ids, 12), interpret(graph, ids)),
+      5e-4);
+}
+
 // Activations, cache and weights in float16.
 TEST(OnnxRuntimeHalf, IsNearFloat) {
   TANDEM_REQUIRE_ONNX_RUNTIME();
