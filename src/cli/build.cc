@@ -26,6 +26,7 @@ struct BuildFlags {
   std::string output;
   std::string precision;
   std::string provider = "cpu";
+  std::string phase = "decode";
   std::string dialect = std::string(onnx_dialects().front().version);
   std::vector<std::string> extra_options;
   int threads = 0;
@@ -156,11 +157,13 @@ void print_report(const BuildFlags& flags, const BuildSettings& settings,
                 {"position_ids", report.position_ids},
                 {"float_products", report.float_linears},
                 {"code_products", report.code_linears},
+                {"int8_products", report.int8_linears},
                 {"accuracy_level", settings.onnx.provider.accuracy_level}});
     return;
   }
   std::cout << fmt::format("{}: {} MB, {} products in float, {} in codes", flags.output,
                            megabytes(files.bytes), report.float_linears, report.code_linears);
+  if (report.int8_linears > 0) std::cout << fmt::format(", {} in int8", report.int8_linears);
   if (report.code_linears > 0)
     std::cout << fmt::format(
         ", accuracy_level {}{}", settings.onnx.provider.accuracy_level,
@@ -183,7 +186,7 @@ void build(const BuildFlags& flags) {
          "[build] {}: begins every sequence with a prefix of {} tokens, which ONNX Runtime GenAI "
          "has no place for",
          flags.input, model->prefix().size());
-  const Graph& graph = model->graph(Phase::kDecode);
+  const Graph& graph = model->graph(flags.phase == "prefill" ? Phase::kPrefill : Phase::kDecode);
   OnnxOptions options = settings.onnx;
   std::optional<OnnxRounding> rounding;
   if (settings.rounding) {
@@ -234,6 +237,13 @@ void add_build(CLI::App& app) {
   command->add_option("-e,--execution-provider", flags->provider, "where it is to run")
       ->capture_default_str()
       ->check(CLI::IsMember(providers));
+  command
+      ->add_option(
+          "--phase", flags->phase,
+          "of a package: the graph that writes answers, or the one that reads prompts, whose "
+          "static int8 becomes QuantizeLinear and DequantizeLinear")
+      ->capture_default_str()
+      ->check(CLI::IsMember({"decode", "prefill"}));
   std::vector<std::string> dialects;
   for (const OnnxDialect& dialect : onnx_dialects()) dialects.emplace_back(dialect.version);
   command

@@ -67,7 +67,7 @@ const OnnxProvider& find_onnx_provider(std::string_view name) {
   return find_row(kProviders, &OnnxProvider::name, name, "an execution provider");
 }
 
-void check_exportable(const Graph& graph) {
+void check_exportable(const Graph& graph, OnnxType type) {
   std::map<std::string_view, int> missing;
   for (const Node& node : graph.nodes())
     if (Exporter::method_of(node.op) == nullptr) ++missing[to_string(node.op)];
@@ -82,17 +82,15 @@ void check_exportable(const Graph& graph) {
       fail(ErrorCode::kUnsupported,
            "[onnx] {}: heads of {}: ONNX Runtime's attention wants a multiple of {}", node.name,
            node.as<AttentionAttributes>().head_dim, kHeadMultiple);
-    if (node.op == Op::kLinear &&
-        std::holds_alternative<ChannelCodes>(node.as<LinearAttributes>().weight))
-      fail(ErrorCode::kUnsupported,
-           "[onnx] {}: int8 per output channel has no form in ONNX: expected float or group codes",
+    if (node.op == Op::kQuantize && type != OnnxType::kFloat)
+      fail(ErrorCode::kUnsupported, "[onnx] {}: int8 activations are written beside float32 only",
            node.name);
   }
 }
 
 OnnxReport export_model(const fs::path& folder, const Graph& graph, const ModelInfo& info,
                         const OnnxOptions& options, Observer& observer) {
-  check_exportable(graph);
+  check_exportable(graph, options.type);
   return Exporter(folder, graph, info, options, observer).run();
 }
 

@@ -62,10 +62,12 @@ struct OnnxReport {
   // Products by what their weights are.
   std::int64_t float_linears = 0;
   std::int64_t code_linears = 0;
+  std::int64_t int8_linears = 0;
 };
 
-// Throws kUnsupported for a graph that cannot be written, listing all operators that have no form.
-void check_exportable(const Graph& graph);
+// Throws kUnsupported for a graph that cannot be written with activations of that type, listing all
+// operators that have no form.
+void check_exportable(const Graph& graph, OnnxType type);
 
 // Writes `folder`/`options.filename` and its data file. Weights are read, and float ones rounded, one
 // after the other. Throws kUnsupported naming the module for a weight that has no form, and kCancelled

@@ -26,7 +26,7 @@ Exporter::Method Exporter::method_of(Op op) noexcept {
   static constexpr std::array kMethods = {
       // Gather (, Mul)
       Row{Op::kEmbedding, &Exporter::embedding},
-      // MatMul or MatMulNBits (, Add); q, k and v as one
+      // MatMul, MatMulNBits, or MatMul after a DequantizeLinear (, Add); q, k and v as one
       Row{Op::kLinear, &Exporter::linear},
       // SimplifiedLayerNormalization, with a sum in front SkipSimplifiedLayerNormalization; of heads
       // between two Reshapes
@@ -47,6 +47,10 @@ Exporter::Method Exporter::method_of(Op op) noexcept {
       Row{Op::kAdd, &Exporter::add},
       // Div, Tanh, Mul
       Row{Op::kSoftcap, &Exporter::softcap},
+      // QuantizeLinear, DequantizeLinear
+      Row{Op::kQuantize, &Exporter::quantize},
+      // nothing, or the Add of the bias
+      Row{Op::kDequantize, &Exporter::dequantize},
       // Reshape, MatMul (, MatMul), Reshape
       Row{Op::kHadamard, &Exporter::hadamard},
       // nothing: ONNX gives the logits of all rows

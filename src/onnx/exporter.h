@@ -46,6 +46,8 @@ class Exporter {
   void add(NodeId id);
   void softcap(NodeId id);
   void hadamard(NodeId id);
+  void quantize(NodeId id);
+  void dequantize(NodeId id);
   void select_rows(NodeId id);
 
   void add_inputs();
@@ -107,6 +109,9 @@ class Exporter {
   std::string add_product(const std::string& path, const std::string& module,
                           const Product& product, const std::string& input,
                           const std::string& output);
+  // The product of dequantized codes with dequantized weights.
+  std::string add_int8_product(const std::string& path, const ChannelCodes& weight,
+                               const std::string& input);
   std::string add_bias(const std::string& path, std::span<const float> bias,
                        const std::string& input, const std::string& output);
   // Writes q, k and v as one product, if their weights allow it.

@@ -170,6 +170,8 @@ void Exporter::linear(NodeId id) {
     return;
   const Node& node = graph_.node(id);
   const std::string path = onnx_path(node.name);
+  if (const auto* codes = std::get_if<ChannelCodes>(&node.as<LinearAttributes>().weight))
+    return set_name(node.output(), add_int8_product(path, *codes, name_of(node.inputs[0])));
   const std::string output = is_logits(node.output()) ? "logits" : "";
   const bool is_biased = !is_zero(bias_of(node));
   const std::string input = name_of(node.inputs[0]);

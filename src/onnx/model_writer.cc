@@ -101,6 +101,8 @@ std::string_view to_string(OnnxType type) noexcept {
       return "FLOAT";
     case OnnxType::kUint8:
       return "UINT8";
+    case OnnxType::kInt8:
+      return "INT8";
     case OnnxType::kInt32:
       return "INT32";
     case OnnxType::kInt64:
@@ -123,6 +125,7 @@ std::int64_t size_of(OnnxType type) noexcept {
     case OnnxType::kFloat16:
       return 2;
     case OnnxType::kUint8:
+    case OnnxType::kInt8:
     case OnnxType::kBool:
       return 1;
   }
@@ -224,6 +227,10 @@ std::string ModelWriter::constant(float number, OnnxType type) {
                           type == OnnxType::kFloat16
                               ? bytes_of(std::span<const std::uint16_t>(&half, 1))
                               : bytes_of(std::span<const float>(&number, 1)));
+}
+
+std::string ModelWriter::int8_zero() {
+  return state_->constant(OnnxType::kInt8, "0", {}, std::string(1, '\0'));
 }
 
 void ModelWriter::add_initializer(const std::string& name, OnnxType type,

@@ -22,6 +22,7 @@ namespace tandem {
 enum class OnnxType : std::int32_t {
   kFloat = 1,
   kUint8 = 2,
+  kInt8 = 3,
   kInt32 = 6,
   kInt64 = 7,
   kBool = 9,
@@ -87,6 +88,8 @@ class ModelWriter {
   std::string constant(const std::vector<std::int64_t>& list);
   std::string constant(std::int64_t number);
   std::string constant(float number, OnnxType type);
+  // The zero point of symmetric int8 codes.
+  std::string int8_zero();
 
   // Calls `write` with where the tensor's bytes go. Throws kInternal unless they are as many as the
   // shape says.

@@ -128,6 +128,17 @@ void write_transposed(const RowSource& rows, OnnxType type, const ByteSink& sink
   sink(bytes);
 }
 
+void write_transposed(const ChannelCodes& weight, const ByteSink& sink) {
+  const auto n = static_cast<std::size_t>(weight.n), k = static_cast<std::size_t>(weight.k);
+  std::vector<std::byte> bytes(n * k);
+  std::vector<std::int8_t> row(k);
+  for (std::size_t r = 0; r < n; ++r) {
+    read_codes(weight, static_cast<std::int64_t>(r), 0, row);
+    for (std::size_t c = 0; c < k; ++c) bytes[c * n + r] = static_cast<std::byte>(row[c]);
+  }
+  sink(bytes);
+}
+
 bool can_join(const Weight& a, const Weight& b) {
   if (a.index() != b.index() || input_channels(a) != input_channels(b)) return false;
   const auto* x = std::get_if<GroupCodes>(&a);

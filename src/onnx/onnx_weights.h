@@ -46,6 +46,9 @@ void write_values(std::span<const float> values, OnnxType type, const ByteSink& 
 void write_rows(const RowSource& rows, OnnxType type, const ByteSink& sink);
 void write_transposed(const RowSource& rows, OnnxType type, const ByteSink& sink);
 
+// Int8 codes [n, k] as [k, n].
+void write_transposed(const ChannelCodes& weight, const ByteSink& sink);
+
 // Whether the output channels of both can stand in one weight.
 bool can_join(const Weight& a, const Weight& b);
 

@@ -105,6 +105,20 @@ TEST_F(Build, CodesOfAPackageRunInOnnxRuntimeGenai) {
   }
 }
 
+// The graph that reads prompts, in static int8 as QDQ: ONNX Runtime GenAI runs it for both phases.
+TEST_F(Build, StaticInt8OfAPackage) {
+  const Json report = build(demo_package(), "int4", {"--phase", "prefill"});
+  EXPECT_EQ(report["int8_products"], 6 * 7);
+  EXPECT_EQ(report["code_products"], 1);
+  const Json theirs = answer_of_peer(16);
+  if (!theirs.empty()) {
+    EXPECT_NE(theirs["text"].get<std::string>().find("Lily"), std::string::npos) << theirs["text"];
+  }
+  expect_refusal(
+      {"build", "-i", demo_package(), "-o", at("other"), "-p", "fp16", "--phase", "prefill"},
+      {"input_layernorm.quantize", "beside float32 only"});
+}
+
 TEST_F(Build, RoundsFloatWeights) {
   Json report = build(demo(), "int4");
   EXPECT_EQ(report["code_products"], 6 * 5 + 1);

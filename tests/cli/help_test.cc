@@ -57,7 +57,7 @@ std::map<std::string, std::vector<std::string>> flags() {
         "--json"}},
       {"build",
        {"-i,-m,--input,--model", "-o,--output", "-p,--precision", "-e,--execution-provider",
-        "--extra-options", "--dialect", "-t,--threads", "--json"}},
+        "--extra-options", "--phase", "--dialect", "-t,--threads", "--json"}},
       {"synth", {"--shape", "-o,--output", "--seed", "-t,--threads"}},
   };
   for (const char* command : {"run", "logits", "eval", "bench"})

@@ -340,7 +340,7 @@ TEST(ExportModel, SaysWhatHasNoForm) {
     const Node& node = model.graph.node(id);
     rewriter.copy(id);
     if (node.op != Op::kMul) continue;
-    const ValueId codes = rewriter.add(Op::kQuantize, node.name + ".quantize", node.layer,
+    const ValueId codes = rewriter.add(Op::kQuantizeInt16, node.name + ".quantize", node.layer,
                                        {rewriter(node.output())}, QuantizeAttributes{0.1F});
     rewriter.replace(node.output(), rewriter.add(Op::kDequantize, node.name + ".dequantize",
                                                  node.layer, {codes}, DequantizeAttributes{}));
@@ -348,7 +348,7 @@ TEST(ExportModel, SaysWhatHasNoForm) {
   const Graph graph = std::move(rewriter).finish();
   const ScratchFolder folder;
   EXPECT_EQ(error_of([&] { export_model(folder.path(), graph, model.info, {}); }),
-            "[onnx] the graph has operators without a form in ONNX: Dequantize (2), Quantize (2)");
+            "[onnx] the graph has operators without a form in ONNX: QuantizeInt16 (2)");
   EXPECT_TRUE(fs::is_empty(folder.path()));
   const FamilyModel untied = family_in_codes("llama_rope");
   EXPECT_EQ(error_of([&] {

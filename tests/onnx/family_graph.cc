@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "graph/int8_nodes.h"
 #include "graph/rewriter.h"
 #include "models/model.h"
 #include "support.h"
@@ -108,6 +109,37 @@ Graph with_codes(const Graph& graph, const CodeForm& form, bool per_layer) {
     if (per_layer && node.layer < 0) own.group = 64;
     linear.weight = make_codes(linear.weight, own);
     rewriter.copy(id, std::move(linear));
+  }
+  return std::move(rewriter).finish();
+}
+
+Graph with_int8(const Graph& graph) {
+  Rewriter rewriter(graph);
+  Int8Linears<Rewriter> int8(rewriter);
+  for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
+    const Node& node = graph.node(id);
+    if (node.op != Op::kLinear || node.layer < 0) {
+      rewriter.copy(id);
+      continue;
+    }
+    const auto& linear = node.as<LinearAttributes>();
+    const std::int64_t n = output_channels(linear.weight), k = input_channels(linear.weight);
+    ChannelCodes codes{.n = n, .k = k};
+    std::byte* out = nullptr;
+    codes.codes = Tensor::allocate(DType::kI8, {n, k}, &out);
+    std::vector<float> scales;
+    for (std::int64_t row = 0; row < n; ++row) {
+      const std::vector<float> values = dequantize_rows(linear.weight, row, 1);
+      const auto [least, most] = std::ranges::minmax(values);
+      scales.push_back(std::max(-least, most) / 127);
+      for (const float value : values)
+        *out++ =
+            static_cast<std::byte>(static_cast<std::int8_t>(std::nearbyint(value / scales.back())));
+    }
+    codes.scales = Tensor::from_floats(scales, {n});
+    // Some values are beyond what the codes reach.
+    rewriter.replace(node.output(), int8.add(node.name, node.layer, rewriter(node.inputs[0]), 0.02F,
+                                             std::move(codes), linear.bias));
   }
   return std::move(rewriter).finish();
 }

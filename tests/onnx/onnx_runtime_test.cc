@@ -27,6 +27,7 @@ using testing::interpret;
 using testing::make_family;
 using testing::ModelFile;
 using testing::with_codes;
+using testing::with_int8;
 
 std::string python() {
   const char* chosen = std::getenv("TANDEM_TEST_PYTHON");
@@ -228,6 +229,24 @@ TEST(OnnxRuntimeHadamard, IsTheTransform) {
   EXPECT_LT(
       worst_difference(logits_in_onnx_runtime(scratch.path(), ids, 12), interpret(graph, ids)),
       5e-4);
+}
+
+// Static int8: integers of ONNX Runtime against those of the interpreter.
+TEST(OnnxRuntimeInt8, GivesTheSameIntegers) {
+  TANDEM_REQUIRE_ONNX_RUNTIME();
+  for (const char* family : {"llama_biased", "qwen3", "phi3_longrope"}) {
+    const FamilyModel model = make_family(family);
+    const Graph graph = with_int8(model.graph);
+    const std::vector<std::int32_t> ids = some_ids(20, model.info.vocabulary);
+    const testing::ScratchFolder scratch;
+    const OnnxReport report = export_model(scratch.path(), graph, model.info, {});
+    EXPECT_EQ(report.int8_linears, 7 * model.info.layers);
+    EXPECT_EQ(ModelFile(scratch / "model.onnx").flaw(), "");
+    EXPECT_LT(
+        worst_difference(logits_in_onnx_runtime(scratch.path(), ids, 12), interpret(graph, ids)),
+        1e-3)
+        << family;
+  }
 }
 
 // Activations, cache and weights in float16.
