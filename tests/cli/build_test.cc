@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <sstream>
 
+#include "checkpoint/safetensors.h"
 #include "cli/program.h"
 
 namespace tandem {
@@ -39,17 +40,18 @@ class Build : public ::testing::Test {
   }
   Json config() const { return read_json_file(folder_ / "out/genai_config.json"); }
 
-  // What ONNX Runtime GenAI answers; an empty object where it is not installed.
-  Json answer_of_peer(std::int64_t count) const {
+  // What ONNX Runtime GenAI answers; an empty object where it is not installed. The prompt is a text or
+  // a list of ids.
+  Json answer_of_peer(std::int64_t count, const Json& prompt = kPrompt) const {
     if (std::system(
             fmt::format("'{}' -c 'import onnxruntime_genai' >/dev/null 2>&1", python()).c_str()) !=
         0)
       return Json::object();
-    write_bytes(folder_ / "prompt.txt", kPrompt);
-    const std::string command =
-        fmt::format("'{}' '{}' greedy '{}' '{}' {} >'{}' 2>'{}'", python(),
-                    testing::fixture("onnx/onnx_runtime_peer.py").string(), at("out"),
-                    at("prompt.txt"), count, at("answer.json"), at("errors"));
+    write_bytes(folder_ / "prompt", prompt.is_string() ? prompt.get<std::string>() : prompt.dump());
+    const std::string command = fmt::format("'{}' '{}' {} '{}' '{}' {} >'{}' 2>'{}'", python(),
+                                            testing::fixture("onnx/onnx_runtime_peer.py").string(),
+                                            prompt.is_string() ? "greedy" : "continue", at("out"),
+                                            at("prompt"), count, at("answer.json"), at("errors"));
     EXPECT_EQ(std::system(command.c_str()), 0) << read_text_file(folder_ / "errors");
     return read_json_file(folder_ / "answer.json");
   }
@@ -175,6 +177,33 @@ TEST_F(Build, GroupsAreThoseOfTheCheckpoint) {
   const double bytes = (blocks + head) / 2 + (blocks / 128 + head / 32) * 4.5 + head * 4;
   EXPECT_NEAR(static_cast<double>(fs::file_size(folder_ / "out/model.onnx.data")), bytes, 2e5);
   expect_answer_of(at("quark"), "float", 0.5);
+}
+
+// Checkpoints of transformers with what it generates; heads are multiples of 8.
+TEST_F(Build, FamiliesContinueAsInTransformers) {
+  for (const char* family : {"llama_biased", "llama_head_dim", "qwen2_window", "qwen3",
+                             "phi3_longrope", "gemma2", "chatglm"}) {
+    const fs::path checkpoint = folder_ / family;
+    fs::copy(testing::fixture("models/fixtures") / family, checkpoint);
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json"})
+      fs::copy_file(testing::demo_dir() / name, checkpoint / name);
+    build(checkpoint.string(), "fp32");
+    const auto reference = SafetensorsFile::open(checkpoint / "reference.safetensors").tensors;
+    const auto all = reference.at("ids").as<std::int32_t>().first(20);
+    // Keys of a longer sequence rotate otherwise; ONNX Runtime GenAI reads a sequence again where
+    // Phi-3's own context of 4096 ends, not where this one's does.
+    const std::size_t most = std::string_view(family) == "phi3_longrope" ? 44 : 60;
+    const auto expected = reference.at("greedy").as<std::int32_t>().first(most);
+    const Json theirs = answer_of_peer(static_cast<std::int64_t>(expected.size()),
+                                       Json(std::vector(all.begin(), all.end())));
+    if (theirs.empty())
+      GTEST_SKIP() << python()
+                   << " has no onnxruntime_genai (set TANDEM_TEST_PYTHON to one that has)";
+    // It stops where the end token comes.
+    ASSERT_GT(theirs["ids"].size(), 4U);
+    for (std::size_t i = 0; i < theirs["ids"].size(); ++i)
+      ASSERT_EQ(theirs["ids"][i], expected[i]) << family << " " << i;
+  }
 }
 
 TEST_F(Build, PrintsWhatItWrote) {

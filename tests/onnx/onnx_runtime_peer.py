@@ -2,10 +2,11 @@
 
     python onnx_runtime_peer.py logits FOLDER IDS.json LOGITS.bin       (needs onnxruntime and numpy)
     python onnx_runtime_peer.py greedy FOLDER PROMPT.txt COUNT          (needs onnxruntime_genai)
+    python onnx_runtime_peer.py continue FOLDER IDS.json COUNT          (needs onnxruntime_genai)
 
 logits: IDS.json is {"ids": [...], "first": n}. The first n ids are read at once, the others one by one through the
 cache; LOGITS.bin receives the logits of all, float32 [ids, vocabulary]. greedy: JSON on standard output, {"version",
-"prompt": ids, "ids": what follows, "text"}.
+"prompt": ids, "ids": what follows, "text"}. continue: the same of ids, without text.
 """
 
 import json
@@ -46,22 +47,34 @@ def logits(folder, ids_file, output):
     np.concatenate(rows).tofile(output)
 
 
+def generate(model, prompt, count):
+    import numpy as np
+    import onnxruntime_genai as og
+
+    params = og.GeneratorParams(model)
+    params.set_search_options(do_sample=False, max_length=len(prompt) + count)
+    generator = og.Generator(model, params)
+    generator.append_tokens(np.array(prompt, np.int32))
+    ids = []
+    while not generator.is_done() and len(ids) < count:
+        generator.generate_next_token()
+        ids.append(int(generator.get_next_tokens()[0]))
+    return {"version": og.__version__, "prompt": [int(i) for i in prompt], "ids": ids}
+
+
 def greedy(folder, prompt_file, count):
     import onnxruntime_genai as og
 
     model = og.Model(folder)
     tokenizer = og.Tokenizer(model)
-    prompt = tokenizer.encode(Path(prompt_file).read_text())
-    params = og.GeneratorParams(model)
-    params.set_search_options(do_sample=False, max_length=len(prompt) + int(count))
-    generator = og.Generator(model, params)
-    generator.append_tokens(prompt)
-    ids = []
-    while not generator.is_done() and len(ids) < int(count):
-        generator.generate_next_token()
-        ids.append(int(generator.get_next_tokens()[0]))
-    print(json.dumps({"version": og.__version__, "prompt": [int(i) for i in prompt], "ids": ids,
-                      "text": tokenizer.decode(ids)}))
+    answer = generate(model, tokenizer.encode(Path(prompt_file).read_text()), int(count))
+    print(json.dumps({**answer, "text": tokenizer.decode(answer["ids"])}))
 
 
-{"logits": logits, "greedy": greedy}[sys.argv[1]](*sys.argv[2:])
+def continue_ids(folder, ids_file, count):
+    import onnxruntime_genai as og
+
+    print(json.dumps(generate(og.Model(folder), json.load(open(ids_file)), int(count))))
+
+
+{"logits": logits, "greedy": greedy, "continue": continue_ids}[sys.argv[1]](*sys.argv[2:])
