@@ -17,8 +17,6 @@ namespace {
 // Beyond that order, two products with smaller matrices take less.
 constexpr std::int64_t kLargestHadamard = 32;
 
-constexpr const char* kMaskNodes = "/model/attn_mask_reformat/attn_mask_subgraph";
-
 }  // namespace
 
 Exporter::Method Exporter::method_of(Op op) noexcept {

@@ -231,10 +231,9 @@ const Node* Exporter::tied_head(const Tensor& table) const {
 
 void Exporter::rotary_angles(NodeId id) {
   const auto& angles = graph_.node(id).as<RotaryAnglesAttributes>();
-  const CacheChoice choice{
-      .has_if = options_.provider.has_if,
-      .total_length = "/model/attn_mask_reformat/attn_mask_subgraph/Gather/output_0",
-      .nodes = std::string(options_.dialect.rope_choice)};
+  const CacheChoice choice{.has_if = options_.provider.has_if,
+                           .total_length = std::string(kMaskNodes) + "/Gather/output_0",
+                           .nodes = std::string(options_.dialect.rope_choice)};
   caches_ = add_rotary_caches(angles, report_.context_length, options_.type, choice, writer_);
 }
 
@@ -282,7 +281,7 @@ void Exporter::attention(NodeId id) {
   const auto& attributes = node.as<AttentionAttributes>();
   const AttentionPlan& plan = plans_.of_attention(id);
   const bool rotates = plan.rotates() && inner_rotations_.contains(plan.q_rotary);
-  const std::string mask = "/model/attn_mask_reformat/attn_mask_subgraph/";
+  const std::string mask = kMaskNodes;
   const auto cache = [&](const char* when, const char* part) {
     return fmt::format("{}.{}.{}", when, node.layer, part);
   };
@@ -292,8 +291,8 @@ void Exporter::attention(NodeId id) {
                                      is_packed ? "" : name_of(node.inputs[2]),
                                      cache("past_key_values", "key"),
                                      cache("past_key_values", "value"),
-                                     mask + "Sub/Cast/output_0",
-                                     mask + "Gather/Cast/output_0"};
+                                     mask + "/Sub/Cast/output_0",
+                                     mask + "/Gather/Cast/output_0"};
   if (rotates) inputs.insert(inputs.end(), {caches_.cosines, caches_.sines});
   const std::string name = onnx_path(node.name) + "/GroupQueryAttention";
   const auto present = [&](const char* part) {

@@ -7,6 +7,9 @@
 
 namespace tandem {
 
+// The nodes that tell attention about the mask.
+inline constexpr const char* kMaskNodes = "/model/attn_mask_reformat/attn_mask_subgraph";
+
 // "model.layers.3.self_attn.q_proj" -> "/model/layers.3/attn/q_proj".
 inline std::string onnx_path(std::string_view module) {
   std::string path = "/";

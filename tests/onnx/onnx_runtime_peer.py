@@ -1,11 +1,12 @@
 """What ONNX Runtime, and ONNX Runtime GenAI, make of a folder that was built here.
 
-    python onnx_runtime_peer.py logits FOLDER IDS.json LOGITS.bin       (needs onnxruntime and numpy)
+    python onnx_runtime_peer.py logits                                  (needs onnxruntime and numpy)
     python onnx_runtime_peer.py greedy FOLDER PROMPT.txt COUNT          (needs onnxruntime_genai)
     python onnx_runtime_peer.py continue FOLDER IDS.json COUNT          (needs onnxruntime_genai)
 
-logits: IDS.json is {"ids": [...], "first": n}. The first n ids are read at once, the others one by one through the
-cache; LOGITS.bin receives the logits of all, float32 [ids, vocabulary]. greedy: JSON on standard output, {"version",
+logits: each line of standard input is a FOLDER whose ids.json is {"ids": [...], "first": n}. The first n ids are read at
+once, the others one by one through the cache; FOLDER/logits.bin receives the logits of all, float32 [ids, vocabulary],
+and then FOLDER/done what went wrong, usually nothing. greedy: JSON on standard output, {"version",
 "prompt": ids, "ids": what follows, "text"}. continue: the same of ids, without text.
 """
 
@@ -14,15 +15,15 @@ import sys
 from pathlib import Path
 
 
-def logits(folder, ids_file, output):
+def logits_of(folder):
     import numpy as np
     import onnxruntime as ort
 
-    asked = json.load(open(ids_file))
+    asked = json.load(open(folder / "ids.json"))
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    session = ort.InferenceSession(str(Path(folder) / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
     types = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
     past = {
         i.name: np.zeros([1, i.shape[1], 0, i.shape[3]], types[i.type])
@@ -44,7 +45,18 @@ def logits(folder, ids_file, output):
         past = {name.replace("present", "past_key_values"): results[name] for name in names if name != "logits"}
         rows.append(results["logits"][0].astype(np.float32))
         done += count
-    np.concatenate(rows).tofile(output)
+    np.concatenate(rows).tofile(folder / "logits.bin")
+
+
+def logits():
+    for line in sys.stdin:
+        folder, error = Path(line.rstrip("\n")), ""
+        try:
+            logits_of(folder)
+        except Exception as exception:
+            error = str(exception)
+        (folder / "done.tmp").write_text(error)
+        (folder / "done.tmp").rename(folder / "done")
 
 
 def generate(model, prompt, count):
