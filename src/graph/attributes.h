@@ -173,12 +173,18 @@ struct RequantizeAttributes {
 };
 
 struct HadamardAttributes {
-  // Columns that are transformed together: a power of two that divides the width.
+  // Columns that are transformed together: m times a power of two n, and a divisor of the width.
   std::int64_t block = 0;
+  // M, F32 [m, m], in the matrix M ⊗ H of a block, where H is the Hadamard matrix of order n: y[j n
+  // + c] = sum_i M[i][j] (x H)[i n + c]. Empty: 1.
+  Tensor factor = {};
+
+  std::int64_t m() const { return factor.empty() ? 1 : factor.dim(0); }
 
   template <typename Self, typename Visit>
   static void fields(Self& self, Visit&& visit) {
     visit("block", self.block);
+    visit("factor", self.factor);
   }
 };
 

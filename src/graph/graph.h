@@ -47,7 +47,7 @@ enum class Op : std::uint8_t {
   kDequantize,
   // int32 sums -> int8 or int16 codes, by a shift
   kRequantize,
-  // Blocks of each row times an orthonormal Hadamard matrix.
+  // Blocks of each row times an orthonormal matrix, a Hadamard matrix as a rule.
   kHadamard,
   // x -> what int8 codes of a few of its channels clip, times the float weights of those
   kShadowLinear,

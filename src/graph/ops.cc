@@ -82,7 +82,9 @@ std::string describe_requantize(const Attributes& attributes) {
 }
 
 std::string describe_hadamard(const Attributes& attributes) {
-  return fmt::format(" block {}", as<HadamardAttributes>(attributes).block);
+  const auto& hadamard = as<HadamardAttributes>(attributes);
+  return fmt::format(" block {}{}", hadamard.block,
+                     hadamard.m() == 1 ? "" : fmt::format(" factor {}", hadamard.m()));
 }
 
 std::string describe_shadow(const Attributes& attributes) {

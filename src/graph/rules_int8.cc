@@ -152,12 +152,20 @@ std::vector<Value> requantize(const Inspection& node) {
 std::vector<Value> hadamard(const Inspection& node) {
   require_inputs(node, 1);
   require_dtype(node, DType::kF32);
-  const std::int64_t block = attributes_of<HadamardAttributes>(node).block;
+  const auto& attributes = attributes_of<HadamardAttributes>(node);
+  const auto& [block, factor] = attributes;
   const std::int64_t width = node.inputs[0].width;
   require(node,
-          block > 0 && std::has_single_bit(static_cast<std::uint64_t>(block)) && width % block == 0,
-          fmt::format("expected blocks of a power of two that divides the width {}, got {}", width,
-                      block));
+          factor.empty() || (factor.dtype() == DType::kF32 && factor.shape().size() == 2 &&
+                             factor.dim(0) == factor.dim(1) && factor.dim(0) > 0),
+          fmt::format("expected a factor F32 [m, m], got {} {}", to_string(factor.dtype()),
+                      to_string(factor.shape())));
+  const std::int64_t m = attributes.m();
+  require(node,
+          block > 0 && block % m == 0 &&
+              std::has_single_bit(static_cast<std::uint64_t>(block / m)) && width % block == 0,
+          fmt::format("expected blocks of {}a power of two that divide the width {}, got {}",
+                      m == 1 ? "" : fmt::format("{} times ", m), width, block));
   return float_output(node, width);
 }
 

@@ -194,6 +194,10 @@ struct Kernels {
   // H[i][j] = (-1)^popcount(i & j). The butterfly is in float32 with strides 1, 2, … n / 2; then
   // each value is multiplied by float(1 / sqrt(n)).
   void (*hadamard)(float* x, std::int64_t n) noexcept;
+  // y = factorᵀ x for matrices x, y [m, n] that don't overlap, and factor [m, m]: y[j n + c] = sum_i
+  // factor[i m + j] * x[i n + c], one fused multiply-add after the other from 0 on.
+  void (*mix)(const float* x, const float* factor, std::int64_t m, std::int64_t n,
+              float* y) noexcept;
 
   // y = x / sqrt(mean(x²) + epsilon) * weight, over one row of n.
   void (*rms_norm)(const float* x, const float* weight, float epsilon, std::int64_t n,

@@ -65,6 +65,16 @@ class Settings {
       object(key, fmt::format("\"{}\"", fmt::join(words, "\" or \"")), *value);
     return found == words.end() ? fallback : static_cast<std::size_t>(found - words.begin());
   }
+  // 0 for false, 1 for true, or an integer from 2 on.
+  std::int64_t flag_or_integer(const char* key, bool fallback, std::int64_t most) {
+    const Json* value = find(key);
+    if (value == nullptr) return fallback ? 1 : 0;
+    if (value->is_boolean()) return value->get<bool>() ? 1 : 0;
+    const bool fits = value->is_number_integer() && value->get<double>() >= 2 &&
+                      value->get<double>() <= static_cast<double>(most);
+    if (!fits) object(key, fmt::format("true, false or an integer in [2, {}]", most), *value);
+    return fits ? value->get<std::int64_t>() : 0;
+  }
   std::string text(const char* key) {
     const Json* value = find(key);
     if (value == nullptr) return {};
@@ -147,8 +157,9 @@ RotateSettings read_rotate(Settings& settings) {
   rotate.r1 = kind("r1", rotate.r1);
   rotate.r2 = kind("r2", rotate.r2);
   rotate.r3 = settings.flag("r3", rotate.r3);
-  rotate.r4 = settings.flag("r4", rotate.r4);
-  rotate.r4_block = settings.integer("r4_block", rotate.r4_block, std::int64_t{1} << 30);
+  const std::int64_t r4 = settings.flag_or_integer("r4", rotate.r4, std::int64_t{1} << 30);
+  rotate.r4 = r4 > 0;
+  rotate.r4_block = r4 > 1 ? r4 : 0;
   rotate.seed = static_cast<std::uint64_t>(settings.integer("seed", 0, std::int64_t{1} << 53));
   return rotate;
 }

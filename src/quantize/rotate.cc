@@ -49,6 +49,9 @@ std::map<std::string, Tensor> read_matrices(const fs::path& path) {
   return matrices;
 }
 
+// The most multiplications that an element of what an operator turns is worth.
+constexpr std::int64_t kMostMixed = 256;
+
 // A Linear's way through a rotation: what its output channels and its input channels are turned by.
 struct Turns {
   std::optional<Rotation> rows, columns;
@@ -60,17 +63,25 @@ class Rotator {
       : graph_(graph), uses_(graph), settings_(settings) {
     if (rotations.r1) turn_stream(*rotations.r1);
     for (const auto& [layer, r2] : rotations.r2) turn_values(attention_of(layer), r2);
-    if (settings.r4)
-      for (NodeId id = 0; id < count(); ++id) mix_input(id);
+    for (NodeId id = 0; id < count(); ++id) {
+      if (settings.r4) mix_input(id);
+      if (settings.r3 && graph.node(id).op == Op::kGroupQueryAttention)
+        mixed_.emplace(id, transform(graph.node(id).as<AttentionAttributes>().head_dim));
+    }
   }
 
   Graph run(WeightSink& sink) const {
     Rewriter rewriter(graph_);
     for (NodeId id = 0; id < count(); ++id) {
       const Node& node = graph_.node(id);
-      if (node.op == Op::kGroupQueryAttention && settings_.r3) mix_heads(rewriter, node);
-      if (const auto found = blocks_.find(id); found != blocks_.end())
-        insert(rewriter, node, node.inputs[0], found->second, node.name + ".hadamard");
+      if (const auto found = mixed_.find(id); found != mixed_.end()) {
+        if (node.op == Op::kGroupQueryAttention) {
+          insert(rewriter, node, 0, found->second, node.name + ".queries.hadamard");
+          insert(rewriter, node, 1, found->second, node.name + ".keys.hadamard");
+        } else {
+          insert(rewriter, node, 0, found->second, node.name + ".hadamard");
+        }
+      }
       if (const auto found = tables_.find(id); found != tables_.end()) {
         auto embedding = node.as<EmbeddingAttributes>();
         embedding.table =
@@ -138,32 +149,39 @@ class Rotator {
     if (producer < 0 || graph_.node(producer).op != Op::kMul || uses_.readers(input).size() != 1 ||
         uses_.is_output(input))
       return;
-    const std::int64_t block = hadamard_block(graph_.value(input).width, settings_.r4_block);
-    if (block < 2) return;
-    blocks_.emplace(id, block);
-    turns_[id].columns = Rotation::hadamard(block);
+    const std::int64_t width = graph_.value(input).width;
+    const std::int64_t block = settings_.r4_block > 0 ? settings_.r4_block : fast_block(width);
+    if (width % block != 0)
+      fail(ErrorCode::kInvalidArgument,
+           "[rotate] {}: r4: expected a block that divides its {} columns, got {}", node.name,
+           width, block);
+    const Rotation& turn = transform(block);
+    mixed_.emplace(id, turn);
+    turns_[id].columns = turn;
   }
 
-  // The largest power of two that divides `width` and is at most `most` (0: any).
-  static std::int64_t hadamard_block(std::int64_t width, std::int64_t most) {
-    std::int64_t block = std::int64_t{1} << std::countr_zero(static_cast<std::uint64_t>(width));
-    while (most > 0 && block > most) block /= 2;
-    return block;
+  // The largest divisor of the width whose odd part is at most 256.
+  static std::int64_t fast_block(std::int64_t width) {
+    const std::int64_t odd = width >> std::countr_zero(static_cast<std::uint64_t>(width));
+    std::int64_t part = std::min(odd, kMostMixed);
+    while (odd % part != 0) --part;
+    return width / odd * part;
   }
 
-  // R3 for an attention's queries and keys.
-  void mix_heads(Rewriter& rewriter, const Node& attention) const {
-    const std::int64_t block = hadamard_block(attention.as<AttentionAttributes>().head_dim, 0);
-    if (block < 2) return;
-    for (const auto& [input, part] : {std::pair{0U, "queries"}, {1U, "keys"}})
-      insert(rewriter, attention, attention.inputs[input], block,
-             fmt::format("{}.{}.hadamard", attention.name, part));
+  const Rotation& transform(std::int64_t size) {
+    const auto found = transforms_.find(size);
+    return found != transforms_.end()
+               ? found->second
+               : transforms_.emplace(size, Rotation::hadamard(size)).first->second;
   }
 
-  static void insert(Rewriter& rewriter, const Node& reader, ValueId value, std::int64_t block,
-                     const std::string& name) {
+  static void insert(Rewriter& rewriter, const Node& reader, std::size_t input,
+                     const Rotation& turn, const std::string& name) {
+    const ValueId value = reader.inputs[input];
+    HadamardAttributes attributes{turn.size(), turn.factor()};
+    if (attributes.m() == 1) attributes.factor = {};
     rewriter.replace(value, rewriter.add(Op::kHadamard, name, reader.layer, {rewriter(value)},
-                                         HadamardAttributes{block}));
+                                         std::move(attributes)));
   }
 
   static LinearAttributes turn(const Node& node, const Turns& turns) {
@@ -182,8 +200,10 @@ class Rotator {
   const RotateSettings& settings_;
   std::map<NodeId, Rotation> tables_;
   std::map<NodeId, Turns> turns_;
-  // Of a Linear, the block of the Hadamard operator before it.
-  std::map<NodeId, std::int64_t> blocks_;
+  // What is mixed before a Linear (R4), and of an attention its queries and keys (R3).
+  std::map<NodeId, Rotation> mixed_;
+  // By size.
+  std::map<std::int64_t, Rotation> transforms_;
 };
 
 Rotation make(RotationKind kind, std::int64_t size, std::uint64_t seed) {

@@ -30,7 +30,8 @@ struct RotateSettings {
   RotationKind r2 = RotationKind::kHadamard;
   bool r3 = false;
   bool r4 = true;
-  // Columns that R4 mixes, at most; 0: as many as the width has in its largest power of two.
+  // Columns that R4 mixes, which must divide the width; 0: all, or, of a width whose largest odd
+  // divisor d is above 256, as many as leave the largest divisor of d up to there.
   std::int64_t r4_block = 0;
   std::uint64_t seed = 0;
 };

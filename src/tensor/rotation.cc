@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "base/error.h"
+#include "tensor/hadamard_factor.h"
 
 namespace tandem {
 namespace {
@@ -212,20 +213,22 @@ Rotation Rotation::random(std::int64_t size, std::uint64_t seed) {
   return {{}, random_orthogonal(size, random), 1};
 }
 
-Rotation Rotation::hadamard(std::int64_t order) {
-  if (order < 1 || !std::has_single_bit(static_cast<std::uint64_t>(order)))
-    fail(ErrorCode::kInvalidArgument, "[rotation] expected a power of two, got {}", order);
-  return {{}, Tensor::from_floats(std::vector<float>{1}, {1, 1}), order};
+Rotation Rotation::hadamard(std::int64_t size) {
+  Tensor factor = hadamard_factor(size);
+  const std::int64_t order = size / factor.dim(0);
+  return {{}, std::move(factor), order};
 }
 
 Rotation Rotation::random_hadamard(std::int64_t size, std::uint64_t seed) {
-  require_size(size);
-  const std::int64_t order = std::int64_t{1} << std::countr_zero(static_cast<std::uint64_t>(size));
-  if (order == 1) return Rotation::random(size, seed);
+  Rotation rotation = hadamard(size);
   std::mt19937_64 random(seed);
   std::vector<double> signs(index(size));
   for (double& sign : signs) sign = random() >> 63 == 0 ? 1 : -1;
-  return {std::move(signs), random_orthogonal(size / order, random), order};
+  if (rotation.is_fast()) return {std::move(signs), rotation.factor_, rotation.order_};
+  std::vector<float> rows = rotation.factor_.to_floats();
+  for (std::size_t i = 0; i < rows.size(); ++i)
+    rows[i] *= static_cast<float>(signs[i / signs.size()]);
+  return {{}, Tensor::from_floats(rows, {size, size}), 1};
 }
 
 Tensor Rotation::matrix() const {

@@ -19,11 +19,9 @@ class Rotation {
   // Throws kInvalidArgument unless it is F32 [d, d] with d > 0, and orthogonal: |RᵀR v - v| <= 1e-3
   // for some vectors v of ±1.
   explicit Rotation(Tensor matrix);
-  // H. Throws kInvalidArgument unless the order is a power of two.
-  static Rotation hadamard(std::int64_t order);
-  // Random signs, n the largest power of two that divides the size, and M uniformly distributed; of
-  // an odd size random(). The same for a seed on every machine, as is random(). Both throw
-  // kInvalidArgument for a size below 1.
+  // M is hadamard_factor(size). Throws kInvalidArgument for a size below 1, as do the two others.
+  static Rotation hadamard(std::int64_t size);
+  // The same with random signs. For a seed it is the same on every machine, as is random().
   static Rotation random_hadamard(std::int64_t size, std::uint64_t seed);
   // Uniformly distributed: the Q of a matrix of normally distributed numbers.
   static Rotation random(std::int64_t size, std::uint64_t seed);
@@ -36,7 +34,7 @@ class Rotation {
   void apply(std::span<double> values, std::int64_t width) const;
   // Whether n > 1.
   bool is_fast() const noexcept { return order_ > 1; }
-  // R itself unless is_fast().
+  // M, which is R itself unless is_fast().
   const Tensor& factor() const noexcept { return factor_; }
 
  private:

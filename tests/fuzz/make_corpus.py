@@ -335,7 +335,7 @@ def graph_json():
     codes, scales = node("DynamicQuantize", "y.codes", [y], 2, layer=0)
     sums = node("Linear", "up", [codes], layer=0, weight=channel)
     y = node("Dequantize", "up.dequantize", [sums, scales], layer=0)
-    y = node("Hadamard", "hadamard", [y], layer=0, block=4)
+    y = node("Hadamard", "hadamard", [y], layer=0, block=4, factor="F32 2 2")
     y = node("ShadowLinear", "shadow", [y], layer=0, scale=0.1, channels="I32 3", weight="F16 3 8")
     y = node("Mul", "mul", [node("SiLU", "silu", [y], layer=0), node("GELU", "gelu", [y], layer=0)], layer=0)
     x = node("Add", "add", [x, y], layer=0)

@@ -12,6 +12,7 @@
 #include "graph/graph.h"
 #include "graph/int8_nodes.h"
 #include "graph/shadow.h"
+#include "tensor/hadamard_factor.h"
 #include "tensor/half.h"
 
 namespace tandem::testing {
@@ -93,8 +94,10 @@ class EveryOperator {
     gate = graph_.add(Op::kSilu, "silu", 0, {gate});
     up = graph_.add(Op::kGelu, "gelu", 0, {up});
     const ValueId product = graph_.add(Op::kMul, "mul", 0, {gate, up});
-    const ValueId turned =
+    const ValueId blocks =
         graph_.add(Op::kHadamard, "hadamard", 0, {product}, HadamardAttributes{32});
+    const ValueId turned = graph_.add(Op::kHadamard, "whole_hadamard", 0, {blocks},
+                                      HadamardAttributes{kInner, hadamard_factor(kInner)});
     const ValueId sum = graph_.add(Op::kAdd, "sum", 0, {narrow(turned), wide(turned)});
     const ValueId both = graph_.add(Op::kAdd, "shadow_sum", 0, {sum, shadow(turned)});
     return graph_.add(Op::kAdd, "sum16", 0, {both, static_int16("deep", turned)});

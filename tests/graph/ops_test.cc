@@ -301,7 +301,7 @@ TEST(Requantize, GivesOneScaleForAllColumns) {
             "[requantize] node: expected sums with a fixed scale, loose has none");
 }
 
-TEST(Hadamard, TakesBlocksOfAPowerOfTwo) {
+TEST(Hadamard, TakesBlocksOfAFactorTimesAPowerOfTwo) {
   Start start;
   for (const std::int64_t block : {1, 2, 4, 8}) {
     const ValueId y =
@@ -310,9 +310,20 @@ TEST(Hadamard, TakesBlocksOfAPowerOfTwo) {
   }
   for (const std::int64_t block : {0, -4, 3, 16})
     EXPECT_EQ(start.reject(Op::kHadamard, {start.x}, HadamardAttributes{block}),
-              fmt::format("[hadamard] node: expected blocks of a power of two that divides the "
+              fmt::format("[hadamard] node: expected blocks of a power of two that divide the "
                           "width 8, got {}",
                           block));
+  const auto factor = [](std::int64_t m, std::int64_t n) {
+    return Tensor::from_floats(std::vector<float>(static_cast<std::size_t>(m * n), 1), {m, n});
+  };
+  const ValueId six = start.graph.add(Op::kLinear, "six", 0, {start.x},
+                                      LinearAttributes{FloatWeight(factor(6, 8)), {}});
+  start.graph.add(Op::kHadamard, "turn", 0, {six}, HadamardAttributes{6, factor(3, 3)});
+  EXPECT_EQ(start.reject(Op::kHadamard, {six}, HadamardAttributes{2, factor(3, 3)}),
+            "[hadamard] node: expected blocks of 3 times a power of two that divide the width 6, "
+            "got 2");
+  EXPECT_EQ(start.reject(Op::kHadamard, {six}, HadamardAttributes{6, factor(3, 2)}),
+            "[hadamard] node: expected a factor F32 [m, m], got F32 [3, 2]");
   EXPECT_EQ(start.reject(Op::kHadamard, {start.ids}, HadamardAttributes{1}),
             "[hadamard] node: expected F32 input, got I32 (input_ids)");
   EXPECT_EQ(start.reject(Op::kHadamard, {start.x}),

@@ -159,6 +159,34 @@ TEST(Hadamard, RoundsAlikeInEveryTable) {
   }
 }
 
+TEST(Mix, IsTheDenseProductInEveryTable) {
+  Random random(36);
+  for (const auto& [m, n] :
+       {std::pair{1, 5}, {3, 1}, {5, 8}, {12, 16}, {19, 40}, {36, 2}, {43, 64}}) {
+    const auto size = static_cast<std::size_t>(m * n);
+    const std::vector<float> x = testing::normal_floats(random, m * n);
+    std::vector<float> factor = testing::normal_floats(random, m * m);
+    for (float& entry : factor) entry /= std::sqrt(static_cast<float>(m));
+    std::vector<float> expected(size);
+    testing::reference().mix(x.data(), factor.data(), m, n, expected.data());
+    for (int j = 0; j < m; ++j)
+      for (int c = 0; c < n; ++c) {
+        double sum = 0;
+        for (int i = 0; i < m; ++i)
+          sum += static_cast<double>(factor[static_cast<std::size_t>(i * m + j)]) *
+                 x[static_cast<std::size_t>(i * n + c)];
+        EXPECT_NEAR(expected[static_cast<std::size_t>(j * n + c)], sum, 2e-6);
+      }
+    for (const Kernels* table : testing::fast_tables()) {
+      std::vector<float> y(size + 1, 77);
+      table->mix(x.data(), factor.data(), m, n, y.data());
+      EXPECT_EQ(y.back(), 77);
+      y.pop_back();
+      EXPECT_EQ(y, expected) << table->name << " m " << m << " n " << n;
+    }
+  }
+}
+
 struct ShadowCase {
   std::int64_t k, n;
   std::vector<std::int32_t> channels;

@@ -307,14 +307,17 @@ class Interpreter {
   }
 
   static Matrix hadamard(const Matrix& x, const HadamardAttributes& a) {
-    const auto block = static_cast<std::size_t>(a.block);
+    const auto block = static_cast<std::size_t>(a.block), m = static_cast<std::size_t>(a.m());
+    const std::size_t n = block / m;
+    const std::vector<float> factor = m == 1 ? std::vector<float>{1} : a.factor.to_floats();
     Matrix y(x.size());
     for (std::size_t i = 0; i < x.size(); ++i) {
-      const std::size_t first = i / block * block;
+      const std::size_t column = i % block, first = i - column;
       double sum = 0;
       for (std::size_t j = 0; j < block; ++j)
-        sum += (std::popcount((i - first) & j) % 2 == 0 ? 1 : -1) * x[first + j];
-      y[i] = rounded(sum / std::sqrt(static_cast<double>(block)));
+        sum += factor[j / n * m + column / n] *
+               (std::popcount(column % n & j % n) % 2 == 0 ? 1 : -1) * x[first + j];
+      y[i] = rounded(sum / std::sqrt(static_cast<double>(n)));
     }
     return y;
   }

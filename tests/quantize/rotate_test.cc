@@ -87,6 +87,7 @@ INSTANTIATE_TEST_SUITE_P(
                       RotateSettings{.r1 = kNone, .r2 = kNone, .r3 = true, .r4 = false},
                       RotateSettings{.r1 = kNone, .r3 = true},
                       RotateSettings{.r1 = kNone, .r2 = kNone, .r4_block = 32},
+                      RotateSettings{.r1 = kNone, .r2 = kNone, .r4_block = 96},
                       RotateSettings{.r2 = kNone, .r4 = false}));
 
 class RotatedFamily : public ::testing::TestWithParam<const char*> {};
@@ -142,6 +143,14 @@ TEST(Rotate, CuresStaticInt8WhereOutliersArePlanted) {
     EXPECT_GT(plain, 0.1) << static_cast<int>(absorber);
     EXPECT_LT(turned, 0.01) << static_cast<int>(absorber);
   }
+}
+
+TEST(Rotate, RefusesBlocksThatDoNotFit) {
+  const DemoGraph demo;
+  EXPECT_EQ(
+      error_of([&] { rotated(demo.graph(), {.r4_block = 100}); }),
+      "[rotate] model.layers.0.mlp.down_proj: r4: expected a block that divides its 768 columns, "
+      "got 100");
 }
 
 TEST(Rotate, ReadsRotationsByEitherName) {

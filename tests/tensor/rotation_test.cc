@@ -3,13 +3,16 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
+#include <map>
 #include <random>
 #include <thread>
 #include <vector>
 
 #include "support.h"
+#include "tensor/hadamard_factor.h"
 
 namespace tandem {
 namespace {
@@ -61,6 +64,42 @@ TEST(Rotation, HadamardIsTheOneOfTheKernels) {
                         static_cast<float>((odd ? -1 : 1) / std::sqrt(static_cast<double>(order))));
       }
   }
+}
+
+// Of every order up to 300, and of widths that models have.
+TEST(HadamardFactor, IsAHadamardMatrixWhereOneIsKnownAndElseSpreadsEvenly) {
+  const std::map<std::int64_t, std::int64_t> orders = {
+      {60, 60}, {72, 36},     {100, 100},   {172, 43},   {11008, 43}, {4864, 76},   {8960, 140},
+      {96, 12}, {13824, 108}, {18944, 148}, {14336, 28}, {53248, 52}, {29568, 231}, {26, 13}};
+  std::vector<std::int64_t> sizes;
+  for (std::int64_t size = 1; size <= 300; ++size) sizes.push_back(size);
+  for (const auto& [size, order] : orders) sizes.push_back(size);
+  int hadamard = 0;
+  for (const std::int64_t size : sizes) {
+    const Tensor factor = hadamard_factor(size);
+    const std::int64_t m = factor.dim(0);
+    if (const auto known = orders.find(size); known != orders.end()) {
+      EXPECT_EQ(m, known->second) << size;
+    }
+    EXPECT_TRUE(size % m == 0 && std::has_single_bit(static_cast<std::uint64_t>(size / m))) << size;
+    EXPECT_LT(error_of_orthogonality(factor), 1e-6) << size;
+    const double scale = std::sqrt(static_cast<double>(m));
+    double least = 2, most = 0;
+    for (const float entry : factor.as<float>()) {
+      least = std::min(least, std::abs(entry * scale));
+      most = std::max(most, std::abs(entry * scale));
+    }
+    if (m % 2 == 0 || m == 1) {
+      EXPECT_NEAR(least, 1, 1e-6) << size;
+      EXPECT_NEAR(most, 1, 1e-6) << size;
+      if (m > 1) ++hadamard;
+    } else {
+      EXPECT_LT(most, 1.5) << size;
+    }
+  }
+  EXPECT_GT(hadamard, 60);
+  EXPECT_EQ(error_of([] { hadamard_factor(0); }),
+            "[rotation] expected a size of at least 1, got 0");
 }
 
 TEST(Rotation, RandomOnesAreOrthogonalAndMixAllChannels) {
@@ -139,9 +178,9 @@ TEST(Rotation, RefusesWhatDoesNotFit) {
       "by 3");
   EXPECT_NE(refusal({1, 0, 0, NAN}, {2, 2}).find("off by nan"), std::string::npos);
   EXPECT_FALSE(error_of([] { Rotation{Tensor()}; }).empty());
-  EXPECT_EQ(error_of([] { Rotation::hadamard(12); }), "[rotation] expected a power of two, got 12");
   for (const std::int64_t size : {0, -4}) {
     EXPECT_FALSE(error_of([&] { Rotation::random(size, 0); }).empty());
+    EXPECT_FALSE(error_of([&] { Rotation::hadamard(size); }).empty());
     EXPECT_FALSE(error_of([&] { Rotation::random_hadamard(size, 0); }).empty());
   }
   const Rows rows = stored_rows(Tensor::from_floats(random_values(36), {6, 6}));

@@ -207,10 +207,18 @@ void requantize(const RowRun& r) {
 }
 
 void hadamard(const RowRun& r) {
-  const std::int64_t block = r.op.node.as<HadamardAttributes>().block;
+  const auto& a = r.op.node.as<HadamardAttributes>();
+  const std::int64_t m = a.m(), n = a.block / m;
+  const float* x = r.in(0) + first(r);
   float* y = r.out() + first(r);
-  std::copy_n(r.in(0) + first(r), count(r), y);
-  for (std::int64_t at = 0; at < count(r); at += block) r.kernels.hadamard(y + at, block);
+  if (m == 1) {
+    std::copy_n(x, count(r), y);
+  } else {
+    const float* factor = a.factor.as<float>().data();
+    for (std::int64_t at = 0; at < count(r); at += a.block)
+      r.kernels.mix(x + at, factor, m, n, y + at);
+  }
+  for (std::int64_t at = 0; at < count(r); at += n) r.kernels.hadamard(y + at, n);
 }
 
 void shadow_linear(const RowRun& r) {

@@ -66,6 +66,15 @@ void hadamard(float* x, std::int64_t n) noexcept {
   for (std::int64_t i = 0; i < n; ++i) x[i] *= scale;
 }
 
+void mix(const float* x, const float* factor, std::int64_t m, std::int64_t n, float* y) noexcept {
+  for (std::int64_t j = 0; j < m; ++j)
+    for (std::int64_t c = 0; c < n; ++c) {
+      float sum = 0;
+      for (std::int64_t i = 0; i < m; ++i) sum = std::fma(factor[i * m + j], x[i * n + c], sum);
+      y[j * n + c] = sum;
+    }
+}
+
 void mul(const float* a, const float* b, std::int64_t n, float* y) noexcept {
   for (std::int64_t i = 0; i < n; ++i) y[i] = a[i] * b[i];
 }

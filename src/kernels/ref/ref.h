@@ -37,6 +37,7 @@ void requantize_int16(const std::int32_t* sums, std::int64_t n, int shift,
                       std::int16_t* y) noexcept;
 
 void hadamard(float* x, std::int64_t n) noexcept;
+void mix(const float* x, const float* factor, std::int64_t m, std::int64_t n, float* y) noexcept;
 void rms_norm(const float* x, const float* weight, float epsilon, std::int64_t n,
               float* y) noexcept;
 void rope(float* x, std::int64_t heads, std::int64_t head_dim, std::int64_t rotary_dim,

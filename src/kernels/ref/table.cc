@@ -20,6 +20,7 @@ const Kernels& ref_kernels() noexcept {
       .requantize_int8 = ref::requantize_int8,
       .requantize_int16 = ref::requantize_int16,
       .hadamard = ref::hadamard,
+      .mix = ref::mix,
       .rms_norm = ref::rms_norm,
       .rope = ref::rope,
       .silu = ref::silu,

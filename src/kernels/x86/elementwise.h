@@ -142,6 +142,48 @@ struct Elementwise {
       }
   }
 
+  static void mix(const float* x, const float* factor, std::int64_t m, std::int64_t n,
+                  float* y) noexcept {
+    std::int64_t c = 0;
+    for (; c + 2 * kWidth <= n; c += 2 * kWidth) mix_columns<2>(x + c, factor, m, n, kWidth, y + c);
+    for (; c < n; c += kWidth)
+      mix_columns<1>(x + c, factor, m, n, n - c < kWidth ? n - c : kWidth, y + c);
+  }
+
+  // kVectors vectors of columns, of which the last has `count`.
+  template <int kVectors>
+  TANDEM_INLINE static void mix_columns(const float* x, const float* factor, std::int64_t m,
+                                        std::int64_t n, std::int64_t count, float* y) {
+    std::int64_t j = 0;
+    for (; j + 4 <= m; j += 4) mix_tile<kVectors, 4>(x, factor + j, m, n, count, y + j * n);
+    for (; j < m; ++j) mix_tile<kVectors, 1>(x, factor + j, m, n, count, y + j * n);
+  }
+
+  template <int kVectors, int kRows>
+  TANDEM_INLINE static void mix_tile(const float* x, const float* factor, std::int64_t m,
+                                     std::int64_t n, std::int64_t count, float* y) {
+    Float sums[kRows][kVectors];
+    unroll<kRows>([&](auto r) TANDEM_INLINE {
+      unroll<kVectors>([&](auto v) TANDEM_INLINE { sums[r][v] = V::zero(); });
+    });
+    for (std::int64_t i = 0; i < m; ++i) {
+      Float values[kVectors];
+      unroll<kVectors>([&](auto v) TANDEM_INLINE {
+        values[v] = V::load_part(x + i * n + v * kWidth, v + 1 < kVectors ? kWidth : count);
+      });
+      unroll<kRows>([&](auto r) TANDEM_INLINE {
+        const Float entry = V::set1(factor[i * m + r]);
+        unroll<kVectors>([&](auto v)
+                             TANDEM_INLINE { sums[r][v] = V::fma(entry, values[v], sums[r][v]); });
+      });
+    }
+    unroll<kRows>([&](auto r) TANDEM_INLINE {
+      unroll<kVectors>([&](auto v) TANDEM_INLINE {
+        V::store_part(y + r * n + v * kWidth, sums[r][v], v + 1 < kVectors ? kWidth : count);
+      });
+    });
+  }
+
   static void shadow_linear(const float* x, float scale, const std::int32_t* channels,
                             std::int64_t hot, const std::byte* weight, DType dtype, std::int64_t n,
                             float* y) noexcept {
@@ -236,6 +278,7 @@ void use_elementwise(Kernels& table) noexcept {
   table.rms_norm = Elementwise<V>::rms_norm;
   table.rope = Elementwise<V>::rope;
   table.hadamard = Elementwise<V>::hadamard;
+  table.mix = Elementwise<V>::mix;
   table.quantize_static = Elementwise<V>::quantize_static;
   table.shadow_linear = Elementwise<V>::shadow_linear;
   table.quantize_groups = Elementwise<V>::quantize_groups;
