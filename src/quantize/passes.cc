@@ -15,6 +15,7 @@
 #include "quantize/awq.h"
 #include "quantize/clip_weights.h"
 #include "quantize/gptq.h"
+#include "quantize/learn_rotations.h"
 #include "quantize/rotate.h"
 #include "quantize/smoothquant.h"
 
@@ -148,7 +149,8 @@ GptqSettings read_gptq(Settings& settings) {
 }
 
 RotateSettings read_rotate(Settings& settings) {
-  static constexpr std::array<std::string_view, 3> kKinds = {"none", "hadamard", "random"};
+  static constexpr std::array<std::string_view, 4> kKinds = {"none", "hadamard", "random",
+                                                             "learned"};
   RotateSettings rotate;
   const auto kind = [&](const char* key, RotationKind fallback) {
     return static_cast<RotationKind>(
@@ -161,7 +163,13 @@ RotateSettings read_rotate(Settings& settings) {
   rotate.r4 = r4 > 0;
   rotate.r4_block = r4 > 1 ? r4 : 0;
   rotate.seed = static_cast<std::uint64_t>(settings.integer("seed", 0, std::int64_t{1} << 53));
+  rotate.steps = settings.integer("steps", rotate.steps, 1 << 20);
+  rotate.learning_rate = settings.fraction("learning_rate", rotate.learning_rate);
   return rotate;
+}
+
+bool learns(const RotateSettings& settings) {
+  return settings.r1 == RotationKind::kLearned || settings.r2 == RotationKind::kLearned;
 }
 
 // What a pass is given besides its graph.
@@ -188,7 +196,11 @@ Graph run_smoothquant(const Graph& graph, const Inputs& in) {
 Graph run_rotate(const Graph& graph, const Inputs& in) {
   const RotateSettings settings = read_rotate(in.settings);
   const std::string load = in.settings.text("load");
-  const Rotations rotations = load.empty() ? make_rotations(graph, settings) : read_rotations(load);
+  const Rotations rotations = !load.empty() ? read_rotations(load)
+                              : learns(settings)
+                                  ? learn_rotations(graph, in.recipe, settings, *in.learned.windows,
+                                                    in.context.pool, in.context.observer)
+                                  : make_rotations(graph, settings);
   if (const std::string save = in.settings.text("save"); !save.empty())
     write_rotations(save, rotations);
   return rotate(graph, rotations, settings, in.learned.sink);
@@ -263,7 +275,8 @@ std::string objection_to_pass(const PassStep& step) {
 
 bool needs_text(const PassStep& step) {
   const Entry* entry = find_pass(step.name);
-  return entry != nullptr && entry->needs_text;
+  const auto rotate = rotation_of(step);
+  return (entry != nullptr && entry->needs_text) || (rotate && learns(*rotate));
 }
 
 void require_no_operators(const Recipe& recipe) {
@@ -286,7 +299,7 @@ Pass make_pass(const PassStep& step, const Recipe& recipe, const PassInputs& inp
   if (const std::string objection = objection_to_pass(step); !objection.empty())
     fail(ErrorCode::kInvalidArgument, "[recipe] {}", objection);
   const Entry& entry = *find_pass(step.name);
-  if (entry.needs_text && inputs.windows == nullptr)
+  if (needs_text(step) && inputs.windows == nullptr)
     fail(ErrorCode::kInvalidArgument, "[recipe] {} learns from a text: expected one", step.name);
   return {step.name, [&entry, &recipe, inputs, step](const Graph& graph, PassContext& context) {
             Settings settings(step);

@@ -23,6 +23,8 @@ enum class RotationKind : std::uint8_t {
   kHadamard,
   // Uniformly distributed.
   kRandom,
+  // What gradient descent makes of a Hadamard matrix (learn_rotations.h).
+  kLearned,
 };
 
 struct RotateSettings {
@@ -34,6 +36,9 @@ struct RotateSettings {
   // divisor d is above 256, as many as leave the largest divisor of d up to there.
   std::int64_t r4_block = 0;
   std::uint64_t seed = 0;
+  // Of learning: how often each rotation is turned, and by about how much at first, at most 1.
+  std::int64_t steps = 100;
+  double learning_rate = 1;
 };
 
 struct Rotations {
@@ -42,7 +47,7 @@ struct Rotations {
   std::map<std::int32_t, Rotation> r2;
 };
 
-// R1 and R2 for a graph, made at random.
+// R1 and R2 for a graph, made at random; what is to be learned begins as a Hadamard matrix.
 Rotations make_rotations(const Graph& graph, const RotateSettings& settings);
 
 // From a safetensors file or one of torch.save: "R1" and "model.layers.N.self_attn.R2" as SpinQuant

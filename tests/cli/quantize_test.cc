@@ -176,7 +176,8 @@ TEST(QuantizeCommand, Rotates) {
   expect_refusal(words, {"only a package has: expected \"r3\" and \"r4\" to be false"});
   write_bytes(folder / "r.json", "{\"passes\": [\n{\"name\": \"rotate\", \"r1\": \"spin\"}]}");
   expect_refusal(words,
-                 {"r.json:2: passes[0]: r1: expected \"none\" or \"hadamard\" or \"random\""});
+                 {"r.json:2: passes[0]: r1: expected \"none\" or \"hadamard\" or \"random\" or "
+                  "\"learned\""});
   write_bytes(folder / "r.json", R"({"passes": [{"name": "rotate", "load": "no.safetensors"}]})");
   words[6] = "package";
   words.insert(words.end(), {"--calib", demo() + "/calibration.txt"});
