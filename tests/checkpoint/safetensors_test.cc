@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <random>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "base/json.h"
+#include "piped_output.h"
 #include "support.h"
 #include "tensor/half.h"
 
@@ -128,13 +128,8 @@ TEST(Safetensors, ReadsAMappingThatIsOpenAlready) {
 
 // What a command prints, or nothing if it fails.
 std::string output_of(const std::string& command) {
-  std::string text;
-  std::FILE* pipe = ::popen((command + " 2>/dev/null").c_str(), "r");
-  if (pipe == nullptr) return {};
-  std::array<char, 4096> buffer;
-  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-    text.append(buffer.data(), n);
-  return ::pclose(pipe) == 0 ? text : std::string();
+  const testing::PipedOutput output = testing::piped_output(command + " 2>/dev/null");
+  return output.status == 0 ? output.text : std::string();
 }
 
 TEST(Safetensors, PythonPackageReadsWhatWeWrote) {

@@ -3,12 +3,12 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdio>
 #include <vector>
 
 #include "base/json.h"
 #include "checkpoint/torch_file.h"
 #include "checkpoint/zip_writer.h"
+#include "piped_output.h"
 #include "support.h"
 
 namespace tandem {
@@ -62,11 +62,9 @@ TEST(TorchWriter, IsReadByPython) {
   const std::string command =
       fmt::format("python3 '{}' '{}'", testing::fixture("checkpoint/unpickle.py").string(),
                   (scratch / "a.pth").string());
-  FILE* pipe = ::popen(command.c_str(), "r");
-  std::string text;
-  for (int c; (c = std::fgetc(pipe)) != EOF;) text += static_cast<char>(c);
-  ASSERT_EQ(::pclose(pipe), 0) << text;
-  const Json json = parse_json(text, "unpickle.py");
+  const testing::PipedOutput output = testing::piped_output(command);
+  ASSERT_EQ(output.status, 0) << output.text;
+  const Json json = parse_json(output.text, "unpickle.py");
   EXPECT_EQ(json["m.weight"]["values"], Json(kMatrix));
   EXPECT_EQ(json["m.weight"]["shape"], Json({2, 3}));
   EXPECT_EQ(json["m.weight.scale"]["shape"], Json::array());

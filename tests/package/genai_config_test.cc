@@ -3,12 +3,11 @@
 
 #include <gtest/gtest.h>
 
-#include <array>
-#include <cstdio>
 #include <cstdlib>
 #include <limits>
 
 #include "package/package_fixture.h"
+#include "piped_output.h"
 
 namespace tandem {
 namespace {
@@ -96,38 +95,28 @@ TEST(GenaiConfig, ModelsWithoutEndOrBeginHaveNone) {
   EXPECT_EQ(model["pad_token_id"], 7);
 }
 
-// Exit status of a command, its output thrown away into `output`.
-int run(const std::string& command, std::string& output) {
-  std::FILE* pipe = ::popen((command + " 2>&1").c_str(), "r");
-  if (pipe == nullptr) return -1;
-  std::array<char, 4096> buffer;
-  output.clear();
-  for (std::size_t n; (n = std::fread(buffer.data(), 1, buffer.size(), pipe)) > 0;)
-    output.append(buffer.data(), n);
-  return ::pclose(pipe);
-}
-
 TEST(GenaiConfig, OnnxRuntimeGenaiParsesIt) {
   const char* chosen = std::getenv("TANDEM_TEST_PYTHON");
   const std::string python = chosen != nullptr ? chosen : "python3";
-  std::string output;
-  if (run("'" + python + "' -c 'import onnxruntime_genai'", output) != 0)
+  const auto run = [&](const std::string& code) {
+    return testing::piped_output("'" + python + "' -c " + code + " 2>&1");
+  };
+  if (run("'import onnxruntime_genai'").status != 0)
     GTEST_SKIP() << python << " has no onnxruntime_genai (set TANDEM_TEST_PYTHON to one that has)";
   const ScratchFolder folder;
   testing::write_tiny_package(folder / "p");
   const std::string script =
       "import sys, onnxruntime_genai as og\nog.Config(sys.argv[1])\n"
       "print(\"parsed\")";
-  const auto parse = [&] {
-    return run("'" + python + "' -c '" + script + "' '" + (folder / "p").string() + "'", output);
-  };
-  EXPECT_EQ(parse(), 0) << output;
-  EXPECT_NE(output.find("parsed"), std::string::npos) << output;
+  const auto parse = [&] { return run("'" + script + "' '" + (folder / "p").string() + "'"); };
+  const testing::PipedOutput parsed = parse();
+  EXPECT_EQ(parsed.status, 0) << parsed.text;
+  EXPECT_NE(parsed.text.find("parsed"), std::string::npos) << parsed.text;
   // That its parser would notice: a key that it does not know.
   Json config = read_json_file(folder / "p/genai_config.json");
   config["model"]["no_such_key"] = 1;
   testing::write_bytes(folder / "p/genai_config.json", config.dump());
-  EXPECT_NE(parse(), 0) << output;
+  EXPECT_NE(parse().status, 0);
 }
 
 }  // namespace

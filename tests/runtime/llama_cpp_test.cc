@@ -2,13 +2,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <optional>
 #include <string>
 
 #include "base/json.h"
 #include "checkpoint/gguf/gguf_export.h"
+#include "piped_output.h"
 #include "runtime/generator.h"
 #include "runtime/local_model.h"
 #include "support.h"
@@ -77,13 +77,9 @@ class LlamaCpp : public ::testing::Test {
     const fs::path script = testing::fixture("runtime/llama_cpp_peer.py");
     const std::string command = fmt::format("{} '{}' '{}' '{}' {} 2>/dev/null", python,
                                             script.string(), file.string(), ids.string(), more);
-    std::string text;
-    FILE* pipe = ::popen(command.c_str(), "r");
-    char buffer[4096];
-    for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, pipe)) > 0;)
-      text.append(buffer, n);
-    if (::pclose(pipe) != 0) return std::nullopt;
-    return parse_json(text, command);
+    const testing::PipedOutput output = testing::piped_output(command);
+    if (output.status != 0) return std::nullopt;
+    return parse_json(output.text, command);
   }
 
   static Json stored() {
