@@ -130,8 +130,7 @@ class ShapedStore : public TensorStore {
       if (is_packed_part(*flat_, name)) tensors_.emplace(name, tensor);
   }
   Tensor load(const std::string& name) const override {
-    const Tensor flat = flat_->load(name);
-    return flat.view_as(flat.dtype(), tensors_.at(name).shape);
+    return flat_->load_as(name, tensors_.at(name).shape);
   }
   std::optional<Weight> load_weight(const std::string& name, std::int64_t n,
                                     std::int64_t k) const override {
@@ -388,12 +387,11 @@ Tensor Checkpoint::tensor(const std::string& name, const Shape& expected) const 
     const Weight weight = linear(module, expected[0], expected[1]);
     return *std::get<FloatWeight>(weight).rows->stored();
   }
-  const Tensor tensor = store_->load(stored);
+  const Tensor tensor = store_->load_as(stored, expected);
   if (const std::string scale = name + ".scale";
       name.ends_with(".bias") && tensors().contains(scale))
-    return scaled(tensor, store_->load(scale), file_of(scale), scale)
-        .view_as(DType::kF32, expected);
-  return tensor.view_as(tensor.dtype(), expected);
+    return scaled(tensor, store_->load(scale), file_of(scale), scale);
+  return tensor;
 }
 
 bool Checkpoint::is_stored_plainly(const std::string& name, const Shape& shape) const {

@@ -12,6 +12,7 @@
 #include "checkpoint/byte_reader.h"
 #include "checkpoint/byte_writer.h"
 #include "checkpoint/gguf/block_tensors.h"
+#include "checkpoint/gguf/interleaved_rows.h"
 
 namespace tandem {
 namespace {
@@ -32,13 +33,17 @@ constexpr std::array kTypes = {
     MllmType{8, {}, GgmlType::kQ8_0},
     MllmType{12, {}, GgmlType::kQ4_K},
     MllmType{14, {}, GgmlType::kQ6_K},
+    MllmType{15, {}, GgmlType::kQ8_K},
     MllmType{16, DType::kI8},
     MllmType{17, DType::kI16},
     MllmType{18, DType::kI32},
+    MllmType{19, {}, GgmlType::kQ4_0_4_4},
+    MllmType{20, {}, GgmlType::kQ4_0_4_8},
+    MllmType{21, {}, GgmlType::kQ4_0_8_8},
     MllmType{23, {}, GgmlType::kQ3_K},
     MllmType{24, {}, GgmlType::kQ2_K},
-    // Version 1 writes bytes under the number of a packed ARM format, which no other program can
-    // read.
+    // Version 1 writes bytes under the number of a packed ARM format, KAI_Q4_0, which no other
+    // program can read.
     MllmType{31, DType::kU8},
     MllmType{128, DType::kBF16},
     MllmType{129, DType::kU8},
@@ -91,19 +96,30 @@ class MllmStore : public TensorStore {
   bool has_shapes() const noexcept override { return shapes_; }
 
   Tensor load(const std::string& name) const override {
+    return load_as(name, stored_.at(name).shape);
+  }
+
+  Tensor load_as(const std::string& name, const Shape& shape) const override {
     const MllmTensor& tensor = stored_.at(name);
     const Tensor raw(DType::kU8, {static_cast<std::int64_t>(tensor.bytes.size())}, tensor.bytes,
                      file_);
-    if (tensor.type.dtype) return load_plain(*tensor.type.dtype, tensor.shape, raw);
-    return load_blocks(tensor.type.blocks, tensor.shape, raw, place_ + ": " + printable(name));
+    if (tensor.type.dtype) return load_plain(*tensor.type.dtype, shape, raw);
+    const std::string place = place_ + ": " + printable(name);
+    if (interleaving_of(tensor.type.blocks))
+      return load_blocks(GgmlType::kQ4_0, shape,
+                         separate_rows(tensor.type.blocks, shape, tensor.bytes, place), place);
+    return load_blocks(tensor.type.blocks, shape, raw, place);
   }
 
   std::optional<Weight> load_weight(const std::string& name, std::int64_t n,
                                     std::int64_t k) const override {
     const MllmTensor& tensor = stored_.at(name);
-    if (tensor.type.dtype || tensor.type.blocks != GgmlType::kQ4_0 || k % 32 != 0)
-      return std::nullopt;
-    return int4_from_q4_0(tensor.bytes, n, k);
+    if (tensor.type.dtype || k % kGgmlBlock != 0) return std::nullopt;
+    if (tensor.type.blocks == GgmlType::kQ4_0) return int4_from_q4_0(tensor.bytes, n, k);
+    if (!interleaving_of(tensor.type.blocks)) return std::nullopt;
+    const Tensor rows =
+        separate_rows(tensor.type.blocks, {n, k}, tensor.bytes, place_ + ": " + printable(name));
+    return int4_from_q4_0(rows.bytes(), n, k);
   }
 
  private:

@@ -49,6 +49,12 @@ class TensorStore {
   // now.
   virtual Tensor load(const std::string& name) const = 0;
 
+  // The same in a shape with as many elements, for files that store none.
+  virtual Tensor load_as(const std::string& name, const Shape& shape) const {
+    const Tensor tensor = load(name);
+    return tensor.view_as(tensor.dtype(), shape);
+  }
+
   // The matrix `name`, [n, k] (already checked against its stored shape), if it is to be used in
   // another form than load() returns: quantized as it is stored, where kernels can compute with
   // that, or computed row by row.

@@ -190,13 +190,17 @@ const char* why_unneeded(std::string_view name) {
   return found == kUnneeded.end() ? nullptr : found->second;
 }
 
-// mllm's "quantize IN.mllm OUT.mllm Q4_K" is a conversion here; any other line stays as it is.
+// mllm's "quantize IN.mllm OUT.mllm Q4_K" is a conversion here; any other line stays as it is. A flag
+// behind the type is for packing to Arm's KleidiAI, or does nothing there, either.
 std::vector<std::string> in_our_words(std::vector<std::string> words) {
   const auto is_mllm = [](const std::string& word) { return word.ends_with(".mllm"); };
   const auto at = std::ranges::find(words, "quantize");
+  const auto count = words.end() - at;
+  const bool has_flag = count == 5 && (at[4] == "vl" || at[4] == "eager" || at[4] == "qw3");
   const bool fits =
-      words.end() - at == 4 && is_mllm(at[1]) && is_mllm(at[2]) && !at[3].starts_with('-');
+      (count == 4 || has_flag) && is_mllm(at[1]) && is_mllm(at[2]) && !at[3].starts_with('-');
   if (!fits) return words;
+  if (has_flag) words.pop_back();
   *at = "convert";
   std::ranges::transform(at[3], at[3].begin(), [](unsigned char c) { return std::tolower(c); });
   words.insert(at + 3, "--dtype");

@@ -11,6 +11,7 @@
 #include "checkpoint/float_rows.h"
 #include "checkpoint/gguf/gguf.h"
 #include "checkpoint/gguf/gguf_export.h"
+#include "checkpoint/gguf/interleaved_rows.h"
 #include "checkpoint/mllm_file.h"
 #include "checkpoint/model_files.h"
 #include "checkpoint/safetensors.h"
@@ -47,7 +48,9 @@ constexpr std::array kTypes = {
     NamedType{"f32", GgmlType::kF32},   NamedType{"f16", GgmlType::kF16},
     NamedType{"bf16", GgmlType::kBF16}, NamedType{"q8_0", GgmlType::kQ8_0},
     NamedType{"q4_0", GgmlType::kQ4_0}, NamedType{"q4_1", GgmlType::kQ4_1},
-    NamedType{"q6_k", GgmlType::kQ6_K}, NamedType{"q4_k", GgmlType::kQ4_K}};
+    NamedType{"q6_k", GgmlType::kQ6_K}, NamedType{"q4_k", GgmlType::kQ4_K},
+    NamedType{"q2_k", GgmlType::kQ2_K}, NamedType{"q3_k", GgmlType::kQ3_K},
+    NamedType{"q8_k", GgmlType::kQ8_K}, NamedType{"q4_0_4_4", GgmlType::kQ4_0_4_4}};
 
 // As help and completions show them.
 std::string type_names() {
@@ -376,12 +379,16 @@ class Converter {
     if (!type_) return own;
     if (plain_dtype(*type_)) return *type_;
     if (mllm_types_ && name == kTable) return GgmlType::kQ4_0;
+    const auto interleaving = interleaving_of(*type_);
     const bool is_matrix = shape.size() == 2 && shape[1] % ggml_info(*type_).block_elements == 0 &&
+                           (!interleaving || shape[0] % interleaving->rows == 0) &&
                            name.find("norm") == std::string::npos && name.ends_with(".weight");
     return is_matrix ? *type_ : GgmlType::kF32;
   }
 
   std::vector<std::byte> encode(const std::string& name, const Shape& shape, GgmlType type) const {
+    if (interleaving_of(type))
+      return interleave_rows(type, encode(name, shape, GgmlType::kQ4_0), shape[1]);
     const FloatRows source(checkpoint_, name, shape);
     const GgmlTypeInfo format = ggml_info(type);
     std::vector<std::byte> bytes(static_cast<std::size_t>(*checked_ggml_bytes(type, shape)));
@@ -505,8 +512,9 @@ void add_convert(CLI::App& app) {
       ->check(CLI::IsMember({"torch", "safetensor", "safetensors", "gguf", "mllm"}));
   command
       ->add_option("--dtype,--outtype", flags->dtype,
-                   "f32, f16, bf16, q8_0, q4_0, q4_1, q6_k or q4_k (llama.cpp's Q4_K_S) (default: "
-                   "f16 for GGUF, f32 for .mllm version 1, else as it is)")
+                   "f32, f16, bf16, q8_0, q4_0, q4_1, q6_k or q4_k (llama.cpp's Q4_K_S); also, "
+                   "for .mllm, q2_k, q3_k, q8_k or q4_0_4_4 (default: f16 for GGUF, f32 for .mllm "
+                   "version 1, else as it is)")
       ->type_name(type_names());
   command->add_option("--config", flags->config,
                       "config.json of an input that has none in its folder");

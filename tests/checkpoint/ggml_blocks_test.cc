@@ -10,6 +10,7 @@
 #include <string>
 
 #include "checkpoint/gguf/block_tensors.h"
+#include "checkpoint/gguf/interleaved_rows.h"
 #include "checkpoint/safetensors.h"
 #include "support.h"
 #include "tensor/half.h"
@@ -61,7 +62,7 @@ TEST_F(GgmlBlocks, QuantizeAsThePythonPackage) {
 TEST_F(GgmlBlocks, QuantizeAsLlamaCpp) {
   const auto fixture =
       SafetensorsFile::open(testing::fixture("checkpoint/fixtures/k_quants.safetensors")).tensors;
-  for (const char* name : {"Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K"}) {
+  for (const char* name : {"Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K"}) {
     const bool is_k_quant = ggml_info(type_of(name)).block_elements == 256;
     const std::vector<float> values = fixture.at(is_k_quant ? "source" : "small").to_floats();
     const Tensor& want = fixture.at("quantized." + std::string(name));
@@ -72,6 +73,31 @@ TEST_F(GgmlBlocks, QuantizeAsLlamaCpp) {
       ASSERT_EQ(got[i], want.bytes()[i])
           << name << " row " << i / row << " byte " << i % row << " of " << row;
   }
+  const std::vector<float> want = fixture.at("values.Q8_K").to_floats();
+  std::vector<float> got(want.size());
+  dequantize_blocks(GgmlType::kQ8_K, fixture.at("quantized.Q8_K").bytes(), got);
+  EXPECT_EQ(got, want);
+}
+
+// Q4_0 of eight rows, of which four or eight take turns.
+TEST_F(GgmlBlocks, InterleaveRows) {
+  const auto fixture =
+      SafetensorsFile::open(testing::fixture("checkpoint/fixtures/k_quants.safetensors")).tensors;
+  const auto plain = fixture.at("quantized.Q4_0").bytes();
+  for (const char* name : {"Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8"}) {
+    const GgmlType type = type_of(name);
+    const auto want = fixture.at("quantized." + std::string(name)).bytes();
+    EXPECT_TRUE(std::ranges::equal(interleave_rows(type, plain, 64), want)) << name;
+    EXPECT_TRUE(std::ranges::equal(separate_rows(type, {8, 64}, want, "x").bytes(), plain)) << name;
+    EXPECT_EQ(checked_ggml_bytes(type, {8, 64}), std::ssize(want));
+    for (const Shape& shape : {Shape{6, 64}, {512}, {8, 60}, {2, 4, 64}})
+      EXPECT_NE(testing::error_of([&] {
+                  separate_rows(type, shape, want, "x");
+                }).find("rows interleaved: expected a matrix of them"),
+                std::string::npos);
+  }
+  EXPECT_TRUE(separate_rows(GgmlType::kQ4_0_4_4, {4, 0}, {}, "x").bytes().empty());
+  EXPECT_FALSE(interleaving_of(GgmlType::kQ4_0));
 }
 
 // What a block stands for is within half a step of what was rounded.
@@ -110,7 +136,7 @@ TEST_F(GgmlBlocks, RefuseWhatHasNoForm) {
             "[ggml] w: 600000 has no Q4_K form: expected magnitudes up to 524032");
   EXPECT_EQ(error(GgmlType::kQ5_1, 7e4f, 24),
             "[ggml] w: 70000 has no Q5_1 form: expected magnitudes up to 65504");
-  EXPECT_EQ(error(GgmlType::kQ3_K, 1, 64), "[ggml] w: type Q3_K is not written here");
+  EXPECT_EQ(error(GgmlType::kIQ3_S, 1, 64), "[ggml] w: type IQ3_S is not written here");
   EXPECT_FALSE(can_dequantize(GgmlType::kIQ3_S));
   EXPECT_FALSE(can_dequantize(GgmlType::kI32));
 }

@@ -114,6 +114,44 @@ TEST_F(MllmFile, KeepsQ4InFourBits) {
   EXPECT_EQ(checkpoint.tensor("w.weight", {2, 32}).to_floats(), want);
 }
 
+// Rows that take turns, which version 1 holds without saying how many there are.
+TEST_F(MllmFile, SeparatesInterleavedRows) {
+  const auto fixture =
+      SafetensorsFile::open(testing::fixture("checkpoint/fixtures/k_quants.safetensors")).tensors;
+  std::vector<float> want(512);
+  dequantize_blocks(GgmlType::kQ4_0, fixture.at("quantized.Q4_0").bytes(), want);
+  write_text_file(scratch_ / "config.json", "{}");
+  for (const int version : {1, 2})
+    for (const auto& [type, name] : {std::pair{GgmlType::kQ4_0_4_4, "Q4_0_4_4"},
+                                     {GgmlType::kQ4_0_4_8, "Q4_0_4_8"},
+                                     {GgmlType::kQ4_0_8_8, "Q4_0_8_8"}}) {
+      const fs::path path = scratch_ / "i.mllm";
+      MllmWriter writer(path, {{"w.weight", MllmWriter::type_of(type), {8, 64}}}, version);
+      writer.write(0, fixture.at("quantized." + std::string(name)).bytes());
+      writer.finish();
+      Checkpoint checkpoint = Checkpoint::open(path);
+      EXPECT_EQ(checkpoint.tensors().at("w.weight").type, name);
+      const Weight weight = checkpoint.linear("w", 8, 64);
+      EXPECT_EQ(describe(weight), "int4 g32 [8, 64]");
+      EXPECT_EQ(dequantize_rows(weight, 0, 8), want);
+      const auto values = [&](const Tensor& tensor) {
+        EXPECT_EQ(tensor.shape(), (Shape{8, 64}));
+        return tensor.to_floats();
+      };
+      std::vector<float> halves = want;
+      for (float& value : halves) value = f16_to_float(float_to_f16(value));
+      EXPECT_EQ(values(checkpoint.tensor("w.weight", {8, 64})), halves);
+      if (version == 1) {
+        EXPECT_NE(error_of([&] { checkpoint.load("w.weight"); }).find("expected a matrix of them"),
+                  std::string::npos);
+        EXPECT_NE(error_of([&] { checkpoint.linear("w", 2, 256); }).find("got [2, 256]"),
+                  std::string::npos);
+        checkpoint.set_shapes({{"w.weight", {8, 64}}});
+      }
+      EXPECT_EQ(values(checkpoint.load("w.weight")), halves);
+    }
+}
+
 TEST_F(MllmFile, RefusesBadHeaders) {
   const std::string v1 = read_text_file(fixture("v1.mllm"));
   const std::string v2 = read_text_file(fixture("v2.mllm"));

@@ -11,11 +11,14 @@ bytes.
 
 import array
 import json
+import math
 import struct
 import sys
 
 PLAIN = {0: ("F32", "f"), 16: ("I8", "b"), 18: ("I32", "i")}
-BLOCKS = {2: "Q4_0", 3: "Q4_1", 8: "Q8_0", 12: "Q4_K", 14: "Q6_K"}
+# Name, elements and bytes of a block; of Q4_0_4_4, those of four rows take turns.
+BLOCKS = {2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 8: ("Q8_0", 32, 34), 12: ("Q4_K", 256, 144), 14: ("Q6_K", 256, 210),
+          15: ("Q8_K", 256, 292), 19: ("Q4_0_4_4", 128, 72), 23: ("Q3_K", 256, 110), 24: ("Q2_K", 256, 84)}
 
 
 def read_index(data):
@@ -73,10 +76,15 @@ version, tensors = read_index(data)
 result = {}
 for name, kind, size, offset, shape in tensors:
     assert offset + size <= len(data)
-    result[name] = {"type": PLAIN[kind][0] if kind in PLAIN else BLOCKS[kind], "bytes": size, "shape": shape}
+    result[name] = {"type": PLAIN[kind][0] if kind in PLAIN else BLOCKS[kind][0], "bytes": size, "shape": shape}
     if kind in PLAIN:
         values = array.array(PLAIN[kind][1], data[offset : offset + size])
         result[name]["sum"] = sum(values)
         result[name]["first"] = values[0]
+    else:
+        _, elements, unit = BLOCKS[kind]
+        assert size % unit == 0
+        result[name]["elements"] = size // unit * elements
+        assert shape is None or math.prod(shape) == result[name]["elements"]
 write_again(version, tensors, data, sys.argv[2])
 print(json.dumps({"version": version, "tensors": result}))

@@ -59,7 +59,8 @@ TEST_F(BashCompletion, OffersCommandsFlagsAndValues) {
   EXPECT_EQ(offered({"tandem", "run", "--mode", "="}), (Words{"hybrid", "npu", "cpu", "float"}));
   EXPECT_EQ(offered({"tandem", "quantize", "--lm-head", "fl"}), Words{"float"});
   EXPECT_EQ(offered({"tandem", "quantize", "--group-size", ""}), (Words{"32", "64", "128"}));
-  EXPECT_EQ(offered({"tandem", "convert", "--dtype", "q4"}), (Words{"q4_0", "q4_1", "q4_k"}));
+  EXPECT_EQ(offered({"tandem", "convert", "--dtype", "q4"}),
+            (Words{"q4_0", "q4_1", "q4_k", "q4_0_4_4"}));
   EXPECT_EQ(offered({"tandem", "completion", "z"}), Words{"zsh"});
   EXPECT_EQ(offered({"tandem", "help", "ru"}), Words{"run"});
   EXPECT_EQ(offered({"tandem", "version", ""}), Words{});

@@ -201,9 +201,12 @@ TEST(Convert, RefusesBeforeItWrites) {
   expect_refusal(
       {"convert", "--input_model", demo(), "--output_model", (folder / "x.zip").string()},
       {"expected a name that ends in .gguf, .mllm or .safetensors"});
-  expect_refusal({"convert", "--input_model", demo(), "--output_model", out, "--dtype", "q3_k"},
-                 {"--dtype: expected one of f32, f16, bf16, q8_0, q4_0, q4_1, q6_k, q4_k, got "
-                  "\"q3_k\""});
+  expect_refusal({"convert", "--input_model", demo(), "--output_model", out, "--dtype", "q7_k"},
+                 {"--dtype: expected one of f32, f16, bf16, q8_0, q4_0, q4_1, q6_k, q4_k, q2_k, "
+                  "q3_k, q8_k, q4_0_4_4, got \"q7_k\""});
+  for (const char* type : {"q3_k", "q8_k", "q4_0_4_4"})
+    expect_refusal({"convert", "--input_model", demo(), "--output_model", out, "--dtype", type},
+                   {"[gguf] files of type", "are not written here"});
   expect_refusal({"convert", "--input_model", fixture("sample.gguf"), "--output_model", out},
                  {"sample.gguf"});
   expect_refusal({"convert", "--input_model", demo(), "--output_model",

@@ -2,7 +2,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <sstream>
 
 #include "base/json.h"
@@ -11,6 +10,7 @@
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
 #include "cli/program.h"
+#include "piped_output.h"
 
 namespace tandem::testing {
 namespace {
@@ -39,6 +39,13 @@ Words split_line(const std::string& line) {
     part.clear();
   }
   return words;
+}
+
+// What a script prints, which is JSON.
+Json output_of(const std::string& command) {
+  const PipedOutput output = piped_output(command);
+  EXPECT_EQ(output.status, 0) << command;
+  return parse_json(output.text, "a script");
 }
 
 class MllmWords : public ::testing::Test {
@@ -121,13 +128,6 @@ TEST_F(MllmWords, PageOfCommands) {
 // made from the format's description, which writes them again.
 TEST_F(MllmWords, FilesAreReadByOthers) {
   make_pair();
-  const auto output_of = [](const std::string& command) {
-    FILE* pipe = ::popen(command.c_str(), "r");
-    std::string text;
-    for (int c; (c = std::fgetc(pipe)) != EOF;) text += static_cast<char>(c);
-    EXPECT_EQ(::pclose(pipe), 0) << command;
-    return parse_json(text, "a script");
-  };
   const std::string unpickle = fixture("checkpoint/unpickle.py").string();
   const Json matrices = output_of("python3 " + unpickle + " " + work("rotation-matrix.bin"));
   EXPECT_EQ(matrices["R"]["shape"], Json({256, 256}));
@@ -164,6 +164,55 @@ TEST_F(MllmWords, FilesAreReadByOthers) {
   const Json v2 = output_of("python3 " + script + " " + work("v2.mllm") + " " + work("again"));
   EXPECT_EQ(v2["tensors"]["model.layers.0.mlp.up_proj.weight"]["shape"], Json({768, 256}));
   EXPECT_EQ(read_text_file(work("again")), read_text_file(work("v2.mllm")));
+}
+
+// Every type that mllm's quantize knows, as the script reads it and as it answers.
+TEST_F(MllmWords, EveryTypeOfQuantize) {
+  const auto succeed = [](const Words& words) {
+    const Outcome outcome = run_program(words);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return outcome.out;
+  };
+  succeed({"convert", demo(), work("fp32.mllm")});
+  for (const char* name : {"config.json", "tokenizer.json", "tokenizer_config.json"})
+    fs::copy_file(demo_dir() / name, work(name));
+  const auto answer = [&](const std::string& model) {
+    return succeed(
+        {"-q", "run", model, "--chat", "-p", "What color is the sky?", "-n", "24", "--no-cache"});
+  };
+  const std::string floats = answer(work("fp32.mllm"));
+  const std::string script = fixture("checkpoint/read_mllm.py").string();
+  const std::string module = "model.layers.0.mlp.down_proj.weight";
+  std::map<std::string, std::string> answers;
+  for (const char* type : {"Q4_0", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q6_K", "Q8_K", "Q4_0_4_4"}) {
+    const std::string file = work(std::string(type) + ".mllm");
+    Words words = {"quantize", work("fp32.mllm"), file, type};
+    if (std::string(type) == "Q4_0_4_4") words.emplace_back("vl");
+    succeed(words);
+    const Json read = output_of("python3 " + script + " " + file + " " + work("again"));
+    EXPECT_EQ(read["tensors"]["lm_head.weight"]["type"], type);
+    EXPECT_EQ(read["tensors"][module]["type"], type);
+    EXPECT_EQ(read["tensors"][module]["elements"], 256 * 768);
+    EXPECT_EQ(read["tensors"]["model.embed_tokens.weight"]["type"], "Q4_0");
+    EXPECT_EQ(read["tensors"]["model.norm.weight"]["type"], "F32");
+    EXPECT_EQ(read_text_file(work("again")), read_text_file(file));
+    answers[type] = answer(file);
+  }
+  EXPECT_EQ(answers["Q8_K"], floats);
+  EXPECT_EQ(answers["Q6_K"], floats);
+  // The same codes in another order; and as version 2, and back as floats.
+  EXPECT_EQ(answers["Q4_0_4_4"], answers["Q4_0"]);
+  succeed({"convert", work("fp32.mllm"), work("v2.mllm"), "--mllm_version", "2", "--dtype",
+           "q4_0_4_4"});
+  const Json v2 = output_of("python3 " + script + " " + work("v2.mllm") + " " + work("again"));
+  EXPECT_EQ(v2["tensors"][module]["type"], "Q4_0_4_4");
+  EXPECT_EQ(v2["tensors"][module]["shape"], Json({256, 768}));
+  for (const char* from : {"Q4_0_4_4", "Q4_0"})
+    succeed(
+        {"convert", work(std::string(from) + ".mllm"), work(std::string(from) + ".safetensors")});
+  EXPECT_EQ(read_text_file(work("Q4_0_4_4.safetensors")), read_text_file(work("Q4_0.safetensors")));
+  expect_refusal({"quantize", work("fp32.mllm"), work("k.mllm"), "KAI_Q4_0"},
+                 {"--dtype: expected one of", "q4_0_4_4", "got \"kai_q4_0\""});
 }
 
 // mllm's demo takes its tokenizer as two files, and its flags are short.

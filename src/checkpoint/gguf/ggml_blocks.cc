@@ -201,6 +201,14 @@ void dequantize_q6_k(Bytes block, float* out) {
   }
 }
 
+// F32 d, 256 signed codes, and sums of codes, which are for products only.
+void dequantize_q8_k(Bytes block, float* out) {
+  float d;
+  std::memcpy(&d, block, sizeof d);
+  for (int i = 0; i < kSuperBlock; ++i)
+    out[i] = d * static_cast<float>(static_cast<std::int8_t>(block[4 + i]));
+}
+
 using Dequantize = void (*)(Bytes, float*);
 
 Dequantize find_dequantize(GgmlType type) noexcept {
@@ -225,6 +233,8 @@ Dequantize find_dequantize(GgmlType type) noexcept {
       return dequantize_q5_k;
     case GgmlType::kQ6_K:
       return dequantize_q6_k;
+    case GgmlType::kQ8_K:
+      return dequantize_q8_k;
     case GgmlType::kIQ4_NL:
       return dequantize_iq4_nl;
     case GgmlType::kIQ4_XS:

@@ -43,6 +43,9 @@ enum class GgmlType : std::uint32_t {
   kF64 = 28,
   kIQ1_M = 29,
   kBF16 = 30,
+  kQ4_0_4_4 = 31,
+  kQ4_0_4_8 = 32,
+  kQ4_0_8_8 = 33,
   kTQ1_0 = 34,
   kTQ2_0 = 35,
   kMXFP4 = 39,
@@ -71,7 +74,7 @@ std::optional<DType> plain_dtype(GgmlType type) noexcept;
 std::optional<std::int64_t> checked_ggml_bytes(GgmlType type, const Shape& shape) noexcept;
 
 // True for the types that can be dequantized: all but those of one to three bits with a codebook
-// (IQ1 to IQ3, TQ) and those for activations (Q8_1, Q8_K).
+// (IQ1 to IQ3, TQ), Q8_1, which is for activations, and those that need a matrix (interleaved_rows.h).
 bool can_dequantize(GgmlType type) noexcept;
 
 // The dtype of a tensor loaded from `type`: the plain type itself; BF16 for MXFP4, whose values are
@@ -82,9 +85,9 @@ DType loaded_dtype(GgmlType type) noexcept;
 // holds. Only for types for which can_dequantize() is true (and, of the plain ones, the floats).
 void dequantize_blocks(GgmlType type, std::span<const std::byte> bytes, std::span<float> out);
 
-// Quantizes finite values to whole blocks of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K,
-// Q5_K or Q6_K, rounding as ggml's reference quantizers do. Throws kUnsupported naming `name` for a non-finite value or a scale
-// beyond the range of F16.
+// Quantizes finite values to whole blocks of F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to
+// Q6_K or Q8_K, rounding as ggml's reference quantizers do. Throws kUnsupported naming `name` for a
+// non-finite value or a scale beyond the range of F16.
 void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std::byte> out,
                      std::string_view name);
 // The same, in memory of their own.

@@ -13,13 +13,14 @@
 namespace tandem {
 namespace {
 
-// Elements that share a scale and a minimum in Q4_K and Q5_K, and a scale in Q6_K.
+// Elements that share a scale and a minimum in Q4_K and Q5_K; in Q2_K, and with a scale alone in Q3_K
+// and Q6_K.
 constexpr int kGroup = 32;
 constexpr int kGroups = kSuperBlock / kGroup;
 constexpr int kSmallGroup = 16;
 constexpr int kSmallGroups = kSuperBlock / kSmallGroup;
 
-// Groups whose largest magnitude is below this count as zero in Q6_K.
+// Groups whose largest magnitude is below this count as zero in Q3_K and Q6_K.
 constexpr float kNothing = 1e-15f;
 
 using Codes = std::array<std::uint8_t, kSuperBlock>;
@@ -44,13 +45,18 @@ float store_half(float value, std::uint8_t* at) {
   return f16_to_float(half);
 }
 
-// How Q4_K and Q5_K look for a scale: with codes up to `limit`, the range is tried as if it had
+// How Q2_K, Q4_K and Q5_K look for a scale: with codes up to `limit`, the range is tried as if it had
 // first + limit steps, and `tries` times a tenth of a step more.
 struct Search {
   int limit;
   float first;
   int tries;
+  int group = kGroup;
+  // Whether errors count by their magnitude and weights are those of the values alone, or errors by
+  // their squares and small values more than by their own weight.
+  bool is_absolute = false;
 };
+constexpr Search kSearchQ2{3, -0.5f, 15, kSmallGroup, true};
 constexpr Search kSearchQ4{15, -1.0f, 20};
 constexpr Search kSearchQ5{31, -0.5f, 15};
 
@@ -60,39 +66,43 @@ struct Line {
   float minimum = 0;
 };
 
-// The scale and minimum of a group with the least squared error, where large values weigh more; its
-// codes go to `codes`.
+// The scale and minimum of a group with the least error, where large values weigh more; its codes go
+// to `codes`.
 Line fit_line(const float* x, const Search& search, std::uint8_t* codes) {
-  float squares = 0;
-  for (int i = 0; i < kGroup; ++i) squares += x[i] * x[i];
-  const float mean = std::sqrt(squares / kGroup);
+  const int group = search.group;
+  float mean = 0;
+  if (!search.is_absolute) {
+    float squares = 0;
+    for (int i = 0; i < group; ++i) squares += x[i] * x[i];
+    mean = std::sqrt(squares / static_cast<float>(group));
+  }
   std::array<float, kGroup> weights;
   float sum_w = 0;
   float sum_x = 0;
-  for (int i = 0; i < kGroup; ++i) {
+  for (int i = 0; i < group; ++i) {
     weights[i] = mean + std::fabs(x[i]);
     sum_w += weights[i];
     sum_x += weights[i] * x[i];
   }
-  const auto [lowest, highest] = std::minmax_element(x, x + kGroup);
+  const auto [lowest, highest] = std::minmax_element(x, x + group);
   const float maximum = *highest;
   float minimum = std::min(*lowest, 0.0f);
   if (maximum == minimum) {
-    std::fill_n(codes, kGroup, std::uint8_t{0});
+    std::fill_n(codes, group, std::uint8_t{0});
     return {0, -minimum};
   }
   const auto error_of = [&](const std::uint8_t* candidate, float scale, float offset) {
     float error = 0;
-    for (int i = 0; i < kGroup; ++i) {
+    for (int i = 0; i < group; ++i) {
       const float difference = scale * static_cast<float>(candidate[i]) + offset - x[i];
-      error += weights[i] * (difference * difference);
+      error += weights[i] * (search.is_absolute ? std::fabs(difference) : difference * difference);
     }
     return error;
   };
   const auto limit = static_cast<float>(search.limit);
   const float inverse = limit / (maximum - minimum);
   float scale = 1 / inverse;
-  for (int i = 0; i < kGroup; ++i)
+  for (int i = 0; i < group; ++i)
     codes[i] = static_cast<std::uint8_t>(code_of(x[i], inverse, minimum, search.limit));
   float best = error_of(codes, scale, minimum);
   // The minimum that is best so far is where the next try begins.
@@ -103,7 +113,7 @@ Line fit_line(const float* x, const Search& search, std::uint8_t* codes) {
     float sum_l = 0;
     float sum_l2 = 0;
     float sum_xl = 0;
-    for (int i = 0; i < kGroup; ++i) {
+    for (int i = 0; i < group; ++i) {
       const int code = code_of(x[i], tried, minimum, search.limit);
       candidate[i] = static_cast<std::uint8_t>(code);
       const float weighted = weights[i] * static_cast<float>(code);
@@ -122,7 +132,7 @@ Line fit_line(const float* x, const Search& search, std::uint8_t* codes) {
     }
     const float error = error_of(candidate.data(), fitted, offset);
     if (!(error < best)) continue;
-    std::ranges::copy(candidate, codes);
+    std::copy_n(candidate.data(), group, codes);
     best = error;
     scale = fitted;
     minimum = offset;
@@ -178,6 +188,15 @@ Codes quantize_lines(const float* x, const Search& search, std::uint8_t* header)
   return codes;
 }
 
+// Two bits of each of 256 codes in 64 bytes: in each half of 128 elements, 32 bytes hold elements i,
+// i + 32, i + 64 and i + 96 from the lowest bits up.
+void store_two_bits(const Codes& codes, std::uint8_t* out) {
+  for (int i = 0; i < kSuperBlock / 4; ++i) {
+    const std::uint8_t* code = codes.data() + i / 32 * 128 + i % 32;
+    out[i] = static_cast<std::uint8_t>(code[0] | code[32] << 2 | code[64] << 4 | code[96] << 6);
+  }
+}
+
 // The low four bits of 256 codes in 128 bytes: 32 bytes hold elements i (low nibble) and i + 32.
 void store_nibbles(const Codes& codes, std::uint8_t* out) {
   for (int i = 0; i < kSuperBlock / 2; ++i) {
@@ -226,7 +245,137 @@ float fit_scale(const float* x, std::uint8_t* codes) {
   return scale;
 }
 
+// The same for w = scale * (code - 4), from the nearest codes: one after the other becomes what is
+// best with the scale that fits all others, until none changes.
+float fit_coarse_scale(const float* x, std::uint8_t* codes) {
+  constexpr int kHalf = 4;
+  constexpr int kRounds = 5;
+  float extreme = 0;
+  for (int i = 0; i < kSmallGroup; ++i)
+    if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
+  if (std::fabs(extreme) < kNothing) {
+    std::fill_n(codes, kSmallGroup, std::uint8_t{0});
+    return 0;
+  }
+  const float inverse = -static_cast<float>(kHalf) / extreme;
+  std::array<int, kSmallGroup> best;
+  float sum_xl = 0;
+  float sum_l2 = 0;
+  for (int i = 0; i < kSmallGroup; ++i) {
+    best[i] = std::clamp(nearest(inverse * x[i]), -kHalf, kHalf - 1);
+    const float weight = x[i] * x[i];
+    const auto code = static_cast<float>(best[i]);
+    sum_xl += weight * x[i] * code;
+    sum_l2 += weight * code * code;
+  }
+  for (int round = 0; round < kRounds; ++round) {
+    bool changes = false;
+    for (int i = 0; i < kSmallGroup; ++i) {
+      const float weight = x[i] * x[i];
+      const auto old = static_cast<float>(best[i]);
+      float other_xl = sum_xl - weight * x[i] * old;
+      if (!(other_xl > 0)) continue;
+      float other_l2 = sum_l2 - weight * old * old;
+      const int code = std::clamp(nearest(x[i] * other_l2 / other_xl), -kHalf, kHalf - 1);
+      if (code == best[i]) continue;
+      other_xl += weight * x[i] * static_cast<float>(code);
+      other_l2 += weight * static_cast<float>(code) * static_cast<float>(code);
+      if (!(other_l2 > 0 && other_xl * other_xl * sum_l2 > sum_xl * sum_xl * other_l2)) continue;
+      best[i] = code;
+      sum_xl = other_xl;
+      sum_l2 = other_l2;
+      changes = true;
+    }
+    if (!changes) break;
+  }
+  for (int i = 0; i < kSmallGroup; ++i) codes[i] = static_cast<std::uint8_t>(best[i] + kHalf);
+  return sum_l2 > 0 ? sum_xl / sum_l2 : 0.0f;
+}
+
 }  // namespace
+
+// Four bits of scale (low nibble) and minimum (high) for each of 16 groups, 64 bytes of codes, F16 d
+// and dmin.
+void quantize_q2_k(const float* x, std::uint8_t* block) {
+  constexpr float kLargest = 15.0f;
+  Codes codes;
+  std::array<Line, kSmallGroups> lines;
+  float largest_scale = 0;
+  float largest_minimum = 0;
+  for (int s = 0; s < kSmallGroups; ++s) {
+    lines[s] = fit_line(x + s * kSmallGroup, kSearchQ2, codes.data() + s * kSmallGroup);
+    largest_scale = std::max(largest_scale, lines[s].scale);
+    largest_minimum = std::max(largest_minimum, lines[s].minimum);
+  }
+  const float inverse_scale = largest_scale > 0 ? kLargest / largest_scale : 0.0f;
+  const float inverse_minimum = largest_minimum > 0 ? kLargest / largest_minimum : 0.0f;
+  const float d = store_half(largest_scale / kLargest, block + 80);
+  const float dmin = store_half(largest_minimum / kLargest, block + 82);
+  for (int s = 0; s < kSmallGroups; ++s) {
+    block[s] = static_cast<std::uint8_t>(nearest(inverse_scale * lines[s].scale) |
+                                         nearest(inverse_minimum * lines[s].minimum) << 4);
+    const float scale = d * static_cast<float>(block[s] & 15);
+    if (scale == 0) continue;
+    const float minimum = dmin * static_cast<float>(block[s] >> 4);
+    for (int i = s * kSmallGroup; i < (s + 1) * kSmallGroup; ++i)
+      codes[i] = static_cast<std::uint8_t>(std::clamp(nearest((x[i] + minimum) / scale), 0, 3));
+  }
+  store_two_bits(codes, block + 16);
+}
+
+// 32 bytes of third bits, 64 bytes of two low bits, 12 bytes of 6-bit scales, F16 d.
+void quantize_q3_k(const float* x, std::uint8_t* block) {
+  Codes codes;
+  std::array<float, kSmallGroups> scales;
+  float extreme = 0;
+  for (int s = 0; s < kSmallGroups; ++s) {
+    scales[s] = fit_coarse_scale(x + s * kSmallGroup, codes.data() + s * kSmallGroup);
+    if (std::fabs(scales[s]) > std::fabs(extreme)) extreme = scales[s];
+  }
+  std::fill_n(block, 110, std::uint8_t{0});
+  std::uint8_t* packed = block + 96;
+  const float inverse = extreme == 0 ? 0.0f : -32.0f / extreme;
+  const float d = store_half(extreme == 0 ? 0.0f : 1 / inverse, block + 108);
+  for (int s = 0; s < kSmallGroups; ++s) {
+    int scale_code = -32;
+    if (extreme != 0) {
+      // As ggml has it, in eight bits before they are clamped.
+      scale_code = std::clamp<int>(static_cast<std::int8_t>(nearest(inverse * scales[s])), -32, 31);
+      const int stored = scale_code + 32;
+      packed[s % 8] = static_cast<std::uint8_t>(packed[s % 8] | (stored & 15) << (s / 8 * 4));
+      packed[8 + s % 4] = static_cast<std::uint8_t>(packed[8 + s % 4] | stored >> 4 << (s / 4 * 2));
+    }
+    const float scale = d * static_cast<float>(scale_code);
+    if (scale == 0) continue;
+    for (int i = s * kSmallGroup; i < (s + 1) * kSmallGroup; ++i)
+      codes[i] = static_cast<std::uint8_t>(std::clamp(nearest(x[i] / scale), -4, 3) + 4);
+  }
+  for (int i = 0; i < kSuperBlock; ++i) {
+    block[i % 32] = static_cast<std::uint8_t>(block[i % 32] | codes[i] >> 2 << (i / 32));
+    codes[i] &= 3;
+  }
+  store_two_bits(codes, block + 32);
+}
+
+// F32 d, 256 signed codes, and the sums of 16 of them each in 16 bits. The largest value gets code
+// -127.
+void quantize_q8_k(const float* x, std::uint8_t* block) {
+  float extreme = 0;
+  for (int i = 0; i < kSuperBlock; ++i)
+    if (std::fabs(x[i]) > std::fabs(extreme)) extreme = x[i];
+  const float inverse = extreme == 0 ? 0.0f : -127.0f / extreme;
+  const float d = extreme == 0 ? 0.0f : 1 / inverse;
+  std::memcpy(block, &d, sizeof d);
+  for (int s = 0; s < kSmallGroups; ++s) {
+    std::int16_t sum = 0;
+    for (int i = s * kSmallGroup; i < (s + 1) * kSmallGroup; ++i) {
+      const int code = std::min(nearest(inverse * x[i]), 127);
+      block[4 + i] = static_cast<std::uint8_t>(code);
+      sum = static_cast<std::int16_t>(sum + static_cast<std::int8_t>(code));
+    }
+    std::memcpy(block + 4 + kSuperBlock + 2 * s, &sum, sizeof sum);
+  }
+}
 
 void quantize_q4_k(const float* x, std::uint8_t* block) {
   store_nibbles(quantize_lines(x, kSearchQ4, block), block + 16);

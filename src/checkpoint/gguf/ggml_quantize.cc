@@ -153,6 +153,12 @@ void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std
     case GgmlType::kQ8_0:
       quantize = quantize_q8_0;
       break;
+    case GgmlType::kQ2_K:
+      quantize = quantize_q2_k;
+      break;
+    case GgmlType::kQ3_K:
+      quantize = quantize_q3_k;
+      break;
     case GgmlType::kQ4_K:
       quantize = quantize_q4_k;
       break;
@@ -161,6 +167,9 @@ void quantize_blocks(GgmlType type, std::span<const float> values, std::span<std
       break;
     case GgmlType::kQ6_K:
       quantize = quantize_q6_k;
+      break;
+    case GgmlType::kQ8_K:
+      quantize = quantize_q8_k;
       break;
     default:
       fail(ErrorCode::kUnsupported, "[ggml] {}: type {} is not written here", name,
