@@ -23,17 +23,17 @@ constexpr const char* kStyle =
     "@media (prefers-color-scheme:dark){svg{background:#111}text{fill:#ddd}"
     ".scale{stroke:#ddd}}</style>\n";
 
-// A Linear's name in two parts: "model.layers.3" and "mlp.down_proj".
+// A Linear's name in two parts: "model.layers.3" and "mlp.down_proj". The head is in no layer.
 struct Module {
   std::string kind;
-  int layer = 0;
+  int layer = -1;
   const ModuleDistribution* of = nullptr;
 };
 
 Module parse(const std::string& name, const ModuleDistribution& of) {
   constexpr std::string_view kLayers = "layers.";
   const std::size_t at = name.find(kLayers);
-  if (at == std::string::npos) return {name, 0, &of};
+  if (at == std::string::npos) return {name, -1, &of};
   const std::size_t digits = at + kLayers.size();
   const std::size_t dot = std::min(name.find('.', digits), name.size());
   return {name.substr(std::min(dot + 1, name.size())), std::atoi(name.c_str() + digits), &of};
@@ -91,13 +91,15 @@ class Chart {
     const ClipDecision decision = decide_clip(of, threshold);
     const double x = x_of(i) + kStep / 2;
     std::string out = fmt::format(
-        "<g><title>{} of layer {}: largest {:.4g}, 99.9 % {:.4g}, scale for {:.4g}{}</title>"
+        "<g><title>{}: largest {:.4g}, 99.9 % {:.4g}, scale for {:.4g}{}</title>"
         "<circle class=\"max\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>"
         "<circle class=\"percentile\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>"
         "<line class=\"scale\" x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/></g>\n",
-        escape_xml(module.kind), module.layer, of.max, of.percentile, decision.largest,
-        decision.clips ? "" : ", with outliers beyond", x, y_of(of.max), x, y_of(of.percentile),
-        x - 5, x + 5, y_of(decision.largest), y_of(decision.largest));
+        escape_xml(module.layer < 0 ? module.kind
+                                    : fmt::format("{} of layer {}", module.kind, module.layer)),
+        of.max, of.percentile, decision.largest, decision.clips ? "" : ", with outliers beyond", x,
+        y_of(of.max), x, y_of(of.percentile), x - 5, x + 5, y_of(decision.largest),
+        y_of(decision.largest));
     if (i == 0 || modules_[i - 1].kind != module.kind)
       out += fmt::format(
           "<line class=\"axis\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>"

@@ -10,7 +10,6 @@
 #include "cli/distribution_plot.h"
 #include "cli/log.h"
 #include "cli/terminal_observer.h"
-#include "quantize/recipe.h"
 
 namespace tandem::cli {
 namespace {
@@ -19,7 +18,7 @@ struct ProfileFlags {
   std::string config;
   std::string compat;
   std::string report;
-  std::int64_t window = CalibrationSettings{}.window;
+  std::optional<std::int64_t> longest;
   int threads = 0;
 };
 
@@ -44,13 +43,13 @@ void profile(const ProfileFlags& flags) {
     page.emplace(flags.report);
   }
   const ProfileReport report =
-      profile_model(config.profile, flags.compat == "mllm", flags.window, pool, observer);
+      profile_model(config.profile, flags.compat == "mllm", flags.longest, pool, observer);
   if (page) {
     const std::string plot = draw_distributions(report.profile, config.export_model.threshold());
     page->write_at(0, std::as_bytes(std::span(plot)));
     page->commit();
   }
-  std::cout << fmt::format("{}: inputs and outputs of {} Linears on {} samples of {} tokens\n",
+  std::cout << fmt::format("{}: inputs and outputs of {} Linears on {} samples, {} tokens\n",
                            config.profile.output_path.string(), report.profile.size(),
                            report.samples, report.tokens);
   if (config.profile.model.random_rotate && !config.profile.model.save_rotation.empty())
@@ -99,8 +98,10 @@ void add_profile(CLI::App& app) {
       ->add_option("--report", flags->report,
                    "draw maxima, 99.9 % and chosen scales of every Linear into this SVG file")
       ->type_name("FILE");
-  command->add_option("--seq-len", flags->window, "tokens of a sample")
-      ->capture_default_str()
+  command
+      ->add_option("--seq-len", flags->longest,
+                   "tokens of a sample, at most (default: those of a document's first 6000 "
+                   "characters; 512 of a plain text, which is cut)")
       ->check(CLI::Range(2, 1 << 20));
   command->add_option("-t,--threads", flags->threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <vector>
 
 #include "base/files.h"
 #include "base/json.h"
@@ -37,10 +38,14 @@ struct ProfileSettings {
   bool no_bias = false;
   // As mllm does: negative values count for nothing, however large they are.
   bool is_signed = false;
+  // By window, how many tokens from its first on are looked at: what follows them is padding. Empty:
+  // all.
+  std::vector<std::int64_t> lengths = {};
 };
 
-// Of the Linears in decoder blocks. `progress(done, total)` is called after each block. Throws
-// kInvalidArgument, naming module and token, for a value that is not finite.
+// Of all Linears, those of decoder blocks and the head, tied or not. `progress(done, total)` is
+// called after each block. Throws kInvalidArgument, naming module and token, for a value that is not
+// finite.
 ActivationProfile profile_activations(const Graph& graph, const CalibrationWindows& windows,
                                       const ProfileSettings& settings, ThreadPool& pool,
                                       const std::function<void(int, int)>& progress);

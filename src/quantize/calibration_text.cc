@@ -32,7 +32,7 @@ std::string first_characters(std::string text, std::size_t count) {
 class Documents {
  public:
   // `longest`: characters of a line's text that are read, at most.
-  Documents(fs::path text_path, std::string where, std::size_t longest)
+  Documents(fs::path text_path, std::string where, std::size_t longest = std::string::npos)
       : text_path_(std::move(text_path)),
         where_(std::move(where)),
         longest_(longest),
@@ -40,17 +40,16 @@ class Documents {
 
   std::vector<TokenId> of_text(std::string_view text) const { return tokenizer_.encode(text); }
 
-  std::vector<TokenId> of_lines(std::string_view text) {
-    std::vector<TokenId> ids;
+  // Calls visit(ids) with each document until it returns false.
+  template <typename Visit>
+  void visit_lines(std::string_view text, Visit visit) {
     for (int line = 1; !text.empty(); ++line) {
       const std::size_t end = std::min(text.find('\n'), text.size());
       const std::string_view one = text.substr(0, end);
       text.remove_prefix(std::min(end + 1, text.size()));
       if (one.find_first_not_of(" \t\r") == std::string_view::npos) continue;
-      const std::vector<TokenId> more = of_line(one, fmt::format("{}:{}", where_, line));
-      ids.insert(ids.end(), more.begin(), more.end());
+      if (!visit(of_line(one, fmt::format("{}:{}", where_, line)))) return;
     }
-    return ids;
   }
 
  private:
@@ -93,9 +92,15 @@ std::string text_of(const fs::path& file) {
 }
 
 std::vector<TokenId> tokenize(const std::string& text, const fs::path& file,
-                              const fs::path& text_path, std::size_t longest = std::string::npos) {
-  Documents documents(text_path, file.string(), longest);
-  return has_json_lines(file) ? documents.of_lines(text) : documents.of_text(text);
+                              const fs::path& text_path) {
+  Documents documents(text_path, file.string());
+  if (!has_json_lines(file)) return documents.of_text(text);
+  std::vector<TokenId> ids;
+  documents.visit_lines(text, [&](const std::vector<TokenId>& more) {
+    ids.insert(ids.end(), more.begin(), more.end());
+    return true;
+  });
+  return ids;
 }
 
 // Moves the windows behind the first `samples`, or the last eighth, out of `windows`.
@@ -126,9 +131,20 @@ std::vector<std::int32_t> tokenize_text(const fs::path& file, const Checkpoint& 
   return tokenize(text_of(file), file, checkpoint.text_path());
 }
 
-std::vector<std::int32_t> tokenize_text(const fs::path& file, const fs::path& tokenizer,
-                                        std::size_t longest) {
-  return tokenize(text_of(file), file, tokenizer, longest);
+std::vector<std::int32_t> tokenize_text(const fs::path& file, const fs::path& tokenizer) {
+  return tokenize(text_of(file), file, tokenizer);
+}
+
+std::vector<std::vector<std::int32_t>> tokenize_documents(const fs::path& file,
+                                                          const fs::path& tokenizer,
+                                                          std::size_t longest, std::int64_t count) {
+  const std::string text = text_of(file);
+  std::vector<std::vector<std::int32_t>> documents;
+  Documents(tokenizer, file.string(), longest).visit_lines(text, [&](std::vector<TokenId> ids) {
+    if (!ids.empty()) documents.push_back(std::move(ids));
+    return std::ssize(documents) < count;
+  });
+  return documents;
 }
 
 CalibrationText read_calibration_text(const fs::path& file, const Checkpoint& checkpoint,

@@ -19,10 +19,14 @@ class Checkpoint;
 // read_calibration_text().
 std::vector<std::int32_t> tokenize_text(const fs::path& file, const Checkpoint& checkpoint);
 
-// The same with the tokenizer at that path. Of a line of JSON lines, the first `longest` characters
-// of "text" are read.
-std::vector<std::int32_t> tokenize_text(const fs::path& file, const fs::path& tokenizer,
-                                        std::size_t longest);
+// The same with the tokenizer at that path.
+std::vector<std::int32_t> tokenize_text(const fs::path& file, const fs::path& tokenizer);
+
+// The first `count` documents with any tokens in a file of JSON lines, each by itself. Of "text" the
+// first `longest` characters are read.
+std::vector<std::vector<std::int32_t>> tokenize_documents(const fs::path& file,
+                                                          const fs::path& tokenizer,
+                                                          std::size_t longest, std::int64_t count);
 
 struct CalibrationText {
   CalibrationWindows windows;

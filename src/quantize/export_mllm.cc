@@ -177,15 +177,20 @@ class Int8Export final : public Export {
 
  private:
   void add_linear(const Node& node) override {
-    if (node.layer < 0) return add_float_linear(node);
     const auto found = profile_.find(node.name);
+    // The head stays float; what a profile says of it stands beside it, as mllm has it.
+    const bool is_head = node.layer < 0;
+    if (is_head) add_float_linear(node);
+    if (is_head && found == profile_.end()) return;
     if (found == profile_.end())
       fail(ErrorCode::kInvalidArgument,
            "[export] {}: {} is not in it: expected the profile of this model",
            config_.scale_file.string(), node.name);
-    ++report.linears;
-    add_codes(node);
-    add_int_bias(node);
+    if (!is_head) {
+      ++report.linears;
+      add_codes(node);
+      add_int_bias(node);
+    }
     add_side(node.name, "input", found->second.input);
     add_side(node.name, "output", found->second.output);
   }

@@ -29,7 +29,7 @@ struct MllmInt8Report {
 //   L.bias F32, or with quant_bias I32 and L.bias.scale
 //   L.input_scale, L.output_scale   what the largest code stands for
 //   L.clip_input, L.clip_output     whether the scale reaches the largest value
-// All else, the head included, is F32. `graph` is the checkpoint's, rotated or not, `loaded` the
+// All else is F32, the head's weight included, which has the last four if the profile knows it. `graph` is the checkpoint's, rotated or not, `loaded` the
 // checkpoint's own. Throws kInvalidArgument, naming it, for a Linear that the profile lacks or that is
 // quantized already, and for a name that asks for another format.
 MllmInt8Report export_mllm_int8(const MllmExportConfig& config, const ActivationProfile& profile,

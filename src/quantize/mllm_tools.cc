@@ -2,6 +2,7 @@
 #include "quantize/mllm_tools.h"
 
 #include <algorithm>
+#include <numeric>
 #include <vector>
 
 #include "base/error.h"
@@ -79,26 +80,68 @@ fs::path find_dataset(const fs::path& path) {
        path.string());
 }
 
+// Texts that statistics are made of.
+struct Samples {
+  // Those that are shorter than others are padded behind, where attention does not look.
+  CalibrationWindows windows;
+  // Without that.
+  std::vector<std::int64_t> lengths;
+
+  std::int64_t count() const { return std::ssize(lengths); }
+  std::int64_t tokens() const {
+    return std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+  }
+};
+
+Samples whole_documents(const fs::path& file, const MllmProfileConfig& config,
+                        std::int64_t longest) {
+  auto documents = tokenize_documents(file, config.model.tokenizer_name, kDocumentCharacters,
+                                      config.num_samples);
+  if (documents.empty())
+    fail(ErrorCode::kInvalidArgument, "[mllm] dataset_path: {}: expected documents with text",
+         file.string());
+  Samples samples;
+  for (const auto& document : documents)
+    samples.lengths.push_back(std::min<std::int64_t>(std::ssize(document), longest));
+  samples.windows.window = std::ranges::max(samples.lengths);
+  for (auto& document : documents) {
+    document.resize(static_cast<std::size_t>(samples.windows.window), document.back());
+    samples.windows.ids.insert(samples.windows.ids.end(), document.begin(), document.end());
+  }
+  return samples;
+}
+
+Samples read_samples(const MllmProfileConfig& config, std::optional<std::int64_t> longest,
+                     std::int64_t context) {
+  const fs::path file = find_dataset(config.dataset_path);
+  if (has_json_lines(file))
+    return whole_documents(file, config, std::min(longest.value_or(context), context));
+  const std::int64_t window = std::min(longest.value_or(CalibrationSettings{}.window), context);
+  Samples samples{
+      cut_windows(tokenize_text(file, config.model.tokenizer_name), window, config.num_samples),
+      {}};
+  samples.lengths.resize(static_cast<std::size_t>(samples.windows.tokens() / window), window);
+  return samples;
+}
+
 }  // namespace
 
-ProfileReport profile_model(const MllmProfileConfig& config, bool is_signed, std::int64_t window,
-                            ThreadPool& pool, Observer& observer) {
+ProfileReport profile_model(const MllmProfileConfig& config, bool is_signed,
+                            std::optional<std::int64_t> longest, ThreadPool& pool,
+                            Observer& observer) {
   // Before the long-running work, so that a place that can't be written to is reported now.
   StagedFile output(config.output_path);
   const Model model(config.model, config.output_path, observer);
-  const CalibrationWindows windows =
-      cut_windows(tokenize_text(find_dataset(config.dataset_path), config.model.tokenizer_name,
-                                kDocumentCharacters),
-                  std::min(window, model.info().longest_sequence()), config.num_samples);
-  const std::int64_t samples = windows.tokens() / windows.window;
-  if (samples < config.num_samples)
-    observer.warn(fmt::format("[mllm] {}: has text for {} samples of {} tokens, fewer than {}",
-                              config.dataset_path.string(), samples, windows.window,
+  const Samples samples = read_samples(config, longest, model.info().longest_sequence());
+  if (samples.count() < config.num_samples)
+    observer.warn(fmt::format("[mllm] {}: has text for {} samples, {} tokens, fewer than {}",
+                              config.dataset_path.string(), samples.count(), samples.tokens(),
                               config.num_samples));
   Task task(observer, "profile", model.graph().layers(), "blocks");
-  ProfileReport report{profile_activations(model.graph(), windows, {config.no_bias, is_signed},
-                                           pool, [&](int, int) { task.advance(); }),
-                       samples, windows.window};
+  ProfileReport report{profile_activations(model.graph(), samples.windows,
+                                           {config.no_bias, is_signed, samples.lengths}, pool,
+                                           [&](int, int) { task.advance(); }),
+                       samples.count(), samples.tokens()};
   if (config.model.random_rotate && config.model.save_rotation.empty()) {
     observer.warn("[mllm] save_rotation is not given: the matrices are lost");
   } else if (config.model.random_rotate) {

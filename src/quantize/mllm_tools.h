@@ -17,16 +17,18 @@ namespace tandem {
 struct ProfileReport {
   ActivationProfile profile;
   std::int64_t samples = 0;
-  // Of each sample.
+  // Of all samples together.
   std::int64_t tokens = 0;
 };
 
-// Writes the profile, and the matrices if they are random and have a place. A sample is a window of
-// `window` tokens, or the model's context if that is less; of each document the first 6000 characters
-// are read, as mllm does. Throws kInvalidArgument, stating the tokens, for less text than two
-// windows, and what read_rotations() and rotate() throw. Warns of fewer samples than were asked for.
-ProfileReport profile_model(const MllmProfileConfig& config, bool is_signed, std::int64_t window,
-                            ThreadPool& pool, Observer& observer);
+// Writes the profile, and the matrices if they are random and have a place. A sample is a document of
+// JSON lines, of which the first 6000 characters are read, as mllm does, but `longest` tokens at most,
+// and those of the model's context; or as many tokens (512, unless they are given) of a plain text,
+// which has no documents. Throws kInvalidArgument for no text, and what read_rotations() and rotate()
+// throw. Warns of fewer samples than were asked for.
+ProfileReport profile_model(const MllmProfileConfig& config, bool is_signed,
+                            std::optional<std::int64_t> longest, ThreadPool& pool,
+                            Observer& observer);
 
 // Throws kInvalidArgument without clip_all and t01m_clip_threshold, and as export_mllm_int8().
 MllmInt8Report export_int8_model(const MllmExportConfig& config, Observer& observer);

@@ -313,13 +313,50 @@ TEST_F(MllmWords, ReportIsAPicture) {
       run_program({"profile", "--config_file", (folder_ / "config.json").string(), "--compat",
                    "mllm", "--report", work("p.svg"), "--seq-len", "64"});
   EXPECT_EQ(outcome.status, 0) << outcome.err;
-  EXPECT_NE(outcome.out.find("42 Linears on 8 samples of 64 tokens"), std::string::npos);
+  EXPECT_NE(outcome.out.find("43 Linears on 8 samples, 512 tokens"), std::string::npos);
   const std::string picture = read_text_file(work("p.svg"));
   EXPECT_EQ(picture.find("<svg "), 0U);
   EXPECT_NE(picture.find("mlp.down_proj of layer 5: largest "), std::string::npos);
   std::size_t marks = 0;
   for (std::size_t at = 0; (at = picture.find("<circle", at)) != std::string::npos; ++at) ++marks;
-  EXPECT_EQ(marks, 42U * 2 * 2);
+  EXPECT_EQ(marks, 43U * 2 * 2);
+  EXPECT_NE(picture.find("<title>lm_head: largest "), std::string::npos);
+}
+
+// A dataset's samples are whole documents, without what is beyond 6000 characters.
+TEST_F(MllmWords, SamplesAreDocuments) {
+  const std::string text = read_text_file(folder_ / "text.txt");
+  const auto line = [](const std::string& document) {
+    return Json{{"text", document}, {"meta", 1}}.dump() + "\n";
+  };
+  fs::create_directory(folder_ / "pile");
+  const auto profiled = [&](const std::string& lines, Words more = {}) {
+    write_text_file(folder_ / "pile/val.jsonl", lines);
+    Words words = {"-q", "profile", "--config_file", (folder_ / "config.json").string()};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = run_program(words);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+    return std::pair{outcome.out.substr(outcome.out.find("inputs")),
+                     read_text_file(work("distribution.json"))};
+  };
+  Json& profile = config_["profile_config"];
+  profile["dataset_path"] = (folder_ / "pile").string();
+  profile["num_samples"] = 2;
+  write_config("config.json");
+  const std::string two = line(text.substr(0, 900)) + line("") + line(text.substr(1000, 300));
+  const auto seen = profiled(two);
+  EXPECT_NE(seen.first.find("43 Linears on 2 samples, "), std::string::npos) << seen.first;
+  // A third document counts for nothing, nor does its order in a longer file.
+  EXPECT_EQ(profiled(two + line(text.substr(2000, 400))), seen);
+  EXPECT_NE(profiled(line(text.substr(0, 900)) + line(text.substr(1000, 400))), seen);
+  const std::string second = line("One.");
+  const auto cut = profiled(line(text.substr(0, 6000)) + second);
+  EXPECT_EQ(profiled(line(text.substr(0, 9000)) + second), cut);
+  EXPECT_NE(profiled(two, {"--seq-len", "10"}).first.find("2 samples, 20 tokens"),
+            std::string::npos);
+  write_text_file(folder_ / "pile/val.jsonl", line(""));
+  expect_refusal({"-q", "profile", "--config_file", (folder_ / "config.json").string()},
+                 {"dataset_path", "val.jsonl: expected documents with text"});
 }
 
 TEST_F(MllmWords, MistakesAreNamed) {

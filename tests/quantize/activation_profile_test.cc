@@ -9,6 +9,7 @@
 
 #include "quantize/demo_graph.h"
 #include "quantize/distribution_sketch.h"
+#include "quantize/run_graph.h"
 
 namespace tandem::testing {
 namespace {
@@ -87,7 +88,8 @@ TEST_F(ActivationProfileTest, IsWhatPyTorchSees) {
   for (const bool is_signed : {true, false}) {
     const Json& wanted = wanted_[is_signed ? "signed" : "magnitudes"];
     const OrderedJson got = to_json(profile(is_signed));
-    ASSERT_EQ(got["ori"].size(), 42U);
+    // With the head.
+    ASSERT_EQ(got["ori"].size(), 43U);
     ASSERT_EQ(wanted["ori"].size(), 42U);
     for (const auto& [module, sides] : wanted["ori"].items()) {
       for (const char* side : {"input", "output"}) {
@@ -103,6 +105,57 @@ TEST_F(ActivationProfileTest, IsWhatPyTorchSees) {
                     moments["mean"].get<double>(), 1e-4 * deviation);
       }
     }
+  }
+}
+
+// The logits of each window by itself, in batches that are no multiple of what the head is run on; a
+// tied head is a Linear like others.
+TEST_F(ActivationProfileTest, SeesTheHead) {
+  const auto ids = wanted_["ids"].get<std::vector<std::int32_t>>();
+  const CalibrationWindows windows{{ids.begin(), ids.begin() + 2 * 100}, 100};
+  ThreadPool pool(2);
+  const ActivationProfile profile =
+      profile_activations(demo_.graph(), windows, {}, pool, [](int, int) {});
+  std::vector<float> magnitudes;
+  for (std::size_t first = 0; first < 200; first += 100)
+    for (const float x : run_graph(demo_.graph(), std::span(ids).subspan(first, 100)))
+      magnitudes.push_back(std::fabs(x));
+  std::ranges::sort(magnitudes);
+  const Distribution& output = profile.at("lm_head").output;
+  const float max = magnitudes.back(), percentile = magnitudes[magnitudes.size() * 999 / 1000 - 1];
+  EXPECT_NEAR(output.max, max, max * 1e-4F);
+  EXPECT_NEAR(output.percentile, percentile, percentile / 127);
+  // A norm's output, times its gain.
+  const Distribution& input = profile.at("lm_head").input;
+  EXPECT_GT(input.standard_deviation, 0.1);
+  EXPECT_GT(input.max, input.percentile);
+  EXPECT_GT(input.percentile, 2 * input.standard_deviation);
+}
+
+// A window with padding behind it is as if that were not there.
+TEST_F(ActivationProfileTest, LooksAtNoPadding) {
+  const auto ids = wanted_["ids"].get<std::vector<std::int32_t>>();
+  ThreadPool pool(2);
+  const auto seen = [&](CalibrationWindows windows, std::vector<std::int64_t> lengths) {
+    return profile_activations(demo_.graph(), windows, {.lengths = std::move(lengths)}, pool,
+                               [](int, int) {});
+  };
+  const auto part = [&](int first, int count) {
+    return std::vector(ids.begin() + first, ids.begin() + first + count);
+  };
+  const ActivationProfile one = seen({part(0, 40), 40}, {}), other = seen({part(40, 90), 90}, {});
+  std::vector<std::int32_t> padded = part(0, 40);
+  padded.resize(90, ids[7]);
+  const std::vector<std::int32_t> second = part(40, 90);
+  padded.insert(padded.end(), second.begin(), second.end());
+  for (const auto& [module, both] : seen({padded, 90}, {40, 90})) {
+    const Distribution &a = one.at(module).input, &b = other.at(module).input;
+    const float input = std::max(a.max, b.max);
+    EXPECT_NEAR(both.input.max, input, input * 1e-4F) << module;
+    EXPECT_NEAR(both.input.mean, (40 * a.mean + 90 * b.mean) / 130,
+                1e-4 * both.input.standard_deviation);
+    const float output = std::max(one.at(module).output.max, other.at(module).output.max);
+    EXPECT_NEAR(both.output.max, output, output * 1e-4F) << module;
   }
 }
 

@@ -25,7 +25,7 @@ Graph graph_of(const Checkpoint& checkpoint) {
   return build_graph(checkpoint.config_object(), CheckpointWeights(checkpoint));
 }
 
-// A text of letters, and a tokenizer of them that fits the fixtures' vocabulary of 67.
+// Two documents of letters, and a tokenizer of them that fits the fixtures' vocabulary of 67.
 void write_text(const fs::path& folder) {
   Json vocabulary = Json::object();
   for (char letter = 'a'; letter <= 'z'; ++letter)
@@ -35,7 +35,8 @@ void write_text(const fs::path& folder) {
       Json{{"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", Json::array()}}}}.dump());
   std::string text;
   for (int i = 0; i < 256; ++i) text += static_cast<char>('a' + i * i % 26);
-  write_text_file(folder / "val.jsonl", Json{{"text", text}}.dump() + "\n");
+  write_text_file(folder / "val.jsonl", Json{{"text", text.substr(0, 128)}}.dump() + "\n" +
+                                            Json{{"text", text.substr(128)}}.dump() + "\n");
 }
 
 MllmModelConfig model_config(const fs::path& model, const std::string& type) {
@@ -106,12 +107,12 @@ class ExportMllm : public ::testing::Test {
     config_.clip_threshold = 64;
     config_.scale_file = scratch_ / "dis.json";
   }
-  // 42 Linears, one of them with outliers.
+  // 42 Linears, one of them with outliers, and the head.
   fs::path write_profile() {
     Json sides = {{"input", 2.0}, {"output", 3.0}}, one = {{"input", 1.0}, {"output", 1.0}};
     Json json = {{"ori", Json::object()}, {"top_0_1", Json::object()}};
     for (const Node& node : graph_.nodes()) {
-      if (node.op != Op::kLinear || node.layer < 0) continue;
+      if (node.op != Op::kLinear) continue;
       json["ori"][node.name] = sides;
       json["top_0_1"][node.name] = one;
     }
@@ -149,7 +150,8 @@ TEST_F(ExportMllm, RoundsAndTransposes) {
   EXPECT_EQ(tensors.at("lm_head.weight").to_floats(),
             tensors.at("model.embed_tokens.weight").to_floats());
   EXPECT_EQ(tensors.at("model.layers.0.self_attn.q_proj.bias").dtype(), DType::kF32);
-  EXPECT_FALSE(tensors.contains("lm_head.input_scale"));
+  EXPECT_FALSE(tensors.contains("lm_head.weight.scale"));
+  EXPECT_EQ(tensors.at("lm_head.output_scale").to_floats()[0], profile_.at("lm_head").output.max);
 }
 
 TEST_F(ExportMllm, DecidesWhatIsClipped) {
