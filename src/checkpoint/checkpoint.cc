@@ -209,7 +209,9 @@ void Checkpoint::merge_lora(const fs::path& adapter) {
 
 JsonObject Checkpoint::config_object() const {
   if (config_file_.empty())
-    fail(ErrorCode::kNotFound, "[checkpoint] {}: there is no config.json beside it",
+    fail(ErrorCode::kNotFound,
+         "[checkpoint] {}: there is no config.json beside it, which says what its tensors make up: "
+         "copy it there from the model that the file was made of",
          path_.string());
   return {config_, config_file_.string()};
 }
@@ -262,7 +264,7 @@ void Checkpoint::open_folder(const fs::path& config) {
     return;
   if (const fs::path file = only_file(folder_, ".gguf"); !file.empty()) return open_gguf(file);
   if (const fs::path file = only_file(folder_, ".mllm"); !file.empty()) {
-    read_config(config);
+    if (!config.empty() || fs::exists(folder_ / "config.json")) read_config(config);
     store_ = open_mllm(file);
     weight_files_ = {file};
     return;
