@@ -89,6 +89,17 @@ constexpr std::array kGgufTypes = {NamedType{"q8_0", GgmlType::kQ8_0, WeightType
                                    NamedType{"q6_k", GgmlType::kQ6_K, WeightType::kInt8},
                                    NamedType{"q4_k", GgmlType::kQ4_K, WeightType::kUint4}};
 
+struct NamedScheme {
+  std::string_view name;
+  Scheme scheme;
+};
+// What the NPU multiplies: weights by static activations. First what recipes have anyway.
+constexpr std::array kPrefills = {
+    NamedScheme{"w8a8", {WeightType::kInt8, 0, DType::kF32, ActivationType::kStatic}},
+    NamedScheme{"w4a8", {WeightType::kInt4, 32, DType::kF32, ActivationType::kStatic}},
+    NamedScheme{"w8a16", {WeightType::kInt8, 0, DType::kF32, ActivationType::kStatic16}},
+    NamedScheme{"w4a16", {WeightType::kInt4, 32, DType::kF32, ActivationType::kStatic16}}};
+
 std::optional<NamedType> gguf_type(const QuantizeFlags& flags) {
   for (const NamedType& entry : kGgufTypes)
     if (entry.name == flags.gguf_type) return entry;
@@ -147,12 +158,12 @@ Recipe make_recipe(const QuantizeFlags& flags) {
   Recipe recipe = !flags.recipe.empty() ? read_recipe(input_path(flags.recipe))
                   : type                ? recipe_like(*type, head != "float")
                          : default_recipe(flags.group_size, head == "float" ? 0 : std::stoll(head));
-  if (flags.prefill == "w4a8") {
+  if (const auto* prefill = std::ranges::find(kPrefills, flags.prefill, &NamedScheme::name);
+      prefill != kPrefills.begin()) {
     if (flags.quark.given() || flags.format != "package")
       fail(ErrorCode::kInvalidArgument,
            "[quantize] --prefill: expected with a package, and without Quark's words");
-    recipe.rules.front().prefill =
-        Scheme{WeightType::kInt4, 32, DType::kF32, ActivationType::kStatic};
+    recipe.rules.front().prefill = prefill->scheme;
   }
   if (flags.quark.given()) recipe.rules = flags.quark.rules(flags.group_size, flags.checkpoint);
   const bool is_package = flags.format == "package" && !flags.quark.style(true);
@@ -456,10 +467,10 @@ void add_quantize(CLI::App& app) {
       ->excludes(recipe);
   command
       ->add_option("--prefill", flags->prefill,
-                   "what the NPU multiplies int8 activations by: w8a8, int8 weights, or w4a8, int4 "
-                   "in blocks of 32, half the size")
+                   "what the NPU multiplies: int8 weights, w8, or int4 in blocks of 32, w4, half "
+                   "the size, by activations of 8 bits or, twice the work, 16, a16")
       ->capture_default_str()
-      ->check(CLI::IsMember({"w8a8", "w4a8"}))
+      ->check(CLI::IsMember({"w8a8", "w4a8", "w8a16", "w4a16"}))
       ->excludes(recipe);
   command
       ->add_option("--exclude", flags->exclude,

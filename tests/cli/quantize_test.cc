@@ -70,6 +70,26 @@ TEST(QuantizeCommand, MakesInt4InBlocksForPrefill) {
   EXPECT_NE(bad.err.find("--prefill: expected with a package"), std::string::npos) << bad.err;
 }
 
+// More bits for activations, of which outliers leave enough: nearer to the float model.
+TEST(QuantizeCommand, GivesActivationsOfPrefill16Bits) {
+  const ScratchFolder folder;
+  std::map<std::string, double> kl;
+  for (const char* scheme : {"w8a8", "w8a16", "w4a16"}) {
+    std::vector<std::string> words = quantize_words(folder / scheme);
+    words.insert(words.end(), {"--prefill", scheme, "--max-kl", "9"});
+    kl[scheme] = run_for_json(words)["gate"]["prefill"]["kl"].get<double>();
+    const Json inspected = run_for_json({"inspect", (folder / scheme).string()});
+    EXPECT_EQ(inspected["linears"]["decode"]["int4 g128"]["count"], 42);
+    const Json recipe = read_json_file(folder / scheme / "tandem.json")["recipe"];
+    EXPECT_EQ(recipe["rules"][0]["prefill"]["activations"],
+              std::string(scheme) == "w8a8" ? "static" : "static16");
+    EXPECT_EQ(recipe["rules"][0]["prefill"]["weights"],
+              std::string(scheme) == "w4a16" ? "int4" : "int8");
+  }
+  EXPECT_LT(kl["w8a16"], kl["w8a8"] / 4);
+  EXPECT_LT(kl["w8a16"], kl["w4a16"]);
+}
+
 TEST(QuantizeCommand, HoldsToALimitOrWritesNothing) {
   const ScratchFolder folder;
   const auto words = [&](const char* name, const char* limit) {
