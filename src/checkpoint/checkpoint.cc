@@ -346,6 +346,15 @@ std::map<std::string, Shape> Checkpoint::contents() const {
   return contents;
 }
 
+bool Checkpoint::is_weight_file(const fs::path& path) const {
+  return std::ranges::any_of(weight_files_, [&](const fs::path& file) {
+    std::error_code ignored;
+    return fs::equivalent(file, path, ignored);
+  });
+}
+
+bool Checkpoint::has_mllm_codes() const { return tandem::has_mllm_codes(*store_); }
+
 bool Checkpoint::has(const std::string& name) const {
   return !stored_name(name).empty() || unread().contains(name);
 }

@@ -54,6 +54,8 @@ class Checkpoint {
   // or that of a merged adapter.
   const fs::path& text_path() const noexcept { return text_path_; }
   const std::vector<fs::path>& weight_files() const noexcept { return weight_files_; }
+  // Whether `path` is one of these, under whatever name.
+  bool is_weight_file(const fs::path& path) const;
 
   // The stored tensors by name. For a Linear packed by AWQ, GPTQ or Quark, or in 8-bit
   // floats with scales, these are its parts.
@@ -78,6 +80,9 @@ class Checkpoint {
   // Every name that tensor() or linear() (with ".weight" added) finds, with its shape: for a packed
   // Linear the matrix, not its parts.
   std::map<std::string, Shape> contents() const;
+
+  // Whether Linears are stored as mllm's int8 codes with a scale each.
+  bool has_mllm_codes() const;
 
   // True for every name that tensor() or linear() (with ".weight" added) finds, packed or not, and
   // for those in unread().

@@ -490,6 +490,11 @@ class PackedReader {
 
 }  // namespace
 
+bool has_mllm_codes(const TensorStore& store) {
+  return std::ranges::any_of(store.tensors(),
+                             [](const auto& tensor) { return tensor.first.ends_with(kMllmScale); });
+}
+
 bool is_packed(const TensorStore& store, const std::string& module) {
   const auto is_codes = [&](const char* suffix) {
     const auto found = store.tensors().find(module + suffix);

@@ -77,6 +77,9 @@ class PackedSettings {
 // as codes.
 bool is_packed(const TensorStore& store, const std::string& module);
 
+// True if any module is in mllm's int8.
+bool has_mllm_codes(const TensorStore& store);
+
 // Throws kNotFound naming a module of 8-bit floats that `settings` say have scales, but has none.
 // `place` starts messages.
 void require_scales(const TensorStore& store, const PackedSettings& settings,

@@ -27,9 +27,6 @@ std::array<std::byte, 8> little_endian_64(std::uint64_t value) {
   return bytes;
 }
 
-// Floats that are written at a time where a tensor is computed: 4 MiB.
-constexpr std::int64_t kPieceFloats = 1 << 20;
-
 std::vector<std::byte> encode(std::span<const float> values, DType dtype) {
   std::vector<std::byte> bytes(values.size() * size_of(dtype));
   encode_floats(values, dtype, bytes.data());
@@ -149,14 +146,9 @@ void SafetensorsWriter::write_piece(const std::string& name, std::span<const std
 }
 
 void SafetensorsWriter::write_rows(const std::string& name, const RowSource& rows) {
-  const std::int64_t at_once = std::max<std::int64_t>(1, kPieceFloats / rows.columns());
-  std::vector<float> values;
-  for (std::int64_t first = 0; first < rows.rows(); first += at_once) {
-    const std::int64_t count = std::min(at_once, rows.rows() - first);
-    values.resize(static_cast<std::size_t>(count * rows.columns()));
-    rows.read(first, values);
+  visit_rows(rows, 0, rows.rows(), [&](std::int64_t, std::span<const float> values) {
     write_piece(name, encode(values, rows.dtype()));
-  }
+  });
   rows.release();
 }
 

@@ -15,8 +15,6 @@ namespace tandem {
 namespace {
 
 constexpr std::string_view kRoot = "archive/";
-// Floats that are encoded at a time.
-constexpr std::int64_t kPieceFloats = std::int64_t{1} << 20;
 
 std::string_view storage_class(const TorchWriter::Entry& entry, const fs::path& path) {
   constexpr std::array kClasses = {std::pair{DType::kF32, std::string_view("FloatStorage")},
@@ -164,14 +162,9 @@ void TorchWriter::write(std::span<const std::byte> bytes) {
 
 void TorchWriter::write_rows(const RowSource& rows) {
   begin_next();
-  const std::int64_t at_once = std::max<std::int64_t>(1, kPieceFloats / rows.columns());
-  std::vector<float> values;
-  for (std::int64_t first = 0; first < rows.rows(); first += at_once) {
-    const std::int64_t count = std::min(at_once, rows.rows() - first);
-    values.resize(static_cast<std::size_t>(count * rows.columns()));
-    rows.read(first, values);
-    state_->zip.append(std::as_bytes(std::span(values)));
-  }
+  visit_rows(rows, 0, rows.rows(), [&](std::int64_t, std::span<const float> values) {
+    state_->zip.append(std::as_bytes(values));
+  });
   rows.release();
 }
 

@@ -13,7 +13,6 @@
 #include "checkpoint/gguf/gguf_export.h"
 #include "checkpoint/gguf/interleaved_rows.h"
 #include "checkpoint/mllm_file.h"
-#include "checkpoint/model_files.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_file.h"
 #include "cli/commands.h"
@@ -196,6 +195,7 @@ class Converter {
       : checkpoint_(checkpoint),
         type_(type),
         contents_(checkpoint.contents()),
+        is_in_parts_(!type && checkpoint.has_mllm_codes()),
         observer_(observer) {}
 
   // Types of tensors in .mllm as mllm's quantize chooses them: the embedding in Q4_0, and a head even
@@ -251,7 +251,7 @@ class Converter {
     for (const auto& [name, shape] : mllm_contents()) {
       const std::string stored = stored_name(name);
       Planned plan{stored, shape};
-      const bool plain = is_in_parts() || checkpoint_.is_stored_plainly(stored, shape);
+      const bool plain = is_in_parts_ || checkpoint_.is_stored_plainly(stored, shape);
       const DType dtype = plain ? checkpoint_.tensors().at(stored).dtype : DType::kF32;
       const bool bytes = dtype == DType::kI8 || dtype == DType::kU8 || dtype == DType::kBool;
       if (!is_float(dtype) && (bytes || version == 2)) {
@@ -329,16 +329,7 @@ class Converter {
         !fs::exists(checkpoint_.folder() / "generation_config.json"))
       config["eos_token_id"] = generation["eos_token_id"];
     write_text_file(staged.path() / "config.json", config.dump(2) + "\n");
-    // A GGUF may hold weights alone.
-    const fs::path& first = checkpoint_.weight_files().front();
-    if (is_gguf(first)) {
-      if (GgufFile::open(first).metadata.contains("tokenizer.ggml.model"))
-        write_texts(checkpoint_, staged.path(), observer_);
-    } else {
-      for (const char* name : kFilesBesideWeights)
-        if (fs::exists(checkpoint_.folder() / name))
-          fs::copy_file(checkpoint_.folder() / name, staged.path() / name);
-    }
+    put_texts_beside(checkpoint_, staged.path(), observer_);
     staged.commit();
   }
 
@@ -346,14 +337,8 @@ class Converter {
   static constexpr const char* kTable = "model.embed_tokens.weight";
   static constexpr const char* kHead = "lm_head.weight";
 
-  // Whether Linears are in mllm's int8, whose parts it reads by their names.
-  bool is_in_parts() const {
-    return !type_ && std::ranges::any_of(checkpoint_.tensors(), [](const auto& tensor) {
-      return tensor.first.ends_with(".weight.scale");
-    });
-  }
   std::map<std::string, Shape> mllm_contents() const {
-    if (!is_in_parts()) return contents_;
+    if (!is_in_parts_) return contents_;
     std::map<std::string, Shape> parts;
     for (const auto& [name, tensor] : checkpoint_.tensors()) parts.emplace(name, tensor.shape);
     return parts;
@@ -407,6 +392,8 @@ class Converter {
   const Checkpoint& checkpoint_;
   const std::optional<GgmlType> type_;
   std::map<std::string, Shape> contents_;
+  // Whether Linears are in mllm's int8, whose parts it reads by their names.
+  const bool is_in_parts_;
   bool mllm_types_ = false;
   Observer& observer_;
 };
@@ -450,11 +437,9 @@ void convert(const ConvertFlags& flags) {
   TerminalObserver observer;
   Checkpoint checkpoint = Checkpoint::open(flags.input, input_path(flags.config), observer);
   check_kind(flags.type, checkpoint);
-  std::error_code ignored;
-  for (const fs::path& file : checkpoint.weight_files())
-    if (fs::equivalent(file, output, ignored))
-      fail(ErrorCode::kInvalidArgument, "[convert] {}: is the input: choose another name",
-           output.string());
+  if (checkpoint.is_weight_file(output))
+    fail(ErrorCode::kInvalidArgument, "[convert] {}: is the input: choose another name",
+         output.string());
   // A tensor of a type that is not read here can be left out, unless the model needs it: then
   // building the graph refuses it by name.
   if (!checkpoint.unread().empty() && !checkpoint.config().empty())

@@ -17,12 +17,6 @@ namespace {
 constexpr double kLeft = 60, kRight = 20, kTop = 40, kChart = 220, kBelow = 60;
 constexpr double kStep = 12;
 
-constexpr const char* kStyle =
-    "<style>text{font:12px sans-serif;fill:#222}.axis{stroke:#999;stroke-width:1}"
-    ".max{fill:#c33}.percentile{fill:#36c}.scale{stroke:#222;stroke-width:2}"
-    "@media (prefers-color-scheme:dark){svg{background:#111}text{fill:#ddd}"
-    ".scale{stroke:#ddd}}</style>\n";
-
 // A Linear's name in two parts: "model.layers.3" and "mlp.down_proj". The head is in no layer.
 struct Module {
   std::string kind;
@@ -66,12 +60,13 @@ class Chart {
   }
 
   std::string draw(const std::string& title, double threshold) const {
-    std::string out = fmt::format("<text x=\"{}\" y=\"{}\">{}</text>\n", kLeft, top_ - 12, title);
+    std::string out =
+        fmt::format("<text class=\"ink\" x=\"{}\" y=\"{}\">{}</text>\n", kLeft, top_ - 12, title);
     for (double power = low_; power <= high_; power += 1) {
       const double y = y_of(std::pow(10.0, power));
       out += fmt::format(
-          "<line class=\"axis\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>"
-          "<text x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n",
+          "<line class=\"line\" stroke=\"#888\" x1=\"{}\" x2=\"{}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/>"
+          "<text class=\"ink\" x=\"{}\" y=\"{:.1f}\" text-anchor=\"end\">{:g}</text>\n",
           kLeft, x_of(modules_.size()), y, y, kLeft - 6, y + 4, std::pow(10.0, power));
     }
     for (std::size_t i = 0; i < modules_.size(); ++i) out += draw_module(i, threshold);
@@ -92,9 +87,9 @@ class Chart {
     const double x = x_of(i) + kStep / 2;
     std::string out = fmt::format(
         "<g><title>{}: largest {:.4g}, 99.9 % {:.4g}, scale for {:.4g}{}</title>"
-        "<circle class=\"max\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>"
-        "<circle class=\"percentile\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>"
-        "<line class=\"scale\" x1=\"{:.1f}\" x2=\"{:.1f}\" y1=\"{:.1f}\" y2=\"{:.1f}\"/></g>\n",
+        "<circle class=\"heat\" fill=\"#c2410c\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>"
+        "<circle class=\"bar\" fill=\"#2563a8\" cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\"/>"
+        "<rect class=\"ink\" x=\"{:.1f}\" y=\"{:.1f}\" width=\"10\" height=\"2\"/></g>\n",
         escape_xml(module.layer < 0 ? module.kind
                                     : fmt::format("{} of layer {}", module.kind, module.layer)),
         of.max, of.percentile, decision.largest, decision.clips ? "" : ", with outliers beyond", x,
@@ -102,8 +97,9 @@ class Chart {
         y_of(decision.largest));
     if (i == 0 || modules_[i - 1].kind != module.kind)
       out += fmt::format(
-          "<line class=\"axis\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" y2=\"{2:.1f}\"/>"
-          "<text x=\"{3:.1f}\" y=\"{4:.1f}\">{5}</text>\n",
+          "<line class=\"line\" stroke=\"#888\" x1=\"{0:.1f}\" x2=\"{0:.1f}\" y1=\"{1:.1f}\" "
+          "y2=\"{2:.1f}\"/>"
+          "<text class=\"ink\" x=\"{3:.1f}\" y=\"{4:.1f}\">{5}</text>\n",
           x_of(i), top_, top_ + kChart, x_of(i) + 2, top_ + kChart + 16,
           escape_xml(module.kind.substr(module.kind.rfind('.') + 1)));
     return out;
@@ -124,17 +120,15 @@ std::string draw_distributions(const ActivationProfile& profile, double threshol
   const double width = kLeft + kStep * static_cast<double>(modules.size()) + kRight;
   const double second = kTop + kChart + kBelow;
   const double height = second + kChart + kBelow;
-  std::string out = fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" "
-      "width=\"{0:.0f}\" height=\"{1:.0f}\" role=\"img\">\n"
-      "<title>Activations of {2} Linears</title>\n"
-      "<desc>Of each Linear's input and output the largest magnitude (red), the one that 99.9 % of "
-      "all values keep to (blue), and what the largest code stands for (bar).</desc>\n",
-      std::max(width, 400.0), height, modules.size());
-  out += kStyle;
-  out += Chart(modules, &ModuleDistribution::input, kTop).draw("inputs", threshold);
-  out += Chart(modules, &ModuleDistribution::output, second).draw("outputs", threshold);
-  return out + "</svg>\n";
+  return stand_alone(draw(
+      {.id = "activations",
+       .title = fmt::format("Activations of {} Linears", modules.size()),
+       .description = "Of each Linear's input and output the largest magnitude (red), the one that "
+                      "99.9 % of all values keep to (blue), and what the largest code stands for "
+                      "(bar)."},
+      std::max(width, 400.0), height,
+      Chart(modules, &ModuleDistribution::input, kTop).draw("inputs", threshold) +
+          Chart(modules, &ModuleDistribution::output, second).draw("outputs", threshold)));
 }
 
 }  // namespace tandem::cli

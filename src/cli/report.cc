@@ -195,6 +195,7 @@ void simulate(const ReportFlags& flags) {
                                     SchedulePolicy::kLookahead};
   for (const SchedulePolicy policy : kPolicies)
     table += fmt::format(" {:>16} {:>8}", fmt::format("{} ms", to_string(policy)), "bubble");
+  const SchedulePolicy written = policy_from_string(flags.policy);
   for (const int chunks : counts) {
     const std::vector<ChunkTask> tasks = chunk_tasks(model, chunks);
     table += fmt::format("\n{:6}", chunks);
@@ -205,7 +206,7 @@ void simulate(const ReportFlags& flags) {
                                      {"makespan_ms", planned.makespan() * 1e3},
                                      {"bubble_percent", 100 * planned.bubble()}});
       table += fmt::format(" {:16.3f} {:6.1f} %", planned.makespan() * 1e3, 100 * planned.bubble());
-      if (!writes || to_string(policy) != flags.policy) continue;
+      if (!writes || policy != written) continue;
       const Trace trace = to_trace(planned);
       if (!flags.trace_output.empty()) write_text_file(flags.trace_output, to_chrome_json(trace));
       if (!flags.output.empty())

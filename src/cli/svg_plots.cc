@@ -66,16 +66,6 @@ std::string box(double x, double y, double width, double height, std::string_vie
       style, color_of(style), x, y, width, height, opacity, escape_xml(label));
 }
 
-std::string whole(const PlotTitle& title, double width, double height, const std::string& content) {
-  return fmt::format(
-      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" "
-      "style=\"max-width:{0:.0f}px\" font-size=\"11\" font-family=\"sans-serif\" role=\"img\" "
-      "aria-labelledby=\"{2}-title {2}-description\">\n"
-      "<title id=\"{2}-title\">{3}</title>\n<desc id=\"{2}-description\">{4}</desc>\n{5}</svg>\n",
-      width, height, escape_xml(title.id), escape_xml(title.title), escape_xml(title.description),
-      content);
-}
-
 // The faintest level is still seen; it also stands for what is no number.
 double opacity(double level) { return level > 0 ? 0.06 + 0.94 * std::min(level, 1.0) : 0.06; }
 
@@ -124,6 +114,16 @@ std::string escape_xml(std::string_view text) {
   return escaped;
 }
 
+std::string draw(const PlotTitle& title, double width, double height, const std::string& content) {
+  return fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {0:.0f} {1:.0f}\" "
+      "style=\"max-width:{0:.0f}px\" font-size=\"11\" font-family=\"sans-serif\" role=\"img\" "
+      "aria-labelledby=\"{2}-title {2}-description\">\n"
+      "<title id=\"{2}-title\">{3}</title>\n<desc id=\"{2}-description\">{4}</desc>\n{5}</svg>\n",
+      width, height, escape_xml(title.id), escape_xml(title.title), escape_xml(title.description),
+      content);
+}
+
 std::string draw(const PlotTitle& title, const HeatGrid& grid) {
   const double left = width_of(grid.rows) + 8;
   const auto columns = static_cast<double>(std::max<std::size_t>(1, grid.columns.size()));
@@ -151,7 +151,7 @@ std::string draw(const PlotTitle& title, const HeatGrid& grid) {
     content += text_at(x + kLine + 4, below + kLine * 0.75, "start", grid.legend[i]);
     x += kLine + 16 + kCharacter * static_cast<double>(grid.legend[i].size());
   }
-  return whole(title, std::max(x, left + step * columns) + 4, below + kLine * 1.5, content);
+  return draw(title, std::max(x, left + step * columns) + 4, below + kLine * 1.5, content);
 }
 
 std::string draw(const PlotTitle& title, const std::vector<Bar>& bars) {
@@ -178,7 +178,7 @@ std::string draw(const PlotTitle& title, const std::vector<Bar>& bars) {
     content += text_at(high + 6, top + kLine * 0.75, "start", bar.text);
   }
   const double height = kLine * 1.25 * static_cast<double>(bars.size()) + 4;
-  return whole(title, kWidth, height, line(left, 0, left, height) + content);
+  return draw(title, kWidth, height, line(left, 0, left, height) + content);
 }
 
 std::string draw(const PlotTitle& title, const std::vector<Curve>& curves, const std::string& x,
@@ -205,7 +205,7 @@ std::string draw(const PlotTitle& title, const std::vector<Curve>& curves, const
     content += box(kLeft + kSide + 16, at, kLine, 3, style, 1, curves[i].name);
     content += text_at(kLeft + kSide + 40, at + 6, "start", curves[i].name);
   }
-  return whole(title, kLeft + kSide + 160, kTop + kSide + 2.75 * kLine, content);
+  return draw(title, kLeft + kSide + 160, kTop + kSide + 2.75 * kLine, content);
 }
 
 std::string draw(const PlotTitle& title, const Gantt& gantt) {
@@ -236,7 +236,7 @@ std::string draw(const PlotTitle& title, const Gantt& gantt) {
     content += text_at(x + kLine + 4, below + kLine * 0.6, "start", gantt.legend[i]);
     x += kLine + 20 + kCharacter * static_cast<double>(gantt.legend[i].size());
   }
-  return whole(title, kGanttWidth, below + kLine * 1.5, content);
+  return draw(title, kGanttWidth, below + kLine * 1.5, content);
 }
 
 std::string stand_alone(const std::string& plot) {

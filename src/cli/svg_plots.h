@@ -82,6 +82,9 @@ struct Gantt {
 };
 std::string draw(const PlotTitle& title, const Gantt& gantt);
 
+// Any elements, in classes as above, in a view box that begins at 0.
+std::string draw(const PlotTitle& title, double width, double height, const std::string& content);
+
 // A plot as a file of its own, with a style sheet that follows the reader's light or dark colors.
 std::string stand_alone(const std::string& plot);
 

@@ -12,7 +12,6 @@ namespace tandem {
 namespace {
 
 constexpr std::int64_t kRowsAtOnce = 64;
-constexpr float kLargestF16 = 65504;
 
 Tensor to_tensor(std::span<const float> values, Shape shape) {
   const bool fits =

@@ -147,33 +147,44 @@ void write_package(const fs::path& folder, const PackageContents& contents, Thre
   write_manifest(folder, std::move(manifest));
 }
 
-void write_tokenizer(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {
-  const bool is_gguf = !fs::is_directory(checkpoint.text_path());
-  for (const std::string_view name : kFilesBesideWeights) {
-    const fs::path folder =
-        name == "generation_config.json" ? checkpoint.folder() : checkpoint.text_path();
-    if (!is_gguf && fs::exists(folder / name)) fs::copy_file(folder / name, target / name);
+void put_texts_beside(const Checkpoint& checkpoint, const fs::path& folder, Observer& observer) {
+  const fs::path& text = checkpoint.text_path();
+  if (fs::is_directory(text)) {
+    for (const std::string_view name : kFilesBesideWeights) {
+      const fs::path& from = name == "generation_config.json" ? checkpoint.folder() : text;
+      if (fs::exists(from / name) && !fs::exists(folder / name))
+        fs::copy_file(from / name, folder / name);
+    }
+    return;
   }
-  const fs::path tokenizer = find_tokenizer(checkpoint.text_path());
-  if (!fs::exists(target / tokenizer.filename()))
-    write_text_file(target / "tokenizer.json", read_tokenizer(tokenizer, observer).dump(1) + "\n");
-  if (!is_gguf) return;
-  const Json metadata = GgufFile::open(checkpoint.text_path()).metadata;
+  const Json metadata = GgufFile::open(text).metadata;
+  // It may hold weights alone.
+  if (!metadata.contains("tokenizer.ggml.model")) return;
+  if (!fs::exists(folder / "tokenizer.json"))
+    write_text_file(folder / "tokenizer.json", read_tokenizer(text, observer).dump(1) + "\n");
   const auto found = metadata.find("tokenizer.chat_template");
-  if (found != metadata.end() && found->is_string())
-    write_text_file(target / "chat_template.jinja", found->get<std::string>());
+  const fs::path chat_template = folder / "chat_template.jinja";
+  if (found != metadata.end() && found->is_string() && !fs::exists(chat_template))
+    write_text_file(chat_template, found->get<std::string>());
+}
+
+void write_tokenizer(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {
+  put_texts_beside(checkpoint, target, observer);
+  const fs::path tokenizer = find_tokenizer(checkpoint.text_path());
+  if (!fs::exists(target / tokenizer.filename()) && !fs::exists(target / "tokenizer.json"))
+    write_text_file(target / "tokenizer.json", read_tokenizer(tokenizer, observer).dump(1) + "\n");
 }
 
 void write_texts(const Checkpoint& checkpoint, const fs::path& target, Observer& observer) {
+  write_tokenizer(checkpoint, target, observer);
   // As it is, unless merging an adapter changed it.
   const fs::path config = checkpoint.folder() / "config.json";
-  if (fs::is_directory(checkpoint.text_path()) && fs::exists(config) &&
-      read_json_file(config) == checkpoint.config()) {
+  const bool is_file = fs::is_directory(checkpoint.text_path()) && fs::exists(config);
+  if (is_file && read_json_file(config) == checkpoint.config()) {
     fs::copy_file(config, target / "config.json");
   } else {
     write_text_file(target / "config.json", checkpoint.config().dump(2) + "\n");
   }
-  write_tokenizer(checkpoint, target, observer);
 }
 
 }  // namespace tandem

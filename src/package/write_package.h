@@ -33,9 +33,14 @@ struct PackageContents {
 void write_package(const fs::path& folder, const PackageContents& contents, ThreadPool& pool,
                    Observer& observer);
 
-// The tokenizer, the chat template and generation_config.json of a checkpoint. What lies in a GGUF
-// becomes files, and a tokenizer under another name the tokenizer.json that it stands for.
-// `observer` receives the tokenizer's warnings.
+// What a checkpoint has besides its weights and its configuration, if it has any: the tokenizer, the
+// chat template and generation_config.json, those in a GGUF as files. Nothing that is in the folder
+// already is replaced.
+void put_texts_beside(const Checkpoint& checkpoint, const fs::path& folder,
+                      Observer& observer = silent());
+
+// The same, but throws what find_tokenizer() throws if there is no tokenizer. One under another name
+// becomes the tokenizer.json that it stands for. `observer` receives the tokenizer's warnings.
 void write_tokenizer(const Checkpoint& checkpoint, const fs::path& target,
                      Observer& observer = silent());
 // These and config.json.

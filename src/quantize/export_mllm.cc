@@ -11,9 +11,9 @@
 
 #include "base/error.h"
 #include "checkpoint/checkpoint.h"
-#include "checkpoint/model_files.h"
 #include "checkpoint/safetensors.h"
 #include "checkpoint/torch_writer.h"
+#include "package/write_package.h"
 #include "quantize/family_modules.h"
 #include "quantize/linear_weights.h"
 
@@ -256,9 +256,14 @@ void put_beside(const fs::path& output, const Checkpoint& checkpoint, Observer& 
     observer.warn(fmt::format("[export] {}: is there already and says something else of the model",
                               file.string()));
   }
-  for (const char* name : kFilesBesideWeights)
-    if (fs::exists(checkpoint.folder() / name) && !fs::exists(folder / name))
-      fs::copy_file(checkpoint.folder() / name, folder / name);
+  put_texts_beside(checkpoint, folder, observer);
+  constexpr std::array kTokenizers = {"tokenizer.json", "tokenizer.model", "vocab.json"};
+  if (std::ranges::none_of(kTokenizers,
+                           [&](const char* name) { return fs::exists(folder / name); }))
+    observer.warn(fmt::format(
+        "[export] {}: the model has no tokenizer to put there: what runs the file needs one beside "
+        "it",
+        folder.string()));
 }
 
 }  // namespace

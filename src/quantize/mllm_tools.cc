@@ -32,11 +32,9 @@ class Model {
     if (info_.model_type != config.model_type)
       fail(ErrorCode::kInvalidArgument, "[mllm] model_type: expected \"{}\", as {} is, got \"{}\"",
            info_.model_type, config.model_name.string(), config.model_type);
-    std::error_code ignored;
-    for (const fs::path& file : checkpoint_.weight_files())
-      if (fs::equivalent(file, output, ignored))
-        fail(ErrorCode::kInvalidArgument, "[mllm] {}: is a file of the model: choose another name",
-             output.string());
+    if (checkpoint_.is_weight_file(output))
+      fail(ErrorCode::kInvalidArgument, "[mllm] {}: is a file of the model: choose another name",
+           output.string());
     if (!config.online_rotation) return;
     const RotateSettings settings{.r4 = false};
     if (config.random_rotate) {

@@ -170,7 +170,7 @@ class FirstBadRow {
        dtype == DType::kF16    ? "float16"
        : dtype == DType::kBF16 ? "bfloat16"
                                : "float32",
-       dtype == DType::kF16    ? 65504.0F
+       dtype == DType::kF16    ? kLargestF16
        : dtype == DType::kBF16 ? bf16_to_float(0x7F7F)
                                : FLT_MAX);
 }

@@ -17,6 +17,9 @@ inline float bf16_to_float(std::uint16_t h) noexcept {
 // Rounds to nearest even; NaN stays NaN.
 std::uint16_t float_to_bf16(float f) noexcept;
 
+// The largest finite value of F16.
+inline constexpr float kLargestF16 = 65504;
+
 float f16_to_float(std::uint16_t h) noexcept;
 // Rounds to nearest even; overflows to infinity from 65520.
 std::uint16_t float_to_f16(float f) noexcept;

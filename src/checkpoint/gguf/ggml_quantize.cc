@@ -107,9 +107,8 @@ void quantize_q8_0(const float* x, std::uint8_t* block) {
 // and what the minimums of K-quants are multiples of, are at most an eighth of the largest value.
 void check_range(std::span<const float> values, GgmlType type, std::string_view name) {
   if (type == GgmlType::kF32 || type == GgmlType::kBF16) return;
-  constexpr float kLargestHalf = 65504.0f;
   const bool whole = type == GgmlType::kF16 || type == GgmlType::kQ4_1 || type == GgmlType::kQ5_1;
-  const float limit = whole ? kLargestHalf : 8 * kLargestHalf;
+  const float limit = whole ? kLargestF16 : 8 * kLargestF16;
   for (const float value : values) {
     if (!(std::fabs(value) <= limit))
       fail(ErrorCode::kUnsupported, "[ggml] {}: {} has no {} form: expected magnitudes up to {}",
