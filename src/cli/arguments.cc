@@ -40,7 +40,7 @@ const std::vector<Alias>& aliases() {
       {"--seed", {"-s"}},
       {"--logprobs", {"--n-probs", "--top-logprobs"}},
       {"--logit-bias", {"-l"}},
-      {"--max-length", {"-c", "--ctx-size", "--n-ctx", "--context"}, {"run"}},
+      {"--max-length", {"-c", "--ctx-size", "--n-ctx", "--context", "--limits"}, {"run"}},
       {"--endless", {"--context-shift"}, {"run"}},
       {"--sink", {"--keep"}, {"run"}},
       {"--lookup", {"--draft", "--draft-max", "--prompt-lookup-num-tokens"}, {"run"}},

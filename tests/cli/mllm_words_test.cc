@@ -215,6 +215,134 @@ TEST_F(MllmWords, EveryTypeOfQuantize) {
                  {"--dtype: expected one of", "q4_0_4_4", "got \"kai_q4_0\""});
 }
 
+// Every command, flag and key of mllm's guide has its place on the page.
+TEST_F(MllmWords, ThePageKnowsTheGuidesWords) {
+  for (const char* word : {"get_distribution.py",
+                           "--config_file",
+                           "export_qnn_model.py",
+                           "export_rotate_model.py",
+                           "converter.py",
+                           "--input_model",
+                           "--output_model",
+                           "--type",
+                           "quantize IN OUT",
+                           "profile_config",
+                           "dataset_path",
+                           "output_path",
+                           "num_samples",
+                           "no_bias",
+                           "model_config",
+                           "model_type",
+                           "tokenizer_name",
+                           "model_name",
+                           "online_rotation",
+                           "random_rotate",
+                           "save_rotation",
+                           "R_path",
+                           "export_config",
+                           "scale_file",
+                           "output_model",
+                           "t01m_clip_threshold",
+                           "quant_bias",
+                           "demo_qwen_npu",
+                           "--vocab",
+                           "-v",
+                           "--merge",
+                           "-e",
+                           "--qnn-model",
+                           "-m",
+                           "--decoding-model",
+                           "main_qwen_npu",
+                           "QWenNPUConfig",
+                           "tokens_limit",
+                           "HFHUBROPE",
+                           "wget",
+                           "qnn_context.bin",
+                           "QNN_SDK_ROOT",
+                           "HEXAGON_SDK_ROOT",
+                           "ANDROID_NDK_ROOT",
+                           "envsetup.sh",
+                           "setup_sdk_env.source",
+                           "make htp_aarch64",
+                           "make htp_v75",
+                           "build_android_qnn.sh",
+                           "run_qwen_qnn.sh",
+                           "LLaMAPackage",
+                           "compiledb",
+                           "clangd.path",
+                           ".jsonl.zst"})
+    EXPECT_NE(page_.find(word), std::string::npos) << word;
+}
+
+// Keys with other values than the page's configuration has: a model as it is, with matrices of a file,
+// with codes for biases, and scales of all kinds.
+TEST_F(MllmWords, EveryKeyDoesWhatItSays) {
+  const auto with = [&](const std::string& command, const std::vector<Json>& changes,
+                        const Words& more = {}) {
+    Json config = config_;
+    for (const Json& change : changes) config.merge_patch(change);
+    write_text_file(folder_ / "c.json", config.dump());
+    Words words = {"-q", command, "--config_file", (folder_ / "c.json").string()};
+    words.insert(words.end(), more.begin(), more.end());
+    const Outcome outcome = run_program(words);
+    EXPECT_EQ(outcome.status, 0) << outcome.err;
+  };
+  const Words brief = {"--seq-len", "32"};
+  with("profile", {}, brief);
+  const std::string rotated = read_text_file(work("distribution.json"));
+  // Matrices of a file are those that random ones were kept as.
+  const Json loaded = {{"random_rotate", nullptr},
+                       {"save_rotation", nullptr},
+                       {"R_path", work("rotation-matrix.bin")}};
+  with("profile", {Json{{"profile_config", {{"model_config", loaded}}}}}, brief);
+  EXPECT_EQ(read_text_file(work("distribution.json")), rotated);
+  // Without a rotation, where outputs may be seen with their biases, which may be codes.
+  const Json plain = {{"online_rotation", false},
+                      {"random_rotate", nullptr},
+                      {"save_rotation", nullptr},
+                      {"R_path", nullptr}};
+  const Json with_biases = {{"profile_config", {{"no_bias", false}, {"model_config", plain}}},
+                            {"export_config", {{"quant_bias", true}, {"model_config", plain}}}};
+  with("profile", {with_biases}, brief);
+  EXPECT_NE(read_text_file(work("distribution.json")), rotated);
+  const auto exported = [&](const Json& changes) {
+    with("export-qnn", {with_biases, Json{{"export_config", changes}}});
+    return open_torch_file(work("int8.bin"));
+  };
+  const std::string module = "model.layers.1.self_attn.v_proj",
+                    other = "model.layers.0.mlp.up_proj";
+  const auto number = [](const TensorStore& store, const std::string& name) {
+    return store.load(name).to_floats()[0];
+  };
+  const Json seen = read_json_file(work("distribution.json"));
+  const auto close = exported({{"t01m_clip_threshold", 1}});
+  EXPECT_EQ(close->load(module + ".bias").dtype(), DType::kI32);
+  EXPECT_GT(number(*close, module + ".bias.scale"), 0);
+  EXPECT_EQ(number(*close, other + ".input_scale"), seen["top_0_1"][other]["input"].get<float>());
+  EXPECT_EQ(number(*close, "lm_head.output_scale"),
+            seen["top_0_1"]["lm_head"]["output"].get<float>());
+  const auto all = exported({{"clip_all", true},
+                             {"quant_bias", false},
+                             {"t01m_clip_threshold", nullptr},
+                             {"model_config", {{"skip_layers", {module}}}}});
+  EXPECT_EQ(all->load(module + ".bias").dtype(), DType::kF32);
+  EXPECT_EQ(number(*all, other + ".input_scale"), seen["ori"][other]["input"].get<float>());
+  EXPECT_EQ(number(*all, module + ".input_scale"), seen["top_0_1"][module]["input"].get<float>());
+}
+
+// What no .mllm says is in config.json; in one line what is missing.
+TEST_F(MllmWords, WithoutAConfiguration) {
+  fs::create_directory(folder_ / "bare");
+  const std::string file = (folder_ / "bare/model.mllm").string();
+  const Outcome outcome = run_program({"-q", "convert", demo(), file});
+  EXPECT_EQ(outcome.status, 0) << outcome.err;
+  for (const std::string& model : {file, (folder_ / "bare").string()})
+    expect_refusal({"-q", "run", model, "-p", "Hi"},
+                   {model + ": there is no config.json beside it"});
+  expect_refusal({"-q", "run", "--qnn-model", file, "--decoding-model", demo(), "-p", "Hi"},
+                 {file + ": there is no config.json beside it"});
+}
+
 // mllm's demo takes its tokenizer as two files, and its flags are short.
 TEST_F(MllmWords, VocabularyAndMerges) {
   make_pair();

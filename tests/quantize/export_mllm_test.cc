@@ -5,11 +5,13 @@
 
 #include <cmath>
 
+#include "checkpoint/gguf/gguf_export.h"
 #include "checkpoint/safetensors.h"
 #include "models/model.h"
 #include "quantize/mllm_tools.h"
 #include "quantize/planted.h"
 #include "quantize/run_graph.h"
+#include "text/tokenizer/tokenizer.h"
 
 namespace tandem::testing {
 namespace {
@@ -152,6 +154,20 @@ TEST_F(ExportMllm, RoundsAndTransposes) {
   EXPECT_EQ(tensors.at("model.layers.0.self_attn.q_proj.bias").dtype(), DType::kF32);
   EXPECT_FALSE(tensors.contains("lm_head.weight.scale"));
   EXPECT_EQ(tensors.at("lm_head.output_scale").to_floats()[0], profile_.at("lm_head").output.max);
+}
+
+// The tokenizer of a GGUF becomes a file beside the model; what is there stays.
+TEST_F(ExportMllm, PutsTheTokenizerOfAGgufBeside) {
+  write_gguf(scratch_ / "demo.gguf", demo_, GgmlType::kF32, silent());
+  const Checkpoint gguf = Checkpoint::open(scratch_ / "demo.gguf");
+  const Graph graph = graph_of(gguf);
+  fs::create_directory(scratch_ / "out");
+  write_text_file(scratch_ / "out/chat_template.jinja", "mine");
+  export_mllm_float(scratch_ / "out/f.bin", gguf, graph, graph, silent());
+  const std::string text = "Once upon a time there was a red ball.";
+  EXPECT_EQ(Tokenizer::open(scratch_ / "out").encode(text),
+            Tokenizer::open(demo_dir()).encode(text));
+  EXPECT_EQ(read_text_file(scratch_ / "out/chat_template.jinja"), "mine");
 }
 
 TEST_F(ExportMllm, DecidesWhatIsClipped) {
