@@ -367,6 +367,16 @@ TEST_F(NpuOffer, TakesInt16Codes) {
   const Offer made = offer(graph);
   ASSERT_EQ(made.claims.size(), 1U);
   EXPECT_EQ(made.claims[0].reasons, std::vector<std::string>(3, "static int16"));
+  // Two products of int8, for the weight's bytes once.
+  Graph narrow;
+  const ValueId input = narrow.add_input({.name = "x", .width = 64});
+  const ValueId int8 = narrow.add(Op::kQuantize, "codes", 0, {input}, QuantizeAttributes{0.1F});
+  narrow.set_outputs(
+      {add_static_int8(narrow, "down", 0, int8, testing::int8_weight(random_, 70, 64), {})});
+  const Cost wide_cost = made.claims[0].cost, cost = offer(narrow).claims.at(0).cost;
+  EXPECT_GT(cost.multiply_adds, 0);
+  EXPECT_EQ(wide_cost.multiply_adds, 2 * cost.multiply_adds);
+  EXPECT_EQ(wide_cost.bytes, cost.bytes);
   EXPECT_EQ(refusal(graph, made, "unread"), "its codes are not for the NPU");
 }
 

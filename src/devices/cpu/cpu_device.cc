@@ -28,7 +28,7 @@ Offer CpuDevice::offer(const Graph& graph, const PhaseSpec& spec) const {
   Offer offer;
   for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
     const Node& node = graph.node(id);
-    offer.claims.push_back({{id}, {reason_for(graph, node)}, cost_of(node, spec)});
+    offer.claims.push_back({{id}, {reason_for(graph, node)}, cost_of(graph, node, spec)});
   }
   return offer;
 }

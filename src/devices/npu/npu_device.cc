@@ -184,7 +184,7 @@ Offer NpuHostDevice::offer(const Graph& graph, const PhaseSpec& spec) const {
     Claim& claim = offer.claims[found->second];
     claim.nodes.push_back(id);
     claim.reasons.push_back(inspector.reason(id));
-    claim.cost += cost_of(graph.node(id), spec);
+    claim.cost += cost_of(graph, graph.node(id), spec);
   }
   return offer;
 }
