@@ -5,7 +5,7 @@
 // equals or beats in both go on; a bound drops what can't become shorter than the best schedule
 // known. Attention keeps the chunks in order, and a few in flight at once are enough to keep the NPU
 // busy, so the search is over the first chunks that are not done: first over two of them, which is
-// quick and often good, then over more.
+// quick and often good, then over more. A chunk's segments begin in their order.
 #include "execute/lookahead.h"
 
 #include <algorithm>
@@ -76,7 +76,8 @@ class Search {
         const ChunkTask& each = task(i, j);
         double& last = behind[index(each.processor)];
         if (last < 0) last = chain(i, j + 1);
-        chains_[i * (segments_ + 1) + j] = chain(i, j + 1) + each.seconds;
+        // One that runs beside others may delay nothing.
+        chains_[i * (segments_ + 1) + j] = chain(i, j + 1) + (each.beside == 0 ? each.seconds : 0);
         total_[index(each.processor)] += each.seconds;
       }
       for (std::size_t p = 0; p < 2; ++p) behind_[p] = std::min(behind_[p], behind[p]);
@@ -124,7 +125,7 @@ class Search {
   const ChunkTask& task(std::size_t chunk, std::size_t segment) const {
     return tasks_[chunk * segments_ + segment];
   }
-  // Seconds that a chunk takes alone from a segment on.
+  // Seconds that a chunk takes alone from a segment on, at least.
   double chain(std::size_t chunk, std::size_t segment) const {
     return chains_[chunk * (segments_ + 1) + segment];
   }
@@ -135,13 +136,10 @@ class Search {
     if (chunk >= chunks_ || from.done[k] == segments_) return;
     const ChunkTask& next = task(chunk, from.done[k]);
     const std::size_t p = index(next.processor), other = 1 - p;
-    double begin = std::max(from.free[p], from.ready(k));
-    if (next.attention) {
-      for (std::size_t before = 0; before < k; ++before) {
-        if (from.done[before] < next.segment) return;
-        if (from.done[before] == next.segment) begin = std::max(begin, from.ready(before));
-      }
-    }
+    // The same segment of an earlier chunk, once begun, is done before this processor is free.
+    for (std::size_t before = 0; next.attention && before < k; ++before)
+      if (from.done[before] <= next.segment) return;
+    const double begin = std::max(from.free[p], beside(from, k, next) ? from.now() : from.ready(k));
     State to = from;
     to.free = {};
     to.free[p] = begin + next.seconds;
@@ -165,6 +163,16 @@ class Search {
     arrivals_.push_back({to.key(), to.free, next_.size()});
     next_.push_back(to);
     made_by_.push_back({from.step, static_cast<std::uint16_t>(chunk), begin});
+  }
+
+  // Whether a task of the k-th chunk need not wait for the one of its chunk that still runs, if any:
+  // the last that the other processor has begun.
+  bool beside(const State& state, std::size_t k, const ChunkTask& next) const {
+    int runs = next.segment - 1;
+    const std::size_t chunk = state.first + k;
+    while (runs >= 0 && task(chunk, static_cast<std::size_t>(runs)).processor == next.processor)
+      --runs;
+    return runs >= next.segment - next.beside;
   }
 
   // Each processor has its work to do, and behind its last task a chunk may have more; each chunk
@@ -244,14 +252,35 @@ class Search {
   std::vector<Step> steps_;
 };
 
+// Whether each chunk begins after the end of the one `in_flight` before it. The search only knows
+// that this one has begun all its segments, which is the same where chunks end on the processor on
+// which they begin.
+bool keeps_in_flight(const Schedule& schedule, std::size_t in_flight) {
+  std::vector<double> begins, ends;
+  for (const ScheduledTask& each : schedule.tasks) {
+    const auto chunk = static_cast<std::size_t>(each.task.chunk);
+    if (chunk >= begins.size()) {
+      begins.resize(chunk + 1, std::numeric_limits<double>::infinity());
+      ends.resize(chunk + 1);
+    }
+    begins[chunk] = std::min(begins[chunk], each.begin);
+    ends[chunk] = std::max(ends[chunk], each.end);
+  }
+  for (std::size_t i = in_flight; i < begins.size(); ++i)
+    if (begins[i] < ends[i - in_flight]) return false;
+  return true;
+}
+
 }  // namespace
 
-std::optional<Schedule> look_ahead(std::span<const ChunkTask> tasks, int segments, double limit) {
+std::optional<Schedule> look_ahead(std::span<const ChunkTask> tasks, int segments, int in_flight,
+                                   double limit) {
   Search search(tasks, segments);
   std::optional<Schedule> best;
-  for (std::size_t window = 2; window <= kMaxWindow; ++window) {
+  const std::size_t most = std::min(kMaxWindow, static_cast<std::size_t>(in_flight));
+  for (std::size_t window = std::min<std::size_t>(2, most); window <= most; ++window) {
     std::optional<Schedule> found = search.run(window, limit * (1 - kLeastSaving));
-    if (!found) continue;
+    if (!found || !keeps_in_flight(*found, static_cast<std::size_t>(in_flight))) continue;
     limit = found->makespan();
     best = std::move(found);
   }

@@ -10,6 +10,7 @@ namespace tandem {
 
 // The shortest schedule that is found, if it takes clearly less than `limit` seconds: a saving of a
 // thousandth is not looked for. Tasks are as for schedule(), `segments` to a chunk.
-std::optional<Schedule> look_ahead(std::span<const ChunkTask> tasks, int segments, double limit);
+std::optional<Schedule> look_ahead(std::span<const ChunkTask> tasks, int segments, int in_flight,
+                                   double limit);
 
 }  // namespace tandem

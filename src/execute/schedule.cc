@@ -1,4 +1,4 @@
-// The tasks of a prompt, and the policies that only look at what is ready.
+// The tasks of a prompt, and schedules of them in simulated time.
 #include "execute/schedule.h"
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include <optional>
 
 #include "base/error.h"
+#include "execute/dispatcher.h"
 #include "execute/lookahead.h"
 
 namespace tandem {
@@ -19,113 +20,34 @@ constexpr double kNever = std::numeric_limits<double>::infinity();
 constexpr std::array kPolicies = {SchedulePolicy::kFifo, SchedulePolicy::kLlmNpu,
                                   SchedulePolicy::kLookahead};
 
-// The number of segments of each chunk.
-int check(std::span<const ChunkTask> tasks) {
-  const auto next_chunk = std::ranges::find_if(tasks, [](const auto& t) { return t.chunk != 0; });
-  const auto segments = static_cast<std::size_t>(next_chunk - tasks.begin());
-  for (std::size_t i = 0; i < tasks.size(); ++i) {
-    const ChunkTask& task = tasks[i];
-    const bool in_order = segments > 0 && task.chunk == static_cast<int>(i / segments) &&
-                          task.segment == static_cast<int>(i % segments);
-    if (!in_order || tasks.size() % segments != 0)
-      fail(ErrorCode::kInvalidArgument,
-           "[schedule] task {}: expected chunk by chunk with equally many segments, got segment {} "
-           "of chunk {}",
-           i, task.segment, task.chunk);
-    const ChunkTask& first = tasks[i % segments];
-    if (task.processor != first.processor || task.attention != first.attention)
-      fail(ErrorCode::kInvalidArgument,
-           "[schedule] segment {} of chunk {}: expected the processor and the needs that it has in "
-           "chunk 0",
-           task.segment, task.chunk);
-    if (!std::isfinite(task.seconds) || task.seconds < 0)
-      fail(ErrorCode::kInvalidArgument,
-           "[schedule] segment {} of chunk {}: expected seconds, 0 or more, got {}", task.segment,
-           task.chunk, task.seconds);
-  }
-  const std::size_t chunks = tasks.empty() ? 0 : tasks.size() / segments;
-  if (segments > kMaxSegments || chunks > kMaxChunks)
-    fail(ErrorCode::kInvalidArgument,
-         "[schedule] expected at most {} chunks of {} segments, got {} of {}", kMaxChunks,
-         kMaxSegments, chunks, segments);
-  return static_cast<int>(segments);
-}
-
-// Runs the tasks in time, asking each processor that is free for the best of those that are ready.
-class ListScheduler {
- public:
-  ListScheduler(std::span<const ChunkTask> tasks, int segments, SchedulePolicy policy)
-      : tasks_(tasks),
-        segments_(segments),
-        policy_(policy),
-        chunks_(tasks.size() / static_cast<std::size_t>(segments)) {}
-
-  Schedule run() {
-    Schedule schedule;
-    double now = 0;
-    while (schedule.tasks.size() < tasks_.size()) {
-      for (const Processor processor : {Processor::kNpu, Processor::kCpu}) {
-        Running& running = running_[static_cast<std::size_t>(processor)];
-        if (running.task != nullptr) continue;
-        running.task = best(processor);
-        if (running.task == nullptr) continue;
-        chunks_[static_cast<std::size_t>(running.task->chunk)].runs = true;
-        running.end = now + running.task->seconds;
-        schedule.tasks.push_back({*running.task, now, running.end});
-      }
-      now = std::min(running_[0].end, running_[1].end);
-      for (Running& running : running_) {
-        if (running.end > now) continue;
-        Chunk& chunk = chunks_[static_cast<std::size_t>(running.task->chunk)];
-        chunk = {chunk.done + 1, false};
-        running = {};
-      }
-    }
-    return schedule;
-  }
-
- private:
-  struct Chunk {
-    int done = 0;
-    bool runs = false;
-  };
+// Runs the tasks in time.
+Schedule simulate(std::span<const ChunkTask> tasks, SchedulePolicy policy, int in_flight) {
   struct Running {
     const ChunkTask* task = nullptr;
     double end = kNever;
   };
-
-  // C of llm.npu; the lowest chunk is the best of equals.
-  double value(const ChunkTask& task) const {
-    if (policy_ == SchedulePolicy::kFifo || task.segment + 1 == segments_) return 0;
-    const ChunkTask& next = *(&task + 1);
-    if (next.processor == task.processor) return 0;
-    return task.processor == Processor::kCpu ? next.seconds : -next.seconds;
-  }
-
-  const ChunkTask* best(Processor processor) const {
-    const ChunkTask* best = nullptr;
-    // Segments done by all earlier chunks.
-    int done_before = segments_;
-    for (std::size_t i = 0; i < chunks_.size(); ++i) {
-      const Chunk& chunk = chunks_[i];
-      if (!chunk.runs && chunk.done < segments_) {
-        const ChunkTask& task =
-            tasks_[i * static_cast<std::size_t>(segments_) + static_cast<std::size_t>(chunk.done)];
-        const bool ready = !task.attention || done_before >= task.segment;
-        if (ready && task.processor == processor && (best == nullptr || value(task) > value(*best)))
-          best = &task;
-      }
-      done_before = std::min(done_before, chunk.done);
+  std::array<Running, 2> running;
+  Dispatcher dispatcher(tasks, policy, in_flight);
+  Schedule schedule;
+  for (double now = 0; !dispatcher.all_released();) {
+    for (const Processor processor : {Processor::kNpu, Processor::kCpu}) {
+      Running& each = running[static_cast<std::size_t>(processor)];
+      if (each.task != nullptr) continue;
+      each.task = dispatcher.begin(processor);
+      if (each.task == nullptr) continue;
+      each.end = now + each.task->seconds;
+      schedule.tasks.push_back({*each.task, now, each.end});
     }
-    return best;
+    now = std::min(running[0].end, running[1].end);
+    for (Running& each : running) {
+      if (each.end > now) continue;
+      dispatcher.end(*each.task);
+      each = {};
+    }
+    while (dispatcher.lowest_done()) dispatcher.release();
   }
-
-  std::span<const ChunkTask> tasks_;
-  int segments_;
-  SchedulePolicy policy_;
-  std::vector<Chunk> chunks_;
-  std::array<Running, 2> running_;
-};
+  return schedule;
+}
 
 bool is_better(const Schedule& a, const Schedule& b) {
   if (a.makespan() != b.makespan()) return a.makespan() < b.makespan();
@@ -163,7 +85,8 @@ std::vector<ChunkTask> chunk_tasks(std::span<const ChunkSegment> segments, int c
     int index = 0;
     for (const ChunkSegment& segment : segments)
       tasks.push_back({chunk, index++, segment.processor,
-                       segment.seconds + chunk * segment.seconds_per_chunk, segment.attention});
+                       segment.seconds + chunk * segment.seconds_per_chunk, segment.attention,
+                       segment.beside});
   }
   return tasks;
 }
@@ -191,14 +114,49 @@ double Schedule::bubble() const noexcept {
   return last > 0 ? std::max(0.0, 1 - busy(Processor::kNpu) / last) : 0;
 }
 
-Schedule schedule(std::span<const ChunkTask> tasks, SchedulePolicy policy) {
-  const int segments = check(tasks);
+int check_tasks(std::span<const ChunkTask> tasks, int in_flight) {
+  if (in_flight < 1)
+    fail(ErrorCode::kInvalidArgument, "[schedule] expected 1 chunk in flight or more, got {}",
+         in_flight);
+  const auto next_chunk = std::ranges::find_if(tasks, [](const auto& t) { return t.chunk != 0; });
+  const auto segments = static_cast<std::size_t>(next_chunk - tasks.begin());
+  for (std::size_t i = 0; i < tasks.size(); ++i) {
+    const ChunkTask& task = tasks[i];
+    const bool in_order = segments > 0 && task.chunk == static_cast<int>(i / segments) &&
+                          task.segment == static_cast<int>(i % segments);
+    if (!in_order || tasks.size() % segments != 0)
+      fail(ErrorCode::kInvalidArgument,
+           "[schedule] task {}: expected chunk by chunk with equally many segments, got segment {} "
+           "of chunk {}",
+           i, task.segment, task.chunk);
+    const ChunkTask& first = tasks[i % segments];
+    if (task.processor != first.processor || task.attention != first.attention ||
+        task.beside != first.beside || task.beside < 0 || task.beside > task.segment)
+      fail(ErrorCode::kInvalidArgument,
+           "[schedule] segment {} of chunk {}: expected the processor and the needs that it has in "
+           "chunk 0",
+           task.segment, task.chunk);
+    if (!std::isfinite(task.seconds) || task.seconds < 0)
+      fail(ErrorCode::kInvalidArgument,
+           "[schedule] segment {} of chunk {}: expected seconds, 0 or more, got {}", task.segment,
+           task.chunk, task.seconds);
+  }
+  const std::size_t chunks = tasks.empty() ? 0 : tasks.size() / segments;
+  if (segments > kMaxSegments || chunks > kMaxChunks)
+    fail(ErrorCode::kInvalidArgument,
+         "[schedule] expected at most {} chunks of {} segments, got {} of {}", kMaxChunks,
+         kMaxSegments, chunks, segments);
+  return static_cast<int>(segments);
+}
+
+Schedule schedule(std::span<const ChunkTask> tasks, SchedulePolicy policy, int in_flight) {
+  const int segments = check_tasks(tasks, in_flight);
   if (tasks.empty()) return {};
-  if (policy != SchedulePolicy::kLookahead) return ListScheduler(tasks, segments, policy).run();
-  Schedule best = ListScheduler(tasks, segments, SchedulePolicy::kFifo).run();
-  Schedule other = ListScheduler(tasks, segments, SchedulePolicy::kLlmNpu).run();
+  if (policy != SchedulePolicy::kLookahead) return simulate(tasks, policy, in_flight);
+  Schedule best = simulate(tasks, SchedulePolicy::kFifo, in_flight);
+  Schedule other = simulate(tasks, SchedulePolicy::kLlmNpu, in_flight);
   if (is_better(other, best)) best = std::move(other);
-  std::optional<Schedule> found = look_ahead(tasks, segments, best.makespan());
+  std::optional<Schedule> found = look_ahead(tasks, segments, in_flight, best.makespan());
   if (found && is_better(*found, best)) best = std::move(*found);
   return best;
 }

@@ -23,16 +23,19 @@ struct ChunkSegment {
   bool attention = false;
   // For each earlier chunk, as attention needs.
   double seconds_per_chunk = 0;
+  // How many of the segments right before it it can run beside.
+  int beside = 0;
 };
 
-// Segment j of chunk i. It needs segment j - 1 of its chunk, and of every earlier chunk too if it is
-// attention.
+// A segment of a chunk. It needs those before it in its chunk, but for the last `beside` of them;
+// attention also needs the same segment of every earlier chunk, which writes keys and values.
 struct ChunkTask {
   int chunk = 0;
   int segment = 0;
   Processor processor = Processor::kNpu;
   double seconds = 0;
   bool attention = false;
+  int beside = 0;
 };
 
 // The most chunks, and the most segments of a chunk: more are too many for one array of tasks.
@@ -48,7 +51,7 @@ enum class SchedulePolicy : std::uint8_t {
   // A processor that is free takes the ready task with the largest C (llm.npu, arXiv 2407.05858):
   // on the CPU, the time on the NPU of what follows it; on the NPU, minus the time on the CPU of
   // what follows it; of equals the lowest chunk. What follows a task is the next segment of its
-  // chunk, though attention may have to wait for other chunks as well. Counting instead all tasks
+  // chunk that needs it, though attention may have to wait for other chunks as well. Counting instead all tasks
   // that become ready, of any chunk, the order is worse than the lowest chunk first: with the
   // paper's costs the NPU idles 22.7, 16.4 and 12.8 % of the time with 2, 3 and 4 chunks.
   kLlmNpu,
@@ -83,10 +86,15 @@ struct Schedule {
   double bubble() const noexcept;
 };
 
-// Schedules tasks as chunk_tasks() makes them; each processor runs one at a time. The result is the
-// same whenever the tasks are. Throws kInvalidArgument for tasks in another order, for chunks that
-// differ in more than their times, for more than kMaxChunks or kMaxSegments, and for times that are
-// negative or not finite.
-Schedule schedule(std::span<const ChunkTask> tasks, SchedulePolicy policy);
+// Schedules tasks as chunk_tasks() makes them; each processor runs one at a time, and no chunk begins
+// before the one that is `in_flight` before it is done. The result is the same whenever the tasks
+// are. Throws kInvalidArgument for what check_tasks() refuses.
+Schedule schedule(std::span<const ChunkTask> tasks, SchedulePolicy policy,
+                  int in_flight = kMaxChunks);
+
+// The number of segments of each chunk. Throws kInvalidArgument for tasks in another order, for
+// chunks that differ in more than their times, for more than kMaxChunks or kMaxSegments, for times
+// that are negative or not finite, and for less than one chunk in flight.
+int check_tasks(std::span<const ChunkTask> tasks, int in_flight);
 
 }  // namespace tandem

@@ -42,7 +42,8 @@ double percent_of_bubbles(const std::vector<ChunkSegment>& model, int chunks,
 }
 
 // Every task once, each after what it needs, one at a time on a processor.
-void expect_possible(const std::vector<ChunkTask>& tasks, const Schedule& schedule) {
+void expect_possible(const std::vector<ChunkTask>& tasks, const Schedule& schedule,
+                     int in_flight = kMaxChunks) {
   ASSERT_EQ(schedule.tasks.size(), tasks.size());
   std::map<std::pair<int, int>, ScheduledTask> done;
   double begin = 0;
@@ -57,10 +58,18 @@ void expect_possible(const std::vector<ChunkTask>& tasks, const Schedule& schedu
     ASSERT_NE(found, done.end());
     EXPECT_EQ(found->second.task.processor, task.processor);
     EXPECT_EQ(found->second.task.seconds, task.seconds);
-    if (task.segment == 0) continue;
-    for (int before = task.attention ? 0 : task.chunk; before <= task.chunk; ++before)
-      EXPECT_GE(found->second.begin, done.at({before, task.segment - 1}).end)
-          << task.chunk << "/" << task.segment << " needs chunk " << before;
+    const auto expect_done = [&](int chunk, int segment) {
+      EXPECT_GE(found->second.begin, done.at({chunk, segment}).end)
+          << task.chunk << "/" << task.segment << " needs " << chunk << "/" << segment;
+    };
+    for (int segment = 0; segment < task.segment - task.beside; ++segment)
+      expect_done(task.chunk, segment);
+    for (int chunk = 0; task.attention && chunk < task.chunk; ++chunk)
+      expect_done(chunk, task.segment);
+    if (task.chunk >= in_flight) {
+      const int segments = tasks.back().segment + 1;
+      expect_done(task.chunk - in_flight, segments - 1);
+    }
   }
   std::array<double, 2> free{};
   for (const ScheduledTask& each : schedule.tasks) {
@@ -72,11 +81,11 @@ void expect_possible(const std::vector<ChunkTask>& tasks, const Schedule& schedu
 }
 
 // All three, lookahead the shortest; returns its makespan.
-double expect_all_possible(const std::vector<ChunkTask>& tasks) {
+double expect_all_possible(const std::vector<ChunkTask>& tasks, int in_flight = kMaxChunks) {
   std::array<Schedule, 3> schedules;
   for (std::size_t i = 0; i < 3; ++i) {
-    schedules[i] = schedule(tasks, kPolicies[i]);
-    expect_possible(tasks, schedules[i]);
+    schedules[i] = schedule(tasks, kPolicies[i], in_flight);
+    expect_possible(tasks, schedules[i], in_flight);
   }
   const Schedule& best = schedules[2];
   const bool ends_on_npu = tasks.back().processor == Processor::kNpu;
@@ -137,8 +146,8 @@ class Exhaustive {
       double begin = std::max(times[p], times[i + 2]);
       bool ready = true;
       for (std::size_t k = 0; task.attention && k < i; ++k) {
-        ready &= state.done[k] >= state.done[i];
-        if (ready) begin = std::max(begin, end(state, k, state.done[i] - 1));
+        ready &= state.done[k] > state.done[i];
+        if (ready) begin = std::max(begin, end(state, k, state.done[i]));
       }
       if (!ready) continue;
       State next = state;
@@ -244,6 +253,48 @@ TEST(Schedule, OtherShapes) {
   EXPECT_NEAR(grown[2 * models[0].size() + 1].seconds, 0.1 / kLayers + 8e-4, 1e-12);
 }
 
+// Four chunks in flight do nearly all that any number does.
+TEST(Schedule, KeepsChunksInFlightFew) {
+  const auto model = paper_model(kNpuSeconds, kCpuSeconds);
+  for (const int in_flight : {1, 2, 3, 4}) {
+    const auto tasks = chunk_tasks(model, 9);
+    const double makespan = expect_all_possible(tasks, in_flight);
+    if (in_flight == 1) {
+      EXPECT_NEAR(makespan, 9 * (kNpuSeconds + kCpuSeconds), 1e-9);
+    }
+    if (in_flight == 4) {
+      EXPECT_LT(makespan, 1.007 * 9 * kNpuSeconds);
+    }
+  }
+}
+
+TEST(Schedule, RunsSegmentsOfAChunkBesideEachOther) {
+  // A norm, a product with its shadow beside it, their sum.
+  const std::vector<ChunkSegment> layer = {
+      {Processor::kCpu, 1},
+      {Processor::kNpu, 4},
+      {.processor = Processor::kCpu, .seconds = 3, .beside = 1},
+      {Processor::kCpu, 0.5, true}};
+  std::vector<ChunkSegment> model;
+  for (int i = 0; i < 3; ++i) model.insert(model.end(), layer.begin(), layer.end());
+  for (const SchedulePolicy policy : kPolicies)
+    EXPECT_EQ(schedule(chunk_tasks(model, 1), policy).makespan(), 3 * 5.5);
+  for (const int chunks : {2, 3, 6})
+    for (const int in_flight : {2, 4, kMaxChunks})
+      EXPECT_GE(expect_all_possible(chunk_tasks(model, chunks), in_flight), chunks * 3 * 4.5);
+  // The shadow is the longer one, and any order of the two processors.
+  std::mt19937 random(5);
+  for (int repetition = 0; repetition < 40; ++repetition) {
+    std::vector<ChunkSegment> any;
+    for (int i = 0; i < 8; ++i)
+      any.push_back({.processor = random() % 2 == 0 ? Processor::kNpu : Processor::kCpu,
+                     .seconds = 0.1 * static_cast<double>(random() % 20),
+                     .attention = random() % 4 == 0,
+                     .beside = std::min(i, static_cast<int>(random() % 3))});
+    expect_all_possible(chunk_tasks(any, 4), 3);
+  }
+}
+
 TEST(Schedule, LookaheadFindsTheShortest) {
   std::mt19937 random(7);
   const auto between = [&](double low, double high) {
@@ -301,6 +352,13 @@ TEST(Schedule, RefusesWhatIsNoPrompt) {
     wrong[3].seconds = seconds;
     EXPECT_NE(refusal(wrong).find("segment 3 of chunk 0: expected seconds"), std::string::npos);
   }
+  wrong = tasks;
+  for (ChunkTask& task : wrong) task.beside = 1;
+  EXPECT_NE(refusal(wrong).find("segment 0 of chunk 0: expected the processor"), std::string::npos);
+  EXPECT_NE(error_of([&] {
+              schedule(tasks, SchedulePolicy::kFifo, 0);
+            }).find("expected 1 chunk in flight or more, got 0"),
+            std::string::npos);
   EXPECT_NE(refusal(chunk_tasks({{{Processor::kNpu, 1}}}, 4096)).find("at most 4095 chunks"),
             std::string::npos);
 }
