@@ -5,6 +5,7 @@
 #include <map>
 
 #include "base/error.h"
+#include "graph/uses.h"
 
 namespace tandem {
 namespace {
@@ -17,11 +18,14 @@ std::string name_in_block(const Node& node) {
 }
 
 constexpr std::size_t kNobody = static_cast<std::size_t>(-1);
+// Instead of the segment that writes a value: none, for an input of the graph; none so far.
+constexpr int kOutside = -1;
+constexpr int kNowhere = -2;
 
 class Placer {
  public:
   Placer(const Graph& graph, const PhaseSpec& spec, std::span<const Device* const> devices)
-      : graph_(graph), devices_(devices) {
+      : graph_(graph), uses_(graph), devices_(devices) {
     placement_.spec = spec;
     for (const Device* device : devices) placement_.devices.emplace_back(device->name());
     placement_.nodes.assign(graph.nodes().size(), {kNobody, {}});
@@ -75,37 +79,70 @@ class Placer {
 
   // Runs the ready nodes of the same block on the current device for as long as there are any, then
   // continues with the first remaining node: a claim becomes one segment, wherever its nodes are in
-  // the graph.
+  // the graph. Two rules keep apart what two devices can do at once:
+  // - A segment ends behind a value that another device reads, too: both go on from there.
+  // - Nodes that read what another device computes beside a segment come after it.
   void cut_segments() {
     const auto nodes = static_cast<NodeId>(graph_.nodes().size());
-    std::vector<bool> written(graph_.values().size(), false);
-    for (const ValueId input : graph_.inputs()) written[static_cast<std::size_t>(input)] = true;
+    // By value: the segment that writes it.
+    std::vector<int> written(graph_.values().size(), kNowhere);
+    for (const ValueId input : graph_.inputs()) written[index(input)] = kOutside;
     std::vector<bool> done(graph_.nodes().size(), false);
-    const auto is_ready = [&](const Node& node) {
-      return std::ranges::all_of(node.inputs,
-                                 [&](ValueId id) { return written[static_cast<std::size_t>(id)]; });
+    // By segment: how many others one behind the other it needs.
+    std::vector<int> levels;
+    const auto level_of = [&](ValueId id) {
+      const int segment = written[index(id)];
+      return segment < 0 ? -1 : levels[index(segment)];
     };
     for (NodeId next = 0; next < nodes;) {
-      if (done[static_cast<std::size_t>(next)]) {
+      if (done[index(next)]) {
         ++next;
         continue;
       }
-      const std::int32_t layer = graph_.node(next).layer;
-      Segment segment{placement_.nodes[static_cast<std::size_t>(next)].device, {}};
-      for (NodeId id = next; id < nodes && graph_.node(id).layer == layer; ++id) {
+      const Node& first = graph_.node(next);
+      const std::size_t device = placement_.nodes[index(next)].device;
+      const auto number = static_cast<int>(levels.size());
+      int level = 0;
+      for (const ValueId input : first.inputs) level = std::max(level, level_of(input) + 1);
+      levels.push_back(level);
+      const auto joins = [&](const Node& node) {
+        return std::ranges::all_of(node.inputs, [&](ValueId id) {
+          if (written[index(id)] == number) return !is_read_elsewhere(id, device);
+          return written[index(id)] != kNowhere && level_of(id) < level;
+        });
+      };
+      Segment segment{device, {}, 0};
+      int last_needed = kOutside;
+      for (NodeId id = next; id < nodes && graph_.node(id).layer == first.layer; ++id) {
         const Node& node = graph_.node(id);
-        if (done[static_cast<std::size_t>(id)] || !is_ready(node) ||
-            placement_.nodes[static_cast<std::size_t>(id)].device != segment.device)
+        if (done[index(id)] || placement_.nodes[index(id)].device != device || !joins(node))
           continue;
         segment.nodes.push_back(id);
-        done[static_cast<std::size_t>(id)] = true;
-        for (const ValueId output : node.outputs) written[static_cast<std::size_t>(output)] = true;
+        done[index(id)] = true;
+        for (const ValueId input : node.inputs)
+          if (written[index(input)] != number)
+            last_needed = std::max(last_needed, written[index(input)]);
+        for (const ValueId output : node.outputs) written[index(output)] = number;
       }
+      segment.beside = index(number - last_needed - 1);
       placement_.segments.push_back(std::move(segment));
     }
   }
 
+  // Whether a node on another device reads the value.
+  bool is_read_elsewhere(ValueId value, std::size_t device) const {
+    return std::ranges::any_of(uses_.readers(value), [&](NodeId reader) {
+      return placement_.nodes[index(reader)].device != device;
+    });
+  }
+
+  template <typename Id>
+  static std::size_t index(Id id) {
+    return static_cast<std::size_t>(id);
+  }
+
   const Graph& graph_;
+  Uses uses_;
   std::span<const Device* const> devices_;
   Placement placement_;
 };

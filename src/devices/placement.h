@@ -23,6 +23,9 @@ struct Segment {
   std::size_t device = 0;
   // In graph order.
   std::vector<NodeId> nodes;
+  // How many of the segments right before this one it needs nothing from: it needs all those before
+  // them, and can run beside these.
+  std::size_t beside = 0;
 };
 
 struct Placement {

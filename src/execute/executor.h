@@ -1,5 +1,6 @@
 // A graph prepared for running in one phase: placed, split into segments, compiled. An executor is
-// immutable; the memory of a run is in an arena, so that runs on different arenas can overlap.
+// immutable; the memory of a run is in an arena, so that runs on different arenas can overlap, and
+// segments of one run on different devices (execute/pipeline.h).
 #pragma once
 
 #include <memory>
@@ -11,6 +12,7 @@
 #include "devices/memory_plan.h"
 #include "devices/placement.h"
 #include "execute/trace.h"
+#include "execute/work.h"
 
 namespace tandem {
 
@@ -29,10 +31,12 @@ class Arena {
   friend class Executor;
   Tensor memory_;
   std::byte* data_ = nullptr;
-  // First the graph's inputs and outputs as supplied to the current run, then everything else.
+  // By value: where the current run has it.
   std::vector<std::byte*> buffers_;
-  std::vector<std::byte*> inputs_;
-  std::vector<std::byte*> outputs_;
+  // The same for the inputs and outputs of each segment, one after the other.
+  std::vector<std::byte*> borders_;
+  // The current run's number in its trace.
+  std::int64_t chunk_ = 0;
 };
 
 class Executor {
@@ -57,10 +61,15 @@ class Executor {
     // Gets an event for each segment, if there is one.
     TraceRecorder* trace = nullptr;
   };
-  // Runs all segments. Outputs without memory of their own are in the arena until its next run.
-  // Throws kInternal for more rows than the executor was made for, and what programs throw; the
-  // arena stays usable.
+  // Runs all segments, one after the other. Outputs without memory of their own are in the arena
+  // until its next run. Throws kInternal for more rows than the executor was made for, and what
+  // programs throw; the arena stays usable.
   void run(const Run& run, Arena& arena) const;
+  // The same in parts: begin(), then each segment once, after those that it needs (Segment::beside).
+  // Segments of different devices may run at once, on the same arena too. `chunk`: the run's number
+  // in its trace. Returns the seconds that the segment took.
+  void begin(const Run& run, Arena& arena, std::int64_t chunk) const;
+  double run_segment(std::size_t segment, const Run& run, Arena& arena) const;
   // An output of the last run, [rows of its space, width].
   const float* output(const Arena& arena, std::size_t index) const {
     return reinterpret_cast<const float*>(
@@ -72,6 +81,11 @@ class Executor {
     return max_rows_[static_cast<std::size_t>(space)];
   }
   const Placement& placement() const noexcept { return placement_; }
+  // Whether the segment is one of attention, which also needs the same segment of earlier chunks of
+  // its sequences: it writes their keys and values.
+  bool has_attention(std::size_t segment) const { return stages_[segment].attention; }
+  // How much a segment has to do, roughly, as multiply-adds of int8.
+  double work(std::size_t segment, const Run& run) const;
   // Packed weights read in one run.
   std::int64_t weight_bytes() const noexcept;
 
@@ -84,6 +98,12 @@ class Executor {
     std::string name;
     std::vector<ValueId> inputs;
     std::vector<ValueId> outputs;
+    // Of the first input among the borders of all segments; its outputs follow its inputs.
+    std::size_t first_border = 0;
+    // Where the scratch memory of its device begins.
+    std::int64_t scratch_offset = 0;
+    bool attention = false;
+    Work work;
   };
   void plan(const Graph& graph);
 
@@ -94,7 +114,7 @@ class Executor {
   std::vector<ValueId> outputs_;
   // By value; -1: inside a program, or an input.
   std::vector<std::int64_t> offsets_;
-  std::int64_t scratch_offset_ = 0;
+  std::size_t borders_ = 0;
   std::int64_t arena_bytes_ = 0;
 };
 

@@ -89,6 +89,7 @@ TEST_F(PlacementTest, GivesTheNpuThreeSegmentsOfEachBlock) {
   std::size_t nodes = 0;
   for (const Segment& segment : placement.segments) {
     ASSERT_FALSE(segment.nodes.empty());
+    EXPECT_EQ(segment.beside, 0U);
     EXPECT_TRUE(std::ranges::is_sorted(segment.nodes));
     nodes += segment.nodes.size();
     for (const NodeId id : segment.nodes) {
@@ -105,6 +106,58 @@ TEST_F(PlacementTest, GivesTheNpuThreeSegmentsOfEachBlock) {
   EXPECT_EQ(placement.costs[1].multiply_adds, 16.0 * 70 * 96);
   EXPECT_EQ(placement.costs[0].multiply_adds,
             2 * 16.0 * (96 * (96 + 2 * 48) + 96 * 96 + 3 * 96 * 160));
+}
+
+// A shadow needs what its module reads, not the product on the NPU beside it.
+TEST_F(PlacementTest, LetsShadowsRunBesideTheNpu) {
+  const Graph graph = small_graph(SmallWeights::kInt8, {.layers = 1, .shadows = true});
+  const Placement placement = place(graph, kPrefill, both());
+  std::vector<std::string> segments;
+  for (const Segment& segment : placement.segments) {
+    std::string text = placement.devices[segment.device] + ":";
+    for (const NodeId id : segment.nodes) {
+      const std::string& name = graph.node(id).name;
+      if (graph.node(id).op != Op::kDequantize && graph.node(id).op != Op::kQuantize)
+        text += " " + name.substr(name.find_last_of("0123456789") + 1);
+    }
+    if (segment.beside > 0) text += fmt::format(" (beside {})", segment.beside);
+    segments.push_back(text);
+  }
+  EXPECT_EQ(segments,
+            (std::vector<std::string>{
+                "cpu: embed angles", "cpu: .norm", "npu: .q .k .v",
+                "cpu: .q.shadow .k.shadow .v.shadow (beside 1)",
+                "cpu: .q.sum .k.sum .v.sum .q_rotary .k_rotary .attention", "npu: .o",
+                "cpu: .o.shadow (beside 1)", "cpu: .o.sum .attention_residual .norm",
+                "npu: .gate .up", "cpu: .gate.shadow .up.shadow (beside 1)",
+                "cpu: .gate.sum .up.sum .act .mul", "npu: .down", "cpu: .down.shadow (beside 1)",
+                "cpu: .down.sum .mlp_residual", "cpu: select .norm head"}));
+}
+
+// Where the NPU computes what a shadow reads, it goes on beside it.
+TEST_F(PlacementTest, EndsASegmentBehindWhatBothDevicesRead) {
+  testing::Random random(1);
+  Graph graph;
+  const ValueId x = graph.add_input({.name = "x", .width = 64});
+  const auto linear = [&](const char* name, ValueId input, std::int64_t n, std::int64_t k) {
+    const ValueId codes = graph.add(Op::kQuantize, std::string(name) + ".codes", 0, {input},
+                                    QuantizeAttributes{0.05F});
+    return add_static_int8(graph, name, 0, codes, testing::int8_weight(random, n, k), {});
+  };
+  const ValueId opened = graph.add(Op::kSilu, "act", 0, {linear("up", x, 32, 64)});
+  const ValueId down = linear("down", opened, 16, 32);
+  ShadowLinearAttributes shadow = make_whole_shadow(testing::int8_weight(random, 16, 32));
+  shadow.scale = 0.05F;
+  const ValueId clipped = graph.add(Op::kShadowLinear, "shadow", 0, {opened}, std::move(shadow));
+  graph.set_outputs({graph.add(Op::kAdd, "sum", 0, {down, clipped})});
+  const Placement placement = place(graph, kPrefill, both());
+  ASSERT_EQ(placement.segments.size(), 4U);
+  const std::size_t devices[] = {0, 0, 1, 1}, nodes[] = {4, 3, 1, 1}, beside[] = {0, 0, 1, 0};
+  for (std::size_t s = 0; s < 4; ++s) {
+    EXPECT_EQ(placement.segments[s].device, devices[s]) << s;
+    EXPECT_EQ(placement.segments[s].nodes.size(), nodes[s]) << s;
+    EXPECT_EQ(placement.segments[s].beside, beside[s]) << s;
+  }
 }
 
 TEST_F(PlacementTest, SaysWhy) {

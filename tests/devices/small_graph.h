@@ -17,6 +17,7 @@
 #include "devices/placement.h"
 #include "graph/extract.h"
 #include "graph/int8_nodes.h"
+#include "graph/shadow.h"
 #include "kernels/cases.h"
 
 namespace tandem::testing {
@@ -31,6 +32,8 @@ struct SmallSizes {
   // none.
   bool rotates = true;
   std::int64_t hadamard = 0;
+  // Each Linear on static int8 codes has a shadow of all channels.
+  bool shadows = false;
 
   std::int64_t hidden() const { return heads * head_dim; }
 };
@@ -105,12 +108,19 @@ class SmallGraphBuilder {
       quantized_ = x;
       codes_ = kind_ == SmallWeights::kInt8
                    ? std::vector{graph_.add(Op::kQuantize, name(module) + ".quantize", layer_, {x},
-                                            QuantizeAttributes{0.05F})}
+                                            QuantizeAttributes{kScale})}
                    : graph_.add_node(Op::kDynamicQuantize, name(module) + ".quantize", layer_, {x});
     }
-    if (kind_ == SmallWeights::kInt8)
-      return add_static_int8(graph_, name(module), layer_, codes_[0], std::move(channels),
-                             std::move(bias));
+    if (kind_ == SmallWeights::kInt8) {
+      ShadowLinearAttributes shadow = make_whole_shadow(channels);
+      shadow.scale = kScale;
+      const ValueId product = add_static_int8(graph_, name(module), layer_, codes_[0],
+                                              std::move(channels), std::move(bias));
+      if (!sizes_.shadows) return product;
+      const ValueId clipped =
+          graph_.add(Op::kShadowLinear, name(module) + ".shadow", layer_, {x}, std::move(shadow));
+      return graph_.add(Op::kAdd, name(module) + ".sum", layer_, {product, clipped});
+    }
     return add_dynamic_int8(graph_, name(module), layer_, codes_[0], codes_[1], std::move(channels),
                             std::move(bias));
   }
@@ -145,6 +155,9 @@ class SmallGraphBuilder {
     const ValueId product = graph_.add(Op::kMul, name("mul"), layer_, {opened, up});
     return linear("down", product, sizes_.hidden());
   }
+
+  // So small that some values are clipped.
+  static constexpr float kScale = 0.05F;
 
   SmallSizes sizes_;
   SmallWeights kind_;
