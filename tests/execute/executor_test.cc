@@ -196,6 +196,30 @@ TEST_F(ExecutorTest, WritesOutputsWhereTheyAreWanted) {
   EXPECT_EQ(output(1, 96), want_down);
 }
 
+TEST_F(ExecutorTest, EstimatesTheWorkOfSegments) {
+  const Graph graph = small_graph(SmallWeights::kInt8);
+  const Executor executor = make(graph);
+  const auto work = [&](std::size_t segment, std::int64_t tokens, std::int64_t position) {
+    const std::int64_t rows[] = {tokens, 0};
+    const SequenceSlice slice{0, tokens, position, {}};
+    return executor.work(segment, {{}, rows, {&slice, 1}});
+  };
+  // Of the first block: norm, products, attention.
+  const std::size_t norm = 1, products = 2, attention = 3;
+  for (std::size_t s = 0; s < executor.placement().segments.size(); ++s)
+    EXPECT_EQ(executor.has_attention(s), s == attention || s == attention + 7) << s;
+  EXPECT_GT(work(norm, 1, 0), 0);
+  EXPECT_EQ(work(norm, 8, 100), 8 * work(norm, 1, 0));
+  // A program of fixed rows does the same whatever it is given: multiply-adds, and a few for each
+  // value.
+  EXPECT_EQ(work(products, 1, 0), work(products, 24, 0));
+  EXPECT_GT(work(products, 1, 0), 24 * 96 * (96 + 2 * 48));
+  EXPECT_LT(work(products, 1, 0), 24 * 96 * (96 + 2 * 48) * 1.5);
+  // A product with a key and one with a value for each row, head and token that it attends to, in
+  // floats.
+  EXPECT_EQ(work(attention, 2, 9) - work(attention, 2, 4), 2 * 5 * 2 * 96 * 4);
+}
+
 TEST_F(ExecutorTest, RefusesMoreThanItWasMadeFor) {
   const Graph graph = small_graph(SmallWeights::kFloat);
   const Executor executor = make(graph, 2, {Phase::kDecode, 3});
