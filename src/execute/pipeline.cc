@@ -119,7 +119,13 @@ void check_same(const Placement& a, const Placement& b) {
 
 void Pipeline::run(std::span<const Chunk> chunks,
                    const std::function<void(std::size_t)>& finished) {
-  if (chunks.empty()) return;
+  for (std::size_t first = 0; first < chunks.size(); first += kPlanned)
+    run_planned(chunks.subspan(first, std::min(kPlanned, chunks.size() - first)),
+                [&](std::size_t i) { finished(first + i); });
+}
+
+void Pipeline::run_planned(std::span<const Chunk> chunks,
+                           const std::function<void(std::size_t)>& finished) {
   const std::vector<ChunkTask> tasks = tasks_of(chunks);
   const bool overlaps = chunks.size() > 1 || std::ranges::any_of(tasks, [](const auto& task) {
                           return task.beside > 0;

@@ -18,6 +18,8 @@ class Pipeline {
  public:
   // Chunks in flight at once, at most: each takes an arena.
   static constexpr int kChunks = 4;
+  // Chunks that are planned together: those of a longer prompt follow in further plans.
+  static constexpr std::size_t kPlanned = 64;
 
   explicit Pipeline(SchedulePolicy policy) : policy_(policy) {}
 
@@ -37,6 +39,7 @@ class Pipeline {
   void run(std::span<const Chunk> chunks, const std::function<void(std::size_t)>& finished);
 
  private:
+  void run_planned(std::span<const Chunk> chunks, const std::function<void(std::size_t)>& finished);
   std::vector<ChunkTask> tasks_of(std::span<const Chunk> chunks);
   double seconds_of(const Chunk& chunk, std::size_t segment);
   void learn(const Chunk& chunk, std::size_t segment, double seconds);

@@ -135,7 +135,10 @@ TEST_F(PipelineTest, GivesTheBitsOfOneChunkAfterTheOther) {
     for (const std::int64_t rows : {5, 16}) {
       const Graph graph = small_graph(SmallWeights::kInt8, {.shadows = shadows});
       const Executor executor = make(graph, rows), half = make(graph, (rows + 1) / 2);
-      for (const std::int64_t length : {1L, rows - 1, rows, rows + 1, 2 * rows, 6 * rows + 3}) {
+      std::vector<std::int64_t> lengths = {1, rows - 1, rows, rows + 1, 2 * rows, 6 * rows + 3};
+      // More chunks than one plan has.
+      if (rows == 5) lengths.push_back(rows * static_cast<std::int64_t>(Pipeline::kPlanned) + 7);
+      for (const std::int64_t length : lengths) {
         const auto ids = random_ids(length, kWidth, static_cast<unsigned>(length));
         const auto kv = small_kv_pool();
         KvSequence in_turn(kv);
