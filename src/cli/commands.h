@@ -46,12 +46,13 @@ class NotGoodEnough : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// The options of every command that loads a model: --mode, -t, --chunk, --kernels, --cache,
-// --cache-limit, --no-cache, --verify.
+// The options of every command that loads a model: --mode, --kv, --pipeline, -t, --chunk,
+// --kernels, --cache, --cache-limit, --no-cache, --verify.
 struct ModelFlags {
   std::string model;
   std::string mode;
   std::string kv;
+  std::string pipeline = "off";
   int threads = 0;
   std::int64_t chunk = 0;
   std::string kernels;

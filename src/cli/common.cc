@@ -281,6 +281,16 @@ void ModelFlags::add_to(CLI::App& command, bool with_mode) {
                     "KV cache: float16, float32, or int8, for a package that has its scales "
                     "(default: int8 where it has, float32 in mode float, else float16)")
         ->check(CLI::IsMember({"float16", "float32", "int8"}));
+    command
+        .add_option(
+            "--pipeline", pipeline,
+            fmt::format("policy by which the NPU and the CPU, each with half of the threads, "
+                        "work on up to {} chunks of a prompt at once, which takes as many "
+                        "times the memory of one: fifo, llm.npu or lookahead; off: one "
+                        "segment after the other",
+                        Pipeline::kChunks))
+        ->capture_default_str()
+        ->check(CLI::IsMember({"off", "fifo", "llm.npu", "lookahead"}));
   }
   command.add_option("-t,--threads", threads, "threads (default: one per core)")
       ->check(CLI::Range(1, 64));
@@ -311,6 +321,7 @@ LoadOptions ModelFlags::load_options() const {
   if (!mode.empty()) options.mode = mode_from_string(mode);
   if (!kv.empty())
     options.engine.kv = kv == "int8" ? DType::kI8 : kv == "float16" ? DType::kF16 : DType::kF32;
+  if (pipeline != "off") options.engine.pipeline = policy_from_string(pipeline);
   options.engine.threads = threads;
   options.engine.chunk = chunk;
   options.engine.kernels = kernels;

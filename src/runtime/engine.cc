@@ -2,6 +2,7 @@
 #include "runtime/engine.h"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <numeric>
@@ -184,6 +185,13 @@ Engine::Engine(std::shared_ptr<const LoadedModel> model, const Plan& plan,
   fixed_context_ = reads_answers_as_prompts() && shape.dtype == DType::kI8;
   devices_.push_back(std::make_unique<NpuHostDevice>(*kernels_));
   devices_.push_back(std::make_unique<CpuDevice>(*kernels_));
+  if (options_.pipeline && plan.prefill.size() == 2 && !fixed_context_) {
+    // The NPU is emulated on the same cores.
+    const int threads = pool_->threads();
+    prompt_pools_.push_back(std::make_unique<ThreadPool>(threads - threads / 2));
+    prompt_pools_.push_back(std::make_unique<ThreadPool>(std::max(1, threads / 2)));
+    pipeline_ = std::make_unique<Pipeline>(*options_.pipeline);
+  }
   if (plan.prompt_graph == Phase::kDecode && plan.prefill == plan.decode) {
     decode_ = make_runner(Phase::kDecode, chunk_given ? options_.chunk : kCpuRows);
   } else {
@@ -232,12 +240,15 @@ Engine::Runner Engine::make_runner(const Graph& graph, const std::vector<std::st
         std::ranges::find(devices_, name, [](const auto& device) { return device->name(); });
     if (found == devices_.end())
       fail(ErrorCode::kInvalidArgument, "[model] device \"{}\": expected npu or cpu", name);
-    devices.push_back({found->get(), pool_.get()});
+    const bool shares = pipeline_ && spec.phase == Phase::kPrefill;
+    devices.push_back({found->get(), shares ? prompt_pools_[devices.size()].get() : pool_.get()});
   }
   Runner runner;
   runner.executor =
       std::make_unique<Executor>(graph, spec, devices, *panels_, std::span(&spec.rows, 1));
-  runner.arena = runner.executor->make_arena();
+  // Chunks in flight refer to them.
+  runner.arenas.reserve(Pipeline::kChunks);
+  runner.arenas.push_back(runner.executor->make_arena());
   return runner;
 }
 
@@ -291,28 +302,44 @@ Engine::Runner& Engine::in_context(Runner& runner, std::span<const Part> parts) 
   return found->second;
 }
 
+struct Engine::RunInputs {
+  // The sequences have room for the parts.
+  RunInputs(std::span<const Part> parts, std::span<const std::int32_t> selected) {
+    for (const Part& part : parts) {
+      slices.push_back({std::ssize(ids), std::ssize(part.ids), part.position, part.sequence->view(),
+                        part.total, part.parents});
+      ids.insert(ids.end(), part.ids.begin(), part.ids.end());
+    }
+    inputs = {ids.data(), selected.data()};
+    rows = {std::ssize(ids), std::ssize(selected)};
+  }
+
+  // Refers to this.
+  Executor::Run run(TraceRecorder* trace) const {
+    return {.inputs = inputs, .rows = rows, .slices = slices, .trace = trace};
+  }
+
+  std::vector<TokenId> ids;
+  std::vector<SequenceSlice> slices;
+  std::array<const void*, 2> inputs{};
+  std::array<std::int64_t, 2> rows{};
+};
+
 std::span<const float> Engine::run(Runner& program, std::span<const Part> parts,
                                    std::span<const std::int32_t> selected) {
   Runner& runner = in_context(program, parts);
-  std::vector<TokenId> ids;
-  std::vector<SequenceSlice> slices;
-  for (const Part& part : parts) {
-    KvSequence& sequence = *part.sequence;
-    const auto rows = static_cast<std::int64_t>(part.ids.size());
-    sequence.reserve(rows);
-    slices.push_back({static_cast<std::int64_t>(ids.size()), rows, sequence.position(),
-                      sequence.view(), part.total, part.parents});
-    ids.insert(ids.end(), part.ids.begin(), part.ids.end());
-  }
-  const void* const inputs[] = {ids.data(), selected.data()};
-  const std::int64_t rows[] = {static_cast<std::int64_t>(ids.size()),
-                               static_cast<std::int64_t>(selected.size())};
-  runner.executor->run({.inputs = inputs, .rows = rows, .slices = slices, .trace = options_.trace},
-                       runner.arena);
-  const std::span<const float> logits(
-      runner.executor->output(runner.arena, 0),
-      selected.size() * static_cast<std::size_t>(info().vocabulary));
-  if (!all_finite(logits)) fail_not_finite(runner.executor->spec().phase, parts.back().total);
+  for (const Part& part : parts) part.sequence->reserve(std::ssize(part.ids));
+  const RunInputs inputs(parts, selected);
+  Arena& arena = runner.arenas.front();
+  runner.executor->run(inputs.run(options_.trace), arena);
+  return finish(*runner.executor, arena, parts, selected.size());
+}
+
+std::span<const float> Engine::finish(const Executor& executor, const Arena& arena,
+                                      std::span<const Part> parts, std::size_t selected) const {
+  const std::span<const float> logits(executor.output(arena, 0),
+                                      selected * static_cast<std::size_t>(info().vocabulary));
+  if (!all_finite(logits)) fail_not_finite(executor.spec().phase, parts.back().total);
   for (const Part& part : parts)
     if (part.parents.empty()) part.sequence->advance(part.ids);
   return logits;
@@ -337,6 +364,32 @@ std::int64_t Engine::length_with(const KvSequence& sequence, std::int64_t count)
   return sequence.evicted() > 0 ? full : std::min(sequence.position() + count, full);
 }
 
+void Engine::run_pipeline(std::span<const Batch> batches, const RowCallback& rows) {
+  for (const Batch& batch : batches)
+    for (const Part& part : batch.parts)
+      part.sequence->reserve(part.position + std::ssize(part.ids) - part.sequence->position());
+  std::vector<RunInputs> inputs;
+  inputs.reserve(batches.size());
+  std::vector<Pipeline::Chunk> chunks;
+  const Runner* previous = nullptr;
+  std::size_t at = 0;
+  for (const Batch& batch : batches) {
+    Runner& runner = prompt_runner(batch.rows);
+    at = &runner == previous ? (at + 1) % Pipeline::kChunks : 0;
+    previous = &runner;
+    if (at == runner.arenas.size()) runner.arenas.push_back(runner.executor->make_arena());
+    inputs.emplace_back(batch.parts, batch.selected);
+    chunks.push_back(
+        {runner.executor.get(), inputs.back().run(options_.trace), &runner.arenas[at]});
+  }
+  pipeline_->run(chunks, [&](std::size_t i) {
+    const Batch& batch = batches[i];
+    pass_on(batch,
+            finish(*chunks[i].executor, *chunks[i].arena, batch.parts, batch.selected.size()),
+            rows);
+  });
+}
+
 void Engine::refresh(KvSequence& sequence, std::int64_t total) {
   const std::int64_t epoch = rotary_epoch(graph(Phase::kDecode), total);
   if (sequence.rotary_epoch() == epoch) return;
@@ -350,7 +403,7 @@ void Engine::refresh(KvSequence& sequence, std::int64_t total) {
     Runner& runner = prompt_runner(static_cast<std::int64_t>(ids.size() - first));
     const auto rows = static_cast<std::size_t>(runner.executor->spec().rows);
     const std::size_t count = std::min(rows, ids.size() - first);
-    const Part part{&sequence, std::span(ids).subspan(first, count), total};
+    const Part part{&sequence, std::span(ids).subspan(first, count), sequence.position(), total};
     run(runner, {&part, 1}, {});
     first += count;
   }
@@ -361,12 +414,13 @@ void Engine::read_prefix(KvSequence& sequence, std::span<const TokenId> ids, std
   if (!ids.empty() && reads_answers_as_prompts()) {
     const auto rows = static_cast<std::int64_t>(ids.size());
     Runner on_cpu = make_runner(model_->graph(Phase::kDecode), {"cpu"}, {Phase::kDecode, rows});
-    const Part part{&sequence, ids, total};
+    const Part part{&sequence, ids, sequence.position(), total};
     run(on_cpu, {&part, 1}, {});
   } else {
     const auto most = static_cast<std::size_t>(run_rows(Phase::kDecode));
     for (std::size_t first = 0; first < ids.size(); first += most) {
-      const Part part{&sequence, ids.subspan(first, std::min(most, ids.size() - first)), total};
+      const Part part{&sequence, ids.subspan(first, std::min(most, ids.size() - first)),
+                      sequence.position(), total};
       run(decode_, {&part, 1}, {});
     }
   }
@@ -398,45 +452,55 @@ void Engine::read(std::span<KvSequence* const> sequences,
 void Engine::read_in(Phase phase, std::span<const Request> requests, bool every_row,
                      const RowCallback& rows) {
   const auto most = static_cast<std::size_t>(run_rows(phase));
-  // The logit rows of one run that belong to one sequence.
-  struct Output {
-    std::size_t sequence, first, count;
-  };
-  std::vector<Part> parts;
-  std::vector<Output> outputs;
-  std::vector<std::int32_t> selected;
+  // Tokens are dropped between runs, not while others are in flight.
+  const bool pipelined = pipeline_ && phase == Phase::kPrefill &&
+                         std::ranges::all_of(requests, [](const Request& request) {
+                           return request.sequence->room() >= std::ssize(request.ids);
+                         });
+  std::vector<Batch> batches;
   // The next token to read is requests[r].ids[at].
   std::size_t r = 0, at = 0;
   while (r < requests.size()) {
-    parts.clear();
-    outputs.clear();
-    selected.clear();
+    Batch batch;
     std::size_t row = 0;
     while (row < most && r < requests.size()) {
       const Request& request = requests[r];
       make_room(*request.sequence);
       const std::size_t count = std::min({most - row, request.ids.size() - at,
                                           static_cast<std::size_t>(request.sequence->room())});
-      parts.push_back({request.sequence, request.ids.subspan(at, count), request.total});
+      // Those before it were read unless they wait in a batch.
+      const std::int64_t position =
+          request.sequence->position() + (pipelined ? static_cast<std::int64_t>(at) : 0);
+      batch.parts.push_back(
+          {request.sequence, request.ids.subspan(at, count), position, request.total});
       const bool ends = at + count == request.ids.size();
       const std::size_t wanted = every_row ? count : ends ? 1 : 0;
-      if (wanted > 0) outputs.push_back({request.index, at + count - wanted, wanted});
+      if (wanted > 0) batch.outputs.push_back({request.index, at + count - wanted, wanted});
       for (std::size_t i = 0; i < wanted; ++i)
-        selected.push_back(static_cast<std::int32_t>(row + count - wanted + i));
+        batch.selected.push_back(static_cast<std::int32_t>(row + count - wanted + i));
       row += count;
       at = ends ? 0 : at + count;
       r += ends ? 1 : 0;
       // The run is full, or the sequence is.
       if (!ends) break;
     }
-    Runner& runner =
-        phase == Phase::kPrefill ? prompt_runner(static_cast<std::int64_t>(row)) : decode_;
-    std::span<const float> logits = run(runner, parts, selected);
-    for (const Output& output : outputs) {
-      const std::size_t size = output.count * static_cast<std::size_t>(info().vocabulary);
-      rows(output.sequence, static_cast<std::int64_t>(output.first), logits.first(size));
-      logits = logits.subspan(size);
+    batch.rows = static_cast<std::int64_t>(row);
+    if (pipelined) {
+      batches.push_back(std::move(batch));
+      continue;
     }
+    Runner& runner = phase == Phase::kPrefill ? prompt_runner(batch.rows) : decode_;
+    pass_on(batch, run(runner, batch.parts, batch.selected), rows);
+  }
+  if (pipelined) run_pipeline(batches, rows);
+}
+
+void Engine::pass_on(const Batch& batch, std::span<const float> logits,
+                     const RowCallback& rows) const {
+  for (const Batch::Output& output : batch.outputs) {
+    const std::size_t size = output.count * static_cast<std::size_t>(info().vocabulary);
+    rows(output.sequence, static_cast<std::int64_t>(output.first), logits.first(size));
+    logits = logits.subspan(size);
   }
 }
 
@@ -502,7 +566,8 @@ std::span<const float> Engine::decode_batch(std::span<KvSequence* const> sequenc
     const std::size_t end = std::min(first + most, ids.size());
     for (std::size_t s = first; s < end; ++s) {
       selected.push_back(static_cast<std::int32_t>(parts.size()));
-      parts.push_back({sequences[s], ids.subspan(s, 1), length_with(*sequences[s], 1)});
+      parts.push_back({sequences[s], ids.subspan(s, 1), sequences[s]->position(),
+                       length_with(*sequences[s], 1)});
     }
     logits = run(decode_, parts, selected);
     if (ids.size() > most) batch_logits_.insert(batch_logits_.end(), logits.begin(), logits.end());
@@ -532,7 +597,7 @@ std::span<const float> Engine::read_tree(KvSequence& sequence, std::span<const T
   refresh(sequence, total);
   std::vector<std::int32_t> every(ids.size());
   std::iota(every.begin(), every.end(), 0);
-  const Part part{&sequence, ids, total, parents};
+  const Part part{&sequence, ids, sequence.position(), total, parents};
   return run(prompt_runner(rows), {&part, 1}, every);
 }
 

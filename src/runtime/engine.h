@@ -15,6 +15,7 @@
 #include "execute/executor.h"
 #include "execute/key_turner.h"
 #include "execute/kv_pool.h"
+#include "execute/pipeline.h"
 #include "kernels/kernels.h"
 #include "package/panel_cache.h"
 #include "runtime/loaded_model.h"
@@ -44,6 +45,9 @@ struct EngineOptions {
   std::int64_t kv_limit = 0;
   // Gets an event for each segment that runs; must outlive the engine. None: nothing is recorded.
   TraceRecorder* trace = nullptr;
+  // How chunks of a prompt run at once on the devices that read it, which share the threads; none:
+  // one segment after the other. Of no effect where one device reads prompts, attention included.
+  std::optional<SchedulePolicy> pipeline = {};
 };
 
 // With what it leaves open: the model's context, an eighth of it at once (so that in its time in
@@ -140,16 +144,18 @@ class Engine {
   std::int64_t weight_bytes(Phase phase) const noexcept;
 
  private:
-  // An executor with the memory for its runs, created when first needed.
+  // An executor with the memory for its runs, created when first needed: one arena, or as many as
+  // there are chunks in flight.
   struct Runner {
     std::unique_ptr<Executor> executor;
-    Arena arena;
+    std::vector<Arena> arenas;
   };
-  // The part of a sequence that one run reads; the sequence will hold `total` tokens, those of the
-  // prefix included, once all are read.
+  // The part of a sequence that one run reads, from `position` on; the sequence will hold `total`
+  // tokens, those of the prefix included, once all are read.
   struct Part {
     KvSequence* sequence;
     std::span<const TokenId> ids;
+    std::int64_t position;
     std::int64_t total;
     // Of a tree; empty: each token continues the one before it.
     std::span<const std::int32_t> parents = {};
@@ -162,6 +168,18 @@ class Engine {
     std::int64_t total;
   };
   using RowCallback = std::function<void(std::size_t, std::int64_t, std::span<const float>)>;
+  // What one run reads, and the rows whose logits are wanted, each in one run of a sequence.
+  struct Batch {
+    struct Output {
+      std::size_t sequence, first, count;
+    };
+    std::vector<Part> parts;
+    std::vector<Output> outputs;
+    std::vector<std::int32_t> selected;
+    std::int64_t rows = 0;
+  };
+  // A batch as an executor takes it.
+  struct RunInputs;
 
   DType kv_type() const;
   // With fixed_context_, and for a context of at least so many tokens.
@@ -178,7 +196,7 @@ class Engine {
   [[noreturn]] void fail_not_finite(Phase phase, std::int64_t tokens) const;
   // The same program, for a context that holds all tokens once the parts are read.
   Runner& in_context(Runner& runner, std::span<const Part> parts);
-  // All runs of an executor go through this function.
+  // All runs of an executor go through these functions: one, or several in flight.
   std::span<const float> run(Runner& program, std::span<const Part> parts,
                              std::span<const std::int32_t> selected);
   // Drops what must be dropped before another token is read.
@@ -186,6 +204,12 @@ class Engine {
   // The length, prefix included, that decides the frequencies of rotary embeddings once `count`
   // more tokens are read: that of the full context from the first eviction on.
   static std::int64_t length_with(const KvSequence& sequence, std::int64_t count) noexcept;
+  void run_pipeline(std::span<const Batch> batches, const RowCallback& rows);
+  // The logits of a run that is done; its tokens become part of their sequences.
+  std::span<const float> finish(const Executor& executor, const Arena& arena,
+                                std::span<const Part> parts, std::size_t selected) const;
+  // Passes on the logits of a batch.
+  void pass_on(const Batch& batch, std::span<const float> logits, const RowCallback& rows) const;
   // Called before a sequence grows to `total` tokens, those of the prefix included: if that changes
   // the frequencies of its rotary embeddings, its current tokens are read again.
   void refresh(KvSequence& sequence, std::int64_t total);
@@ -203,6 +227,9 @@ class Engine {
   Plan plan_;
   EngineOptions options_;
   std::unique_ptr<ThreadPool> pool_;
+  // With a pipeline: by device, those of prompts.
+  std::vector<std::unique_ptr<ThreadPool>> prompt_pools_;
+  std::unique_ptr<Pipeline> pipeline_;
   const Kernels* kernels_;
   std::vector<std::unique_ptr<Device>> devices_;
   std::unique_ptr<PanelCache> panels_;

@@ -16,8 +16,9 @@ namespace fs = std::filesystem;
 using testing::Outcome;
 using testing::run_program;
 
-const std::vector<std::string> kModelFlags = {"model",     "--mode",  "-t,--threads", "--chunk",
-                                              "--kernels", "--cache", "--no-cache",   "--verify"};
+const std::vector<std::string> kModelFlags = {"model",        "--mode",     "--pipeline",
+                                              "-t,--threads", "--chunk",    "--kernels",
+                                              "--cache",      "--no-cache", "--verify"};
 
 // Every flag that the documents name; help must say each.
 std::map<std::string, std::vector<std::string>> flags() {

@@ -83,6 +83,25 @@ TEST(RunTrace, HasEverySegmentOfPromptAndAnswer) {
     EXPECT_NE(svg.find(part), std::string::npos) << part;
 }
 
+// With chunks in flight, the same answer from the same segments.
+TEST(RunTrace, HasTheSegmentsOfChunksInFlight) {
+  const ScratchFolder folder;
+  const std::string file = (folder / "trace.json").string();
+  const auto run = [&](const std::string& policy) {
+    return run_for_json({"run", demo_package(), "-p", story(8), "-n", "3", "--chunk", "32", "-t",
+                         "2", "--trace", file, "--pipeline", policy});
+  };
+  const Json in_turn = run("off");
+  const Json before = run_for_json({"report", file});
+  for (const char* policy : {"fifo", "llm.npu", "lookahead"}) {
+    EXPECT_EQ(run(policy)["ids"], in_turn["ids"]) << policy;
+    const Json report = run_for_json({"report", file});
+    for (const std::size_t device : {0, 1})
+      EXPECT_EQ(report["devices"][device]["segments"], before["devices"][device]["segments"]);
+  }
+  expect_refusal({"run", demo_package(), "-p", "x", "--pipeline", "best"}, {"--pipeline", "best"});
+}
+
 TEST(RunTrace, OfAConversationAndOfOneDevice) {
   const ScratchFolder folder;
   const std::string file = (folder / "trace.json").string();
