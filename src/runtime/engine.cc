@@ -218,13 +218,14 @@ Engine::~Engine() = default;
 DType Engine::kv_type() const {
   const bool has_scales =
       graph(Phase::kPrefill).has_kv_scales() && graph(Phase::kDecode).has_kv_scales();
-  if (!options_.kv) return has_scales && plan_.kv == DType::kF16 ? DType::kI8 : plan_.kv;
-  if (options_.kv == DType::kI8 && !has_scales)
+  const DType usual = has_scales && plan_.kv == DType::kF16 ? DType::kI8 : plan_.kv;
+  const DType type = options_.kv.value_or(usual);
+  if (type == DType::kI8 && !has_scales)
     fail(ErrorCode::kInvalidArgument,
          "[model] {}: has no scales for an int8 KV cache: expected a package that was quantized "
          "with --kv int8",
          model_->path().string());
-  return *options_.kv;
+  return type;
 }
 
 Engine::Runner Engine::make_runner(Phase phase, std::int64_t rows, std::int64_t tokens) {

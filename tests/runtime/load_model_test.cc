@@ -92,7 +92,9 @@ TEST(LoadModel, FollowsPlansThatItCan) {
   expect_part(error(package, plan), "no device runs");
   plan = plan_for(Mode::kHybrid);
   plan.kv = DType::kI8;
-  expect_part(error(package, plan), "expected F16 or F32, got I8");
+  expect_part(error(package, plan), "has no scales for an int8 KV cache");
+  plan.kv = DType::kI32;
+  expect_part(error(package, plan), "expected F16, F32 or I8, got I32");
   expect_part(error_of([&] {
                 Engine(package, plan_for(Mode::kCpu), {.threads = 1, .kv_limit = 1000}, silent());
               }),
