@@ -49,6 +49,8 @@ Exporter::Method Exporter::method_of(Op op) noexcept {
       Row{Op::kQuantize, &Exporter::quantize},
       // nothing, or the Add of the bias
       Row{Op::kDequantize, &Exporter::dequantize},
+      // Gather, Sub, Abs, Greater, Where, MatMul
+      Row{Op::kShadowLinear, &Exporter::shadow_linear},
       // Reshape, MatMul (, MatMul), Reshape
       Row{Op::kHadamard, &Exporter::hadamard},
       // nothing: ONNX gives the logits of all rows

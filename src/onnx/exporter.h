@@ -48,6 +48,7 @@ class Exporter {
   void hadamard(NodeId id);
   void quantize(NodeId id);
   void dequantize(NodeId id);
+  void shadow_linear(NodeId id);
   void select_rows(NodeId id);
 
   void add_inputs();
@@ -109,6 +110,9 @@ class Exporter {
   std::string add_product(const std::string& path, const std::string& module,
                           const Product& product, const std::string& input,
                           const std::string& output);
+  // QuantizeLinear and DequantizeLinear with that scale; returns the latter's output.
+  std::string add_pair(const std::string& path, const std::string& input, float step,
+                       std::int64_t width);
   // The product of dequantized codes with dequantized weights.
   std::string add_int8_product(const std::string& path, const ChannelCodes& weight,
                                const std::string& input);

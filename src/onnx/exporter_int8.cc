@@ -1,5 +1,6 @@
 // Static int8 as pairs of QuantizeLinear and DequantizeLinear around float products, the form that
 // execution providers for NPUs turn back into integers.
+#include <algorithm>
 #include <vector>
 
 #include "base/error.h"
@@ -9,22 +10,11 @@
 
 namespace tandem {
 
-// Both of the pair: what reads the codes, reads what they stand for.
+// What reads the codes, reads what they stand for.
 void Exporter::quantize(NodeId id) {
   const Node& node = graph_.node(id);
-  const std::string path = onnx_path(node.name);
-  const std::int64_t width = width_of(node.output());
-  const std::string scale = writer_.constant(node.as<QuantizeAttributes>().scale, options_.type);
-  const std::string zero = writer_.int8_zero();
-  const std::string quantize = path + "/QuantizeLinear";
-  OnnxValue codes = activation(quantize + "/output_0", width);
-  codes.type = OnnxType::kInt8;
-  writer_.add_node({.op = "QuantizeLinear",
-                    .name = quantize,
-                    .inputs = {name_of(node.inputs[0]), scale, zero},
-                    .outputs = {codes}});
-  set_name(node.output(), add_node("DequantizeLinear", path + "/DequantizeLinear",
-                                   {codes.name, scale, zero}, width));
+  set_name(node.output(), add_pair(onnx_path(node.name), name_of(node.inputs[0]),
+                                   node.as<QuantizeAttributes>().scale, width_of(node.output())));
 }
 
 std::string Exporter::add_int8_product(const std::string& path, const ChannelCodes& weight,
@@ -49,6 +39,62 @@ std::string Exporter::add_int8_product(const std::string& path, const ChannelCod
   for (const Tensor& part : parts_of(weight)) part.release();
   ++report_.int8_linears;
   return add_node("MatMul", matmul, {input, dequantize + "/output_0"}, weight.n);
+}
+
+std::string Exporter::add_pair(const std::string& path, const std::string& input, float step,
+                               std::int64_t width) {
+  const std::string scale = writer_.constant(step, options_.type);
+  const std::string zero = writer_.int8_zero();
+  const std::string quantize = path + "/QuantizeLinear";
+  OnnxValue codes = activation(quantize + "/output_0", width);
+  codes.type = OnnxType::kInt8;
+  writer_.add_node({.op = "QuantizeLinear",
+                    .name = quantize,
+                    .inputs = {input, scale, zero},
+                    .outputs = {codes}});
+  return add_node("DequantizeLinear", path + "/DequantizeLinear", {codes.name, scale, zero}, width);
+}
+
+// What a value differs from its code by is half a step at most, unless the code was clipped.
+void Exporter::shadow_linear(NodeId id) {
+  const Node& node = graph_.node(id);
+  const auto& attributes = node.as<ShadowLinearAttributes>();
+  const std::int64_t hot = attributes.weight.dim(0), n = attributes.weight.dim(1);
+  const std::string path = onnx_path(node.name);
+  const ValueId input = node.inputs[0];
+  const auto readers = uses_.readers(input);
+  const auto quantized = std::ranges::find_if(readers, [&](NodeId reader) {
+    const Node& pair = graph_.node(reader);
+    return pair.op == Op::kQuantize && pair.as<QuantizeAttributes>().scale == attributes.scale &&
+           !names_[static_cast<std::size_t>(pair.output())].empty();
+  });
+  const std::string rounded =
+      quantized != readers.end()
+          ? name_of(graph_.node(*quantized).output())
+          : add_pair(path, name_of(input), attributes.scale, width_of(input));
+  const std::string channels = onnx_tensor(path) + ".channels";
+  writer_.add_initializer(channels, OnnxType::kInt32, {hot},
+                          [&](const ByteSink& sink) { sink(attributes.channels.bytes()); });
+  const std::string weight = onnx_tensor(path) + ".weight";
+  writer_.add_initializer(weight, options_.type, {hot, n}, [&](const ByteSink& sink) {
+    write_rows(*stored_rows(attributes.weight), options_.type, sink);
+  });
+  const OnnxAttribute last_axis{"axis", std::int64_t{2}};
+  const std::string x =
+      add_node("Gather", path + "/Gather_1", {name_of(input), channels}, hot, {last_axis});
+  const std::string code =
+      add_node("Gather", path + "/Gather_2", {rounded, channels}, hot, {last_axis});
+  const std::string rest = add_node("Sub", path + "/Sub", {x, code}, hot);
+  const std::string size = add_node("Abs", path + "/Abs", {rest}, hot);
+  // A little more than half a step, for what float arithmetic rounds.
+  const std::string bound = writer_.constant(0.5005F * attributes.scale, options_.type);
+  OnnxValue clipped = activation(path + "/Greater/output_0", hot);
+  clipped.type = OnnxType::kBool;
+  writer_.add_node(
+      {.op = "Greater", .name = path + "/Greater", .inputs = {size, bound}, .outputs = {clipped}});
+  const std::string excess = add_node(
+      "Where", path + "/Where", {clipped.name, rest, writer_.constant(0.0F, options_.type)}, hot);
+  set_name(node.output(), add_node("MatMul", path + "/MatMul", {excess, weight}, n));
 }
 
 // The product is in float already; its bias is added here.

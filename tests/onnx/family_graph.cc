@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <random>
 
 #include "graph/int8_nodes.h"
 #include "graph/rewriter.h"
+#include "graph/shadow.h"
 #include "models/model.h"
 #include "support.h"
 #include "tensor/packed_codes.h"
@@ -113,7 +115,7 @@ Graph with_codes(const Graph& graph, const CodeForm& form, bool per_layer) {
   return std::move(rewriter).finish();
 }
 
-Graph with_int8(const Graph& graph) {
+Graph with_int8(const Graph& graph, bool has_shadows) {
   Rewriter rewriter(graph);
   Int8Linears<Rewriter> int8(rewriter);
   for (NodeId id = 0; id < static_cast<NodeId>(graph.nodes().size()); ++id) {
@@ -137,9 +139,11 @@ Graph with_int8(const Graph& graph) {
             static_cast<std::byte>(static_cast<std::int8_t>(std::nearbyint(value / scales.back())));
     }
     codes.scales = Tensor::from_floats(scales, {n});
+    std::optional<ShadowLinearAttributes> shadow;
+    if (has_shadows) shadow = make_whole_shadow(codes);
     // Some values are beyond what the codes reach.
     rewriter.replace(node.output(), int8.add(node.name, node.layer, rewriter(node.inputs[0]), 0.02F,
-                                             std::move(codes), linear.bias));
+                                             std::move(codes), linear.bias, std::move(shadow)));
   }
   return std::move(rewriter).finish();
 }

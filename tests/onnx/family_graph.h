@@ -30,7 +30,8 @@ GroupCodes make_codes(const Weight& weight, const CodeForm& form);
 // the head has some of its own.
 Graph with_codes(const Graph& graph, const CodeForm& form, bool per_layer = false);
 
-// A copy whose Linears of decoder blocks multiply int8 by int8, with static scales for their inputs.
-Graph with_int8(const Graph& graph);
+// A copy whose Linears of decoder blocks multiply int8 by int8, with static scales for their inputs. With
+// shadows, what the codes clip is added.
+Graph with_int8(const Graph& graph, bool has_shadows = false);
 
 }  // namespace tandem::testing

@@ -264,16 +264,23 @@ TEST(OnnxRuntimeInt8, GivesTheSameIntegers) {
   TANDEM_REQUIRE_ONNX_RUNTIME();
   for (const char* family : {"llama_biased", "qwen3", "phi3_longrope"}) {
     const FamilyModel model = make_family(family);
-    const Graph graph = with_int8(model.graph);
     const std::vector<std::int32_t> ids = some_ids(20, model.info.vocabulary);
-    const testing::ScratchFolder scratch;
-    const OnnxReport report = export_model(scratch.path(), graph, model.info, {});
-    EXPECT_EQ(report.int8_linears, 7 * model.info.layers);
-    EXPECT_EQ(ModelFile(scratch / "model.onnx").flaw(), "");
-    EXPECT_LT(
-        worst_difference(logits_in_onnx_runtime(scratch.path(), ids, 12), interpret(graph, ids)),
-        1e-3)
-        << family;
+    std::vector<float> clipped;
+    for (const bool has_shadows : {false, true}) {
+      const Graph graph = with_int8(model.graph, has_shadows);
+      const std::vector<float> expected = interpret(graph, ids);
+      const testing::ScratchFolder scratch;
+      const OnnxReport report = export_model(scratch.path(), graph, model.info, {});
+      EXPECT_EQ(report.int8_linears, 7 * model.info.layers);
+      EXPECT_EQ(ModelFile(scratch / "model.onnx").flaw(), "");
+      EXPECT_LT(worst_difference(logits_in_onnx_runtime(scratch.path(), ids, 12), expected), 1e-3)
+          << family << has_shadows;
+      // That there is something for shadows to add.
+      if (has_shadows) {
+        EXPECT_GT(worst_difference(clipped, expected), 0.01) << family;
+      }
+      clipped = expected;
+    }
   }
 }
 
