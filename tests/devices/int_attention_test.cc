@@ -135,10 +135,10 @@ TEST(IntAttention, RefusesWhatIsNoTree) {
   const auto ids = random_ids(3, kVocabulary);
   const std::int32_t later[] = {-1, 1, 0}, few[] = {-1, 0}, below[] = {-1, -2, 0};
   EXPECT_EQ(error_of([&] { reader.run(ids, later); }),
-            "[npu] row 1 continues row 1: expected an earlier one, or -1");
+            "[program] row 1 continues row 1: expected an earlier one, or -1");
   EXPECT_EQ(error_of([&] { reader.run(ids, below); }),
-            "[npu] row 1 continues row -2: expected an earlier one, or -1");
-  EXPECT_EQ(error_of([&] { reader.run(ids, few); }), "[npu] parents of 2 rows, expected 3");
+            "[program] row 1 continues row -2: expected an earlier one, or -1");
+  EXPECT_EQ(error_of([&] { reader.run(ids, few); }), "[program] parents of 2 rows, expected 3");
 }
 
 // One attention of float inputs, with and without rotary embeddings: the only losses are those of

@@ -153,6 +153,19 @@ class StepPlanner {
   std::vector<PlannedStep> steps_;
 };
 
+// Positions are found by following parents, which therefore have to come before their rows.
+void check_tree(const SequenceSlice& slice) {
+  if (slice.parents.empty()) return;
+  if (std::ssize(slice.parents) != slice.rows)
+    fail(ErrorCode::kInvalidArgument, "[program] parents of {} rows, expected {}",
+         slice.parents.size(), slice.rows);
+  for (std::size_t row = 0; row < slice.parents.size(); ++row)
+    if (slice.parents[row] < -1 || slice.parents[row] >= static_cast<std::int32_t>(row))
+      fail(ErrorCode::kInvalidArgument,
+           "[program] row {} continues row {}: expected an earlier one, or -1", row,
+           slice.parents[row]);
+}
+
 class HostProgram : public Program {
  public:
   HostProgram(const StepContext& context, RowCount rows) {
@@ -179,6 +192,7 @@ class HostProgram : public Program {
   const Needs& needs() const noexcept override { return needs_; }
 
   void run(const RunContext& context) const override {
+    for (const SequenceSlice& slice : context.slices) check_tree(slice);
     const StepRun run(context, slots_, needs_.fixed_rows, context.scratch + values_bytes_);
     for (const auto& step : steps_) step->run(run);
   }

@@ -117,14 +117,6 @@ class IntAttentionStep : public Step {
     if (slice.position + slice.rows > columns_)
       fail(ErrorCode::kInternal, "[npu] {} tokens in a context of {}", slice.position + slice.rows,
            columns_);
-    for (std::size_t row = 0; row < slice.parents.size(); ++row)
-      if (slice.parents[row] < -1 || slice.parents[row] >= static_cast<std::int32_t>(row))
-        fail(ErrorCode::kInvalidArgument,
-             "[npu] row {} continues row {}: expected an earlier one, or -1", row,
-             slice.parents[row]);
-    if (!slice.parents.empty() && std::ssize(slice.parents) != slice.rows)
-      fail(ErrorCode::kInvalidArgument, "[npu] parents of {} rows, expected {}",
-           slice.parents.size(), slice.rows);
   }
 
   std::int16_t* queries(const StepRun& run) const noexcept { return run.scratch<std::int16_t>(); }
