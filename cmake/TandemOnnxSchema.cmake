@@ -13,6 +13,9 @@ function(tandem_onnx_schema target)
   add_custom_command(OUTPUT ${folder}/onnx_schema.pb.cc ${folder}/onnx_schema.pb.h VERBATIM
     COMMAND protobuf::protoc --cpp_out=lite:${folder} -I ${folder} onnx_schema.proto
     DEPENDS ${folder}/onnx_schema.proto)
+  # For those who read the sources without a build.
+  add_custom_target(onnx_schema DEPENDS ${folder}/onnx_schema.pb.cc ${folder}/onnx_schema.pb.h)
+  add_dependencies(${target} onnx_schema)
   target_sources(${target} PRIVATE ${folder}/onnx_schema.pb.cc)
   set_source_files_properties(${folder}/onnx_schema.pb.cc PROPERTIES COMPILE_OPTIONS -w SKIP_PRECOMPILE_HEADERS ON)
   target_include_directories(${target} SYSTEM PRIVATE ${folder})

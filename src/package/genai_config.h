@@ -22,6 +22,6 @@ struct GenaiModel {
 // The keys that ONNX Runtime GenAI reads; search defaults come from generation_config.json (an
 // empty object if the checkpoint has none).
 OrderedJson make_genai_config(const ModelInfo& info, const Json& generation_config,
-                              const GenaiModel& model = {});
+                              const GenaiModel& file = {});
 
 }  // namespace tandem
