@@ -216,8 +216,9 @@ void KeyTurner::turn(const Layer& layer, const Turns& turns, std::int64_t tokens
 
 // In order of position, a block at a time: what is read stands behind all that was written.
 void KeyTurner::evict(KvSequence& sequence, ThreadPool& pool) const {
-  const std::int64_t count = sequence.eviction()->count;
-  const std::int64_t first = sequence.position() - sequence.length() + sequence.eviction()->sinks;
+  const Eviction eviction = sequence.eviction().value_or(Eviction{});
+  const std::int64_t count = eviction.count;
+  const std::int64_t first = sequence.position() - sequence.length() + eviction.sinks;
   const std::int64_t end = sequence.position() - count;
   sequence.own_from(first);
   const KvView view = sequence.view();

@@ -63,7 +63,7 @@ class Profiler : public BlockVisitor {
 
   void batch(const BlockRunner& runner, std::int64_t first, std::int64_t rows) override {
     add(matrices_, first, rows, [&](ValueId value) { return runner.rows_of(value, first); });
-    if (!head_executor_) return;
+    if (!head_executor_ || !head_) return;
     const Extracted& part = head_->part;
     for (std::int64_t at = first; at < first + rows; at += kHeadRows) {
       const std::int64_t count = std::min(kHeadRows, first + rows - at);
@@ -83,7 +83,7 @@ class Profiler : public BlockVisitor {
 
   void end(const BlockRunner& runner) override {
     put(runner.layer(), matrices_);
-    if (!head_executor_) return;
+    if (!head_executor_ || !head_) return;
     put(-1, head_matrices_);
     head_executor_.reset();
     release_weights(head_->part.graph);

@@ -163,7 +163,7 @@ std::map<std::string, InputStatistics> calibrate(const Graph& graph,
                                                  AttentionRanges* ranges) {
   Recorders recorders(graph, pool, with_shadows, ranges != nullptr);
   BlockRunner(graph, windows, recorders.wanted(), pool).run(recorders, progress, journal);
-  if (ranges != nullptr) *ranges = std::move(recorders.attention->result);
+  if (ranges != nullptr && recorders.attention) *ranges = std::move(recorders.attention->result);
   return std::move(recorders.result);
 }
 

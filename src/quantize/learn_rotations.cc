@@ -57,12 +57,12 @@ class Learner : public BlockVisitor {
     std::vector<ValueId> wanted;
     for (const Turned& turned : stream_) wanted.push_back(turned.value);
     for (const Turned& turned : values_) wanted.push_back(turned.value);
-    if (!stream_.empty()) stream_loss_.emplace(rotations_.r1->size(), pool_);
+    if (!stream_.empty() && rotations_.r1) stream_loss_.emplace(rotations_.r1->size(), pool_);
     {
       Task task(observer_, "rotate", graph_.layers(), "blocks");
       BlockRunner(graph_, windows_, wanted, pool_).run(*this, [&](int, int) { task.advance(); });
     }
-    if (stream_loss_) learn(*rotations_.r1, *stream_loss_, "R1");
+    if (stream_loss_ && rotations_.r1) learn(*rotations_.r1, *stream_loss_, "R1");
     return std::move(rotations_);
   }
 
@@ -126,7 +126,8 @@ class Learner : public BlockVisitor {
 
   void end(const BlockRunner& runner) override {
     for (const Turned& turned : stream_)
-      if (turned.layer == runner.layer()) add(turned, rows_of(stream_), *stream_loss_);
+      if (stream_loss_ && turned.layer == runner.layer())
+        add(turned, rows_of(stream_), *stream_loss_);
     for (const Turned& turned : values_) {
       if (turned.layer != runner.layer()) continue;
       Rotation& rotation = rotations_.r2.at(turned.layer);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,7 +53,8 @@ class Chat {
   std::int64_t dropped_tokens() const { return generator_.dropped_tokens(); }
   // How many there may be, or of an endless conversation those that are not dropped.
   std::int64_t most_tokens() const noexcept {
-    return options().eviction ? options().eviction->context : options().max_length;
+    const std::optional<Eviction>& eviction = options().eviction;
+    return eviction ? eviction->context : options().max_length;
   }
   const SearchOptions& options() const noexcept { return generator_.options(); }
 

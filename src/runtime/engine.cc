@@ -359,9 +359,10 @@ void Engine::make_room(KvSequence& sequence) const {
 }
 
 std::int64_t Engine::length_with(const KvSequence& sequence, std::int64_t count) noexcept {
-  if (!sequence.eviction()) return sequence.position() + count;
+  const std::optional<Eviction>& eviction = sequence.eviction();
+  if (!eviction) return sequence.position() + count;
   const std::int64_t prefix = sequence.position() - sequence.length();
-  const std::int64_t full = prefix + sequence.eviction()->context;
+  const std::int64_t full = prefix + eviction->context;
   return sequence.evicted() > 0 ? full : std::min(sequence.position() + count, full);
 }
 
@@ -612,7 +613,8 @@ void Engine::decode_batch_all(
 std::int64_t Engine::rows_at_once(const KvSequence& sequence, std::int64_t wanted) const noexcept {
   std::int64_t rows =
       std::min(wanted, run_rows(reads_answers_as_prompts() ? Phase::kPrefill : Phase::kDecode));
-  rows = std::min(rows, sequence.room() > 0 ? sequence.room() : sequence.eviction()->count);
+  const std::int64_t room = sequence.room();
+  rows = std::min(rows, room > 0 ? room : sequence.eviction().value_or(Eviction{}).count);
   const auto epoch = [&](std::int64_t count) {
     return rotary_epoch(graph(Phase::kDecode), length_with(sequence, count));
   };

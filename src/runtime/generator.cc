@@ -47,10 +47,10 @@ Generator::Generator(Engine& engine, SearchOptions options, std::size_t sequence
     fail(ErrorCode::kInvalidArgument, "[generator] expected at least one sequence");
   // No reallocation, because there are pointers to the sequences.
   rows_.reserve(sequences);
+  const std::optional<Eviction>& eviction = this->options().eviction;
   for (std::size_t i = 0; i < sequences; ++i) {
     rows_.push_back({engine.new_sequence()});
-    if (this->options().eviction)
-      engine.evict_when_full(rows_.back().kv, *this->options().eviction);
+    if (eviction) engine.evict_when_full(rows_.back().kv, *eviction);
   }
 }
 
@@ -276,17 +276,17 @@ bool Generator::done() const noexcept {
   return std::ranges::all_of(rows_, [](const Row& row) { return row.done; });
 }
 
-void Generator::rewind_cache(Row& row, std::int64_t length) {
+void Generator::rewind_cache(Row& row, std::int64_t length) const {
   KvSequence& kv = row.kv;
-  const auto dropped = [&](std::int64_t given) {
-    return options().eviction ? options().eviction->dropped(given) : 0;
-  };
+  const std::optional<Eviction>& eviction = options().eviction;
+  const auto dropped = [&](std::int64_t given) { return eviction ? eviction->dropped(given) : 0; };
   // All that the cache would hold is there, but perhaps for tokens at the end.
-  if (kv.evicted() == dropped(length) || kv.evicted() == dropped(std::min(length, kv.given()))) {
+  if (!eviction || kv.evicted() == dropped(length) ||
+      kv.evicted() == dropped(std::min(length, kv.given()))) {
     kv.rewind(std::min(kv.length(), length - kv.evicted()));
     return;
   }
-  kv.rewind(std::min(options().eviction->sinks, length));
+  kv.rewind(std::min(eviction->sinks, length));
   kv.skip(dropped(length));
 }
 

@@ -112,7 +112,7 @@ class Generator {
   // Takes what has not come yet out of the cache again.
   static void drop_draft(Row& row);
   // Keeps of the cache what the first `length` tokens leave in it.
-  void rewind_cache(Row& row, std::int64_t length);
+  void rewind_cache(Row& row, std::int64_t length) const;
 
   Engine& engine_;
   Search search_;
